@@ -1,0 +1,42 @@
+# rtm: each target explains itself in `make help`.
+
+GO    ?= go
+export CGO_ENABLED = 0
+SEEDS ?= 1000
+RACE  ?= . ./store/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
+
+.PHONY: help build check test install race bench sim-test generate clean
+
+help: ## show this help
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' Makefile
+
+build: ## build bin/rtm
+	$(GO) build -trimpath -o bin/rtm ./cmd/rtm
+
+install: ## install what the tests need (Debian, Ubuntu)
+	@scripts/install.sh
+
+check: ## the fast round before a commit: gofmt, vet, staticcheck, tests without race
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+	$(GO) test ./...
+
+race: ## tests with the race detector, where goroutines are
+	CGO_ENABLED=1 $(GO) test -race $(RACE)
+
+test: install ## exactly what CI runs: install what is missing, check, race
+	$(MAKE) check
+	$(MAKE) race
+
+sim-test: ## simulate SEEDS worlds (default 1000)
+	$(GO) test ./rtmtest -run TestSeed -count=1 -v -args -seeds $(SEEDS)
+
+bench: ## benchmarks: ns and allocations of each step
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+generate: ## generated code again
+	$(GO) generate ./...
+
+clean: ## remove what make made
+	rm -rf bin

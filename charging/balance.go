@@ -1,0 +1,418 @@
+package charging
+
+import (
+	"math"
+	"time"
+
+	"rtm/rating"
+)
+
+// valid reports whether b may be drawn on at that moment.
+func (b *Bucket) valid(now time.Time) bool {
+	return !now.Before(b.From) && (b.Until.IsZero() || now.Before(b.Until))
+}
+
+// free is what may be taken from b now.
+func (b *Bucket) free(now time.Time) int64 {
+	if !b.valid(now) {
+		return 0
+	}
+	return max(b.Available(), 0)
+}
+
+// pays reports whether b holds units that price is measured in, and may be
+// spent on it.
+func (b *Bucket) pays(price *rating.Price) bool {
+	return b.Unit == price.Unit && price.Takes(b.Allowance)
+}
+
+// move adds a movement of b to e, merged with an earlier one of the same bucket.
+func (e *Entry) move(b *Bucket, m Movement) {
+	for i := range e.Movements {
+		if was := &e.Movements[i]; was.Bucket == b.Number {
+			was.Credit += m.Credit
+			was.Debit += m.Debit
+			was.Overrun += m.Overrun
+			was.Reserve += m.Reserve
+			was.Available = b.Available()
+			return
+		}
+	}
+	m.Bucket, m.Unit, m.Available = b.Number, b.Unit, b.Available()
+	e.Movements = append(e.Movements, m)
+}
+
+// take debits at most want from b, from what h holds there first if h is not
+// nil, and returns how much it was.
+func (d *decision) take(e *Entry, b *Bucket, h *Hold, want int64) int64 {
+	n := int64(0)
+	if h != nil {
+		n = min(want, h.Amount)
+		h.Amount -= n
+		b.Reserved -= n
+		b.Debited += n
+		e.move(b, Movement{Debit: n, Reserve: -n})
+		return n
+	}
+	if n = min(want, b.free(d.now)); n > 0 {
+		b.Debited += n
+		e.move(b, Movement{Debit: n})
+	}
+	return n
+}
+
+// spend debits amount from the buckets that belong says, what g holds there
+// first, and returns what they could not pay.
+func (d *decision) spend(e *Entry, g *Group, amount int64, belongs func(*Bucket) bool) int64 {
+	for i := range g.Holds {
+		if b := d.a.bucket(g.Holds[i].Bucket); amount > 0 && b != nil && belongs(b) {
+			amount -= d.take(e, b, &g.Holds[i], amount)
+		}
+	}
+	for i := range d.a.Buckets {
+		if b := &d.a.Buckets[i]; amount > 0 && belongs(b) {
+			amount -= d.take(e, b, nil, amount)
+		}
+	}
+	return amount
+}
+
+// overrun debits what nobody could pay: it is owed, not lost. The bucket is
+// the last one that could have paid.
+func (d *decision) overrun(e *Entry, amount int64, belongs func(*Bucket) bool) {
+	if amount == 0 {
+		return
+	}
+	var last *Bucket
+	for i := range d.a.Buckets {
+		if b := &d.a.Buckets[i]; belongs(b) && (last == nil || b.Until.IsZero() || !last.Until.IsZero()) {
+			last = b
+		}
+	}
+	if last == nil {
+		return
+	}
+	before := min(last.Available(), 0)
+	last.Debited += amount
+	beyond := before - min(last.Available(), 0)
+	last.Overrun += beyond
+	e.move(last, Movement{Debit: amount, Overrun: beyond})
+}
+
+func money(b *Bucket) bool { return b.Unit == rating.Money }
+
+// price is what usage of g costs: as granted, or as it would be granted now.
+func (d *decision) price(g *Group, ask *Ask) (*rating.Price, Result) {
+	if g.Rule != 0 {
+		plan := d.w.Plans.Version(g.Plan)
+		if plan == nil {
+			d.o.NeedPlan = true
+			d.abandon(UnableToComply)
+			return nil, UnableToComply
+		}
+		if p := plan.Rule(g.Rule); p != nil {
+			return p, Success
+		}
+	}
+	if d.plan == nil {
+		return nil, RatingFailed
+	}
+	f := d.facts(ask)
+	p, _, ok := d.plan.Price(&f)
+	if !ok {
+		return nil, RatingFailed
+	}
+	g.Plan, g.Rule = d.plan.Version, p.Rule
+	return p, Success
+}
+
+// debit charges what ask reports to the account: allowances to the unit, the
+// rest in money as price(total) − price(before), all of it, whatever is left.
+func (d *decision) debit(e *Entry, line int, s *Session, g *Group, ask *Ask) Result {
+	l := &e.Lines[line]
+	l.Group, l.Service, l.Has, l.Reason, l.Used = ask.Group, ask.Service, ask.Has, ask.Reason, ask.Used
+	g.Used.add(&ask.Used)
+	p, result := d.price(g, ask)
+	if p == nil {
+		l.Result = result
+		return result
+	}
+	l.Unit, l.Plan, l.Rule, l.Result = p.Unit, g.Plan, g.Rule, Success
+	used := ask.Used.Of(p.Unit)
+	l.Overrun = max(used-g.Granted, 0)
+	g.Overrun += l.Overrun
+
+	rest := d.spend(e, g, used, func(b *Bucket) bool { return b.pays(p) })
+	l.Allowed = used - rest
+	g.Allowed += l.Allowed
+	switch {
+	case rest == 0:
+	case p.NoMoney:
+		d.overrun(e, rest, func(b *Bucket) bool { return b.pays(p) })
+	default:
+		d.pay(e, l, g, p, rest)
+	}
+	l.Paid = g.Paid
+	return Success
+}
+
+// pay charges units that no allowance paid for.
+func (d *decision) pay(e *Entry, l *Line, g *Group, p *rating.Price, units int64) {
+	total, ok := p.Total(g.Paid + units)
+	if !ok || g.Paid > math.MaxInt64/2 || total < g.Charged {
+		d.abandon(UnableToComply)
+		return
+	}
+	l.Charged = total - g.Charged
+	g.Paid, g.Charged = g.Paid+units, total
+	g.Debited += l.Charged
+	d.overrun(e, d.spend(e, g, int64(l.Charged), money), money)
+}
+
+func (u *Units) add(v *Units) {
+	u.Octets += v.Octets
+	u.Input += v.Input
+	u.Output += v.Output
+	u.Seconds += v.Seconds
+	u.Events += v.Events
+	u.Money += v.Money
+}
+
+// release gives back what g holds.
+func (d *decision) release(e *Entry, g *Group) {
+	for _, h := range g.Holds {
+		if b := d.a.bucket(h.Bucket); b != nil && h.Amount != 0 {
+			b.Reserved -= h.Amount
+			e.move(b, Movement{Reserve: -h.Amount})
+		}
+	}
+	g.Holds, g.Release = g.Holds[:0], time.Time{}
+}
+
+// hold reserves n in b for g.
+func (d *decision) hold(e *Entry, g *Group, b *Bucket, n int64) {
+	b.Reserved += n
+	e.move(b, Movement{Reserve: n})
+	for i := range g.Holds {
+		if g.Holds[i].Bucket == b.Number {
+			g.Holds[i].Amount += n
+			return
+		}
+	}
+	g.Holds = append(g.Holds, Hold{Bucket: b.Number, Amount: n})
+}
+
+// grants reserves and grants for every ask that wants quota and was not
+// refused. Where too little is left for all, each gets at most its share of
+// what is left, in message order.
+func (d *decision) grants(e *Entry, s *Session) {
+	short, asking := false, int64(0)
+	for i := range d.r.Asks {
+		if g := d.asking(s, i); g != nil {
+			asking++
+			short = d.grant(e, s, i, g, false) || short
+		}
+	}
+	if short && asking > 1 {
+		d.shares(e, s, asking)
+	}
+	for i := range d.r.Asks {
+		l, a := &e.Lines[i], &d.o.Answer.Grants[i]
+		l.Result = a.Result
+		if a.Unit != 0 {
+			l.Unit, l.Granted, l.Final = a.Unit, a.Units, a.Final
+		}
+	}
+}
+
+// shares grants again, with each bucket divided among those that ask.
+func (d *decision) shares(e *Entry, s *Session, asking int64) {
+	for i := range d.r.Asks {
+		if g := d.asking(s, i); g != nil {
+			d.release(e, g)
+		}
+	}
+	for i := range d.a.Buckets {
+		b := &d.a.Buckets[i]
+		b.share = b.free(d.now) / asking
+	}
+	some := false
+	for i := range d.r.Asks {
+		if g := d.asking(s, i); g != nil {
+			d.grant(e, s, i, g, true)
+			some = some || g.Granted > 0
+		}
+	}
+	if some {
+		return
+	}
+	for i := range d.r.Asks {
+		if g := d.asking(s, i); g != nil {
+			d.grant(e, s, i, g, false)
+		}
+	}
+}
+
+// asking is the rating group that ask i wants quota for; nil: it wants none, is
+// refused, or is overtaken by a higher number.
+func (d *decision) asking(s *Session, i int) *Group {
+	ask := &d.r.Asks[i]
+	if !ask.Wants || d.r.Kind == Termination {
+		return nil
+	}
+	for j := range i {
+		if o := &d.r.Asks[j]; o.Wants && o.Group == ask.Group && o.Service == ask.Service && o.Has == ask.Has {
+			return nil // named twice in one message: the first one got it
+		}
+	}
+	g := s.group(ask)
+	if g == nil || g.Number != d.r.Number || g.Result != Success && g.Result != CreditLimitReached {
+		return nil
+	}
+	return g
+}
+
+// grant decides what ask i gets, holds it, and writes it into the answer. It
+// reports whether less was there than a whole quota.
+func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (short bool) {
+	ask, answer := &d.r.Asks[i], &d.o.Answer.Grants[i]
+	f := d.facts(ask)
+	var p *rating.Price
+	if d.plan != nil {
+		p, _, _ = d.plan.Price(&f)
+	}
+	if p == nil {
+		g.Result = RatingFailed
+		*answer = g.grant()
+		return false
+	}
+	if g.Plan != d.plan.Version || g.Rule != p.Rule {
+		g.Plan, g.Rule, g.Paid, g.Charged = d.plan.Version, p.Rule, 0, 0
+	}
+	size := quotaOf(p, ask)
+	units, more := d.reserve(e, g, p, size, shared)
+	g.Result, g.Unit, g.Granted = CreditLimitReached, 0, 0
+	g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
+	if units > 0 {
+		g.Result, g.Unit, g.Granted = Success, p.Unit, units
+		g.Validity, g.Holding = uint32(p.Quota.Validity/time.Second), uint32(p.Quota.Holding/time.Second)
+		if p.Quota.Threshold < units && more {
+			g.Threshold = p.Quota.Threshold
+		}
+		if !more {
+			g.Final = p.Final
+		}
+		g.Release = d.now.Add(p.Quota.Validity + d.grace())
+	}
+	*answer = g.grant()
+	return units < size
+}
+
+// quotaOf is how much to grant: what the plan says, for events what is asked
+// for, for seconds no more than is asked for.
+func quotaOf(p *rating.Price, ask *Ask) int64 {
+	want := ask.Want.Of(p.Unit)
+	switch {
+	case want <= 0 || p.Unit == rating.Octets:
+		return p.Quota.Size
+	case p.Unit == rating.Events:
+		return min(want, rating.UnitsMax)
+	}
+	return min(want, p.Quota.Size)
+}
+
+// reserve holds up to size units for g: allowances in their order, then money.
+// more says whether another unit could be had after that.
+func (d *decision) reserve(e *Entry, g *Group, p *rating.Price, size int64, shared bool) (units int64, more bool) {
+	for i := range d.a.Buckets {
+		b := &d.a.Buckets[i]
+		if !b.pays(p) {
+			continue
+		}
+		n := min(size-units, b.offers(d.now, shared))
+		if n > 0 {
+			d.hold(e, g, b, n)
+			units += n
+		}
+		more = more || b.free(d.now) > 0
+	}
+	if p.NoMoney {
+		return units, more && units == size
+	}
+	have := rating.Micros(0)
+	for i := range d.a.Buckets {
+		if b := &d.a.Buckets[i]; money(b) {
+			have += rating.Micros(min(b.offers(d.now, shared), math.MaxInt64-int64(have)))
+		}
+	}
+	can := p.Affordable(g.Paid, have)
+	n := min(size-units, can)
+	if n > 0 {
+		total, ok := p.Total(g.Paid + n)
+		if !ok {
+			return units, false
+		}
+		d.holdMoney(e, g, int64(total-g.Charged), shared)
+		units += n
+	}
+	return units, units == size && (more || can > n)
+}
+
+func (d *decision) holdMoney(e *Entry, g *Group, cost int64, shared bool) {
+	for i := range d.a.Buckets {
+		b := &d.a.Buckets[i]
+		if n := min(cost, b.offers(d.now, shared)); money(b) && n > 0 {
+			d.hold(e, g, b, n)
+			cost -= n
+		}
+	}
+}
+
+// offers is what b has for one rating group.
+func (b *Bucket) offers(now time.Time, shared bool) int64 {
+	if shared {
+		return min(b.free(now), b.share)
+	}
+	return b.free(now)
+}
+
+// expire takes what is left in buckets whose time is over.
+func (d *decision) expire() {
+	for i := range d.a.Buckets {
+		b := &d.a.Buckets[i]
+		if b.Until.IsZero() || d.now.Before(b.Until) || b.Available() <= 0 {
+			continue
+		}
+		e := d.entry(Ledger, nil)
+		n := b.Available()
+		b.Debited += n
+		e.Text, e.Result = "expired", Success
+		e.move(b, Movement{Debit: n})
+		d.o.Changed = true
+	}
+}
+
+// credit adds a bucket, in the order in which buckets pay: by priority, then
+// the one that ends first, then the older one.
+func (a *Account) credit(n Bucket) *Bucket {
+	a.LastBucket++
+	n.Number = a.LastBucket
+	a.grownBuckets()
+	at := len(a.Buckets) - 1
+	for at > 0 && n.before(&a.Buckets[at-1]) {
+		a.Buckets[at] = a.Buckets[at-1]
+		at--
+	}
+	a.Buckets[at] = n
+	return &a.Buckets[at]
+}
+
+func (b *Bucket) before(c *Bucket) bool {
+	switch {
+	case b.Priority != c.Priority:
+		return b.Priority < c.Priority
+	case b.Until.Equal(c.Until):
+		return false
+	}
+	return !b.Until.IsZero() && (c.Until.IsZero() || b.Until.Before(c.Until))
+}

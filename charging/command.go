@@ -1,0 +1,493 @@
+package charging
+
+import (
+	"bytes"
+	"math"
+	"time"
+
+	"rtm/rating"
+)
+
+// event carries out a CCR-E: once, all or nothing.
+func (d *decision) event() {
+	switch {
+	case !d.known():
+		d.o.Answer.Result, d.o.Stranger = UserUnknown, true
+		return
+	case d.w.Once != nil:
+		d.again()
+		return
+	case d.plan == nil:
+		d.o.Answer.Result = RatingFailed
+		return
+	}
+	d.o.Answer.Result, d.o.Answer.Currency = Success, d.plan.Currency
+	switch d.r.Action {
+	case DirectDebiting:
+		d.once(OnceEvent)
+		d.directDebit()
+	case RefundAccount:
+		d.once(OnceRefund)
+		d.refund()
+	case CheckBalance:
+		d.checkBalance()
+	case PriceEnquiry:
+		d.priceEnquiry()
+	default:
+		d.o.Answer.Result = InvalidValue
+	}
+}
+
+func (d *decision) once(keep time.Duration) {
+	d.o.Once, d.o.OnceFor = Written, keep
+}
+
+// again answers a one-time request that was carried out before.
+func (d *decision) again() {
+	d.o.Once = Relied
+	if d.w.Once.Content != d.r.Content {
+		d.o.Answer.Result = UnableToComply
+		return
+	}
+	grants := append(d.o.Answer.Grants[:0], d.w.Once.Answer.Grants...)
+	d.o.Answer = d.w.Once.Answer
+	d.o.Answer.Grants = grants
+}
+
+// directDebit reserves everything first; what cannot be had whole is not
+// debited at all.
+func (d *decision) directDebit() {
+	var s Session
+	e := d.entry(OneTime, nil)
+	e.Particulars, e.Host = d.r.Particulars, d.r.Host
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		e.Lines = append(e.Lines, Line{Group: ask.Group, Service: ask.Service, Has: ask.Has})
+		g := s.grownGroups()
+		g.Group, g.Service, g.Has = ask.Group, ask.Service, ask.Has
+		d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(d.book(e, i, g, ask)))
+		if d.o.Abandon {
+			return
+		}
+	}
+	for i := range d.o.Answer.Grants {
+		if r := d.o.Answer.Grants[i].Result; r != Success {
+			d.denied(e, &s, r)
+			return
+		}
+	}
+	for i := range s.Groups {
+		d.debitEvent(e, i, &s.Groups[i])
+	}
+	e.Result, d.o.Changed = Success, true
+}
+
+// book reserves what one ask of an event needs.
+func (d *decision) book(e *Entry, line int, g *Group, ask *Ask) Result {
+	if amount := eventUnits(ask, rating.Money); amount > 0 {
+		g.Unit, g.Granted = rating.Money, amount
+		d.holdMoney(e, g, amount, false)
+		if g.held() < amount {
+			return CreditLimitReached
+		}
+		return Success
+	}
+	p, result := d.price(g, ask)
+	if p == nil {
+		return result
+	}
+	size := max(eventUnits(ask, p.Unit), 1)
+	e.Lines[line].Plan, e.Lines[line].Rule = g.Plan, g.Rule
+	g.Unit, g.Granted = p.Unit, size
+	if units, _ := d.reserve(e, g, p, size, false); units < size {
+		return CreditLimitReached
+	}
+	return Success
+}
+
+// eventUnits is what an event asks for; some clients put it into the
+// Used-Service-Unit.
+func eventUnits(ask *Ask, unit rating.Unit) int64 {
+	if n := ask.Want.Of(unit); n > 0 {
+		return n
+	}
+	return ask.Used.Of(unit)
+}
+
+func (g *Group) held() (sum int64) {
+	for _, h := range g.Holds {
+		sum += h.Amount
+	}
+	return sum
+}
+
+// denied undoes what an event that is not carried out has reserved, and the
+// entry it had begun.
+func (d *decision) denied(e *Entry, s *Session, r Result) {
+	for i := range s.Groups {
+		d.release(e, &s.Groups[i])
+	}
+	d.o.Log.reset()
+	d.a.Events--
+	d.o.Answer = Answer{Result: r, Grants: d.o.Answer.Grants, Currency: d.o.Answer.Currency}
+	d.o.Once = Untouched
+}
+
+// debitEvent turns what g holds into a debit.
+func (d *decision) debitEvent(e *Entry, line int, g *Group) {
+	l, answer := &e.Lines[line], &d.o.Answer.Grants[line]
+	l.Unit, l.Granted, l.Result = g.Unit, g.Granted, Success
+	answer.Unit, answer.Units = g.Unit, g.Granted
+	for i := range g.Holds {
+		h := &g.Holds[i]
+		b := d.a.bucket(h.Bucket)
+		n := d.take(e, b, h, h.Amount)
+		if money(b) {
+			l.Charged += rating.Micros(n)
+		} else {
+			l.Allowed += n
+		}
+	}
+	switch g.Unit {
+	case rating.Octets:
+		l.Used.Octets = g.Granted
+	case rating.Seconds:
+		l.Used.Seconds = g.Granted
+	case rating.Events:
+		l.Used.Events = g.Granted
+	case rating.Money:
+		l.Used.Money = rating.Micros(g.Granted)
+	}
+	if g.Unit != rating.Money {
+		l.Paid = g.Granted - l.Allowed
+	}
+	d.o.Answer.Cost += l.Charged
+	d.o.Answer.HasCost = true
+}
+
+// refund credits money, or what the units named cost today.
+func (d *decision) refund() {
+	amount := int64(0)
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		n := eventUnits(ask, rating.Money)
+		if n == 0 {
+			var g Group
+			p, result := d.price(&g, ask)
+			if p == nil {
+				d.invalid(result)
+				return
+			}
+			cost, ok := p.Total(max(eventUnits(ask, p.Unit), 1))
+			if !ok {
+				d.invalid(InvalidValue)
+				return
+			}
+			n = int64(cost)
+		}
+		if n > rating.UnitsMax-amount {
+			d.invalid(InvalidValue)
+			return
+		}
+		amount += n
+		d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(Success))
+	}
+	b := d.main()
+	if amount == 0 || b == nil || b.Credited > math.MaxInt64-amount {
+		d.invalid(InvalidValue)
+		return
+	}
+	b.Credited += amount
+	e := d.entry(OneTime, nil)
+	e.Result, e.Text, e.Particulars = Success, "refund", d.r.Particulars
+	e.Lines = append(e.Lines, Line{Unit: rating.Money, Charged: -rating.Micros(amount), Result: Success})
+	e.move(b, Movement{Credit: amount})
+	d.o.Answer.Cost, d.o.Answer.HasCost = rating.Micros(amount), true
+	d.o.Changed = true
+}
+
+// invalid refuses a request before it has changed anything.
+func (d *decision) invalid(r Result) { d.o.Answer.Result, d.o.Once = r, Untouched }
+
+// main is the bucket for money without an end.
+func (d *decision) main() *Bucket {
+	for i := range d.a.Buckets {
+		if b := &d.a.Buckets[i]; money(b) && b.Allowance == 0 && b.Until.IsZero() {
+			return b
+		}
+	}
+	return nil
+}
+
+// checkBalance tries what an event would need, and undoes it.
+func (d *decision) checkBalance() {
+	e := d.entry(OneTime, nil)
+	var s Session
+	result, enough := Success, true
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		e.Lines = append(e.Lines, Line{})
+		g := s.grownGroups()
+		switch r := d.book(e, i, g, ask); r {
+		case Success:
+		case CreditLimitReached:
+			enough = false
+		default:
+			result = r
+		}
+		if d.o.Abandon {
+			return
+		}
+	}
+	d.denied(e, &s, result)
+	d.o.Answer.Checked, d.o.Answer.NoCredit = result == Success, !enough
+}
+
+// priceEnquiry adds up what the units named would cost, without a look at the
+// balance.
+func (d *decision) priceEnquiry() {
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		var g Group
+		p, result := d.price(&g, ask)
+		if p == nil {
+			d.o.Answer.Result = result
+			d.o.Answer.Grants = append(d.o.Answer.Grants[:0], ask.result(result))
+			return
+		}
+		cost, ok := p.Total(max(eventUnits(ask, p.Unit), 1))
+		if !ok || cost > rating.UnitsMax-d.o.Answer.Cost {
+			d.o.Answer.Result = InvalidValue
+			return
+		}
+		d.o.Answer.Cost += cost
+		d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(Success))
+	}
+	d.o.Answer.HasCost = true
+}
+
+// tick does what time has made due: releases reservations (stage 1), closes
+// sessions (stage 2), repeats notices.
+func (d *decision) tick() {
+	d.o.Answer.Result = Success
+	for i := 0; i < len(d.a.Sessions) && len(d.o.Closings) < closingsMax; i++ {
+		s := &d.a.Sessions[i]
+		if s.Wake.IsZero() || d.now.Before(s.Wake) {
+			continue
+		}
+		if !d.a.decodeSession(s) {
+			d.abandon(UnableToComply)
+			return
+		}
+		d.o.Changed = true
+		if !d.now.Before(s.Close) {
+			d.vanished(s)
+			d.close(s, Expired)
+			i--
+			continue
+		}
+		d.stale(s)
+		d.remind(s)
+		s.wake()
+	}
+	d.expire()
+}
+
+// stale gives back what was granted to s and outlived its validity and grace.
+func (d *decision) stale(s *Session) {
+	var e *Entry
+	for i := range s.Groups {
+		g := &s.Groups[i]
+		if g.Release.IsZero() || d.now.Before(g.Release) {
+			continue
+		}
+		if d.plan != nil && d.plan.Vanished {
+			g.Release = time.Time{} // held until the session is heard of or closed
+			continue
+		}
+		if e == nil {
+			e = d.entry(Released, s)
+		}
+		e.Lines = append(e.Lines, Line{Group: g.Group, Service: g.Service, Has: g.Has, Unit: g.Unit, Granted: g.Granted})
+		d.release(e, g)
+	}
+}
+
+// vanished charges what a session that nobody heard of still holds, if the
+// plan says so.
+func (d *decision) vanished(s *Session) {
+	if d.plan == nil || !d.plan.Vanished {
+		return
+	}
+	e := d.entry(Message, s)
+	e.Text = "client vanished"
+	for i := range s.Groups {
+		g := &s.Groups[i]
+		if len(g.Holds) == 0 {
+			continue
+		}
+		ask := Ask{Group: g.Group, Service: g.Service, Has: g.Has, Reports: true}
+		switch g.Unit {
+		case rating.Octets:
+			ask.Used.Octets = g.Granted
+		case rating.Seconds:
+			ask.Used.Seconds = g.Granted
+		case rating.Events:
+			ask.Used.Events = g.Granted
+		case rating.Money:
+			ask.Used.Money = rating.Micros(g.Granted)
+		}
+		e.Lines = append(e.Lines, Line{})
+		d.debit(e, len(e.Lines)-1, s, g, &ask)
+		d.release(e, g)
+	}
+}
+
+// remind repeats the notice of s, or gives it up.
+func (d *decision) remind(s *Session) {
+	n := &s.Notice
+	if n.Kind == 0 || d.now.Before(n.Next) {
+		return
+	}
+	if n.Tries >= NoticeTries {
+		e := d.entry(Undelivered, s)
+		e.Kind = n.Kind
+		n.Kind, n.Next = 0, time.Time{}
+		return
+	}
+	d.send(s)
+}
+
+// send hands the notice of s out and sets the time of the next try.
+func (d *decision) send(s *Session) {
+	n := &s.Notice
+	n.Next = d.now.Add(NoticePause << n.Tries)
+	n.Tries++
+	d.o.Notices = append(d.o.Notices, Due{Notice: *n, Realm: s.Realm, Host: s.Host, Session: s.ID})
+}
+
+// notify puts a RAR or ASR into the session.
+func (d *decision) notify() {
+	s := d.session()
+	if d.o.Abandon {
+		return
+	}
+	if s == nil {
+		d.o.Answer.Result = UnknownSession
+		return
+	}
+	s.Notice = Notice{Kind: d.r.Kind, Number: s.Notice.Number + 1, Group: d.r.Group, HasGroup: d.r.HasGroup}
+	d.send(s)
+	s.wake()
+	d.o.Answer.Result, d.o.Changed, d.o.Open = Success, true, true
+}
+
+// notified notes the client's answer to a RAR or ASR (RFC 8506 §5.5, RFC 6733
+// §8.5). A client that does not know the session will never end it.
+func (d *decision) notified() {
+	s := d.session()
+	if d.o.Abandon {
+		return
+	}
+	d.o.Answer.Result = Success
+	if s == nil || s.Notice.Kind == 0 || s.Notice.Number != d.r.Notice {
+		return
+	}
+	d.o.Changed = true
+	if d.r.Result == UnknownSession {
+		d.close(s, Gone)
+		return
+	}
+	s.Notice.Kind, s.Notice.Next = 0, time.Time{}
+	s.wake()
+	d.o.Open = true
+}
+
+// topUp credits a bucket, once per key.
+func (d *decision) topUp() {
+	if d.w.Once != nil {
+		d.again()
+		return
+	}
+	n := d.r.Bucket
+	if n.Unit == 0 {
+		n.Unit = rating.Money
+	}
+	if d.r.Amount <= 0 || d.r.Amount > rating.UnitsMax || n.Unit > rating.Money {
+		d.o.Answer.Result = InvalidValue
+		return
+	}
+	b := d.main()
+	if n.Unit != rating.Money || n.Allowance != 0 || !n.Until.IsZero() || !n.From.IsZero() || b == nil {
+		if len(d.a.Buckets) >= BucketsMax {
+			d.o.Answer.Result = ResourcesExceeded
+			return
+		}
+		b = d.a.credit(Bucket{Unit: n.Unit, Allowance: n.Allowance, Priority: n.Priority, From: n.From, Until: n.Until})
+	}
+	if b.Credited > math.MaxInt64-d.r.Amount {
+		d.o.Answer.Result = InvalidValue
+		return
+	}
+	b.Credited += d.r.Amount
+	e := d.entry(Ledger, nil)
+	e.Text, e.Result = d.r.Cause, Success
+	e.move(b, Movement{Credit: d.r.Amount})
+	d.once(OnceCommand)
+	d.o.Answer.Result, d.o.Answer.Bucket, d.o.Changed = Success, b.Number, true
+}
+
+// provision creates the account or changes its plan and identities. What is
+// as it should be is not written.
+func (d *decision) provision() {
+	a, p := d.a, d.r.Profile
+	if len(p.Identities) > IdentitiesMax {
+		d.o.Answer.Result = ResourcesExceeded
+		return
+	}
+	d.o.Answer.Result = Success
+	if a.Exists && string(a.Plan) == p.Plan && sameIdentities(a.Identities, p.Identities) {
+		return
+	}
+	fresh := !a.Exists
+	a.Exists, a.Plan, a.Identities = true, []byte(p.Plan), a.Identities[:0]
+	for _, id := range p.Identities {
+		a.Identities = append(a.Identities, []byte(id))
+	}
+	d.plan = d.w.Plans.Current(d.now)
+	e := d.entry(Provisioned, nil)
+	e.Plan, e.Result, d.o.Changed = p.Plan, Success, true
+	if fresh {
+		d.endow(e, p.Money)
+	}
+	a.Decided = d.now
+}
+
+// endow gives a new account its first money and its plan's allowances.
+func (d *decision) endow(e *Entry, money rating.Micros) {
+	b := d.a.credit(Bucket{Unit: rating.Money, Credited: int64(money)})
+	e.move(b, Movement{Credit: int64(money)})
+	if d.plan == nil {
+		return
+	}
+	for i := range d.plan.Allowances {
+		w := &d.plan.Allowances[i]
+		n := Bucket{Unit: w.Unit, Allowance: w.ID, Priority: w.Priority, From: d.now, Credited: w.Amount}
+		if w.Validity > 0 {
+			n.Until = d.now.Add(w.Validity)
+		}
+		e.move(d.a.credit(n), Movement{Credit: w.Amount})
+	}
+}
+
+func sameIdentities(a [][]byte, b []string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !bytes.Equal(a[i], []byte(b[i])) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,630 @@
+package charging
+
+import (
+	"bytes"
+	"math"
+	"time"
+
+	"rtm/rating"
+)
+
+// Times and bounds of decisions.
+const (
+	ClosedMin       = 10 * time.Minute   // a closed session's record is kept at least that long
+	OnceEvent       = time.Hour          // the answer of an event is kept that long
+	OnceRefund      = 7 * 24 * time.Hour // … of a refund
+	OnceCommand     = 24 * time.Hour     // … of an operator's command
+	ValidityDefault = time.Hour          // for Tcc, when nothing was granted
+	NoticeTries     = 5
+	NoticePause     = 2 * time.Second // before the second try; then twice as long each time
+	closingsMax     = 32              // sessions closed by one tick; the rest follows with the next
+	windowSize      = 64              // request numbers remembered
+)
+
+// A decision is one call of Step.
+type decision struct {
+	a    *Account
+	r    *Request
+	w    *World
+	o    *Outcome
+	now  time.Time
+	plan *rating.Plan
+}
+
+// Step applies r to a, in place, and fills o. It is the whole of charging:
+// the same request decided again on the same record gives the same outcome,
+// on any instance. After an Outcome with Abandon, a must be decoded again.
+func Step(a *Account, r *Request, w *World, o *Outcome) {
+	o.reset()
+	d := decision{a: a, r: r, w: w, o: o, now: w.Now.Truncate(time.Millisecond)}
+	if d.now.Before(a.Decided) {
+		d.now = a.Decided
+	}
+	if r.Kind == Provision {
+		d.provision()
+		return
+	}
+	if !a.Exists {
+		o.Answer.Result, o.Stranger = UserUnknown, true
+		return
+	}
+	d.plan = w.Plans.Current(d.now)
+	switch r.Kind {
+	case Initial:
+		d.initial()
+	case Update, Termination:
+		d.update()
+	case Event:
+		d.event()
+	case Tick:
+		d.tick()
+	case TopUp:
+		d.topUp()
+	case Reauthorise, Abort:
+		d.notify()
+	case Notified:
+		d.notified()
+	default:
+		o.Answer.Result = UnableToComply
+	}
+	if o.Changed {
+		d.expire()
+		a.Decided = d.now
+	}
+}
+
+func (o *Outcome) reset() {
+	grants, closings, notices, log := o.Answer.Grants[:0], o.Closings[:0], o.Notices[:0], o.Log
+	log.reset()
+	*o = Outcome{Answer: Answer{Grants: grants}, Closings: closings, Notices: notices, Log: log}
+}
+
+// Wake is when a must be looked at next: the earliest deadline of its sessions
+// and buckets. Zero: never.
+func (a *Account) Wake() time.Time {
+	var t time.Time
+	for i := range a.Sessions {
+		t = earlier(t, a.Sessions[i].Wake)
+	}
+	for i := range a.Buckets {
+		if b := &a.Buckets[i]; b.Available() > 0 {
+			t = earlier(t, b.Until)
+		}
+	}
+	return t
+}
+
+// Check reports whether I1, I2 and I5 hold as far as they can be seen without
+// decoding every session: what the sessions at hand hold, and what the others
+// held when the record was loaded, is what each bucket has reserved.
+func (a *Account) Check() bool {
+	for i := range a.Buckets {
+		b := &a.Buckets[i]
+		held := b.elsewhere
+		for j := range a.Sessions {
+			held += a.Sessions[j].holds(b.Number)
+		}
+		if held != b.Reserved || b.Reserved < 0 || b.Credited < 0 || b.Debited < 0 || b.Available() < -b.Overrun {
+			return false
+		}
+	}
+	return true
+}
+
+// holds is what the groups of s, if it is decoded, hold in that bucket.
+func (s *Session) holds(bucket uint32) (sum int64) {
+	for i := range s.Groups {
+		for _, h := range s.Groups[i].Holds {
+			if h.Bucket == bucket {
+				sum += h.Amount
+			}
+		}
+	}
+	return sum
+}
+
+// session finds the session that r names and decodes it; nil: it is not open.
+func (d *decision) session() *Session {
+	for i := range d.a.Sessions {
+		s := &d.a.Sessions[i]
+		if s.Sub == d.r.Sub && bytes.Equal(s.ID, d.r.Session) && bytes.Equal(s.Realm, d.r.Realm) {
+			if !d.a.decodeSession(s) {
+				d.abandon(UnableToComply)
+			}
+			return s
+		}
+	}
+	return nil
+}
+
+// Has reports whether the session that r names is open in a.
+func (a *Account) Has(r *Request) bool {
+	for i := range a.Sessions {
+		s := &a.Sessions[i]
+		if s.Sub == r.Sub && bytes.Equal(s.ID, r.Session) && bytes.Equal(s.Realm, r.Realm) {
+			return true
+		}
+	}
+	return false
+}
+
+// abandon says that the request cannot be carried out and has spoilt the account.
+func (d *decision) abandon(r Result) {
+	d.o.Abandon, d.o.Changed, d.o.Answer.Result = true, false, r
+	d.o.Answer.Grants = d.o.Answer.Grants[:0]
+}
+
+// known reports whether the account lists the identity that r names.
+func (d *decision) known() bool {
+	if len(d.r.Identity) == 0 {
+		return true
+	}
+	for _, id := range d.a.Identities {
+		if bytes.Equal(id, d.r.Identity) {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *decision) initial() {
+	if !d.known() {
+		d.o.Answer.Result, d.o.Stranger = UserUnknown, true
+		return
+	}
+	s := d.session()
+	switch {
+	case d.o.Abandon:
+		return
+	case s != nil && s.First == d.r.Content:
+		d.repeat(s)
+		d.o.Open = true
+		return
+	case s == nil && d.w.Closed != nil && d.w.Closed.First == d.r.Content:
+		d.o.Closed = Relied
+		d.repeat(d.w.Closed)
+		return
+	case d.plan == nil:
+		d.o.Answer.Result = RatingFailed
+		return
+	}
+	if s != nil {
+		d.close(s, Reinitialised)
+		d.o.Changed = true
+	} else {
+		d.o.Closed = Relied
+	}
+	if len(d.a.Sessions) >= d.plan.Sessions {
+		d.o.Answer.Result = ResourcesExceeded
+		return
+	}
+
+	s = d.open()
+	d.apply(s)
+	d.o.Changed, d.o.Open, d.o.Opened = true, true, true
+	if d.refused(); d.o.Answer.Result != Success {
+		d.discard(s)
+	}
+}
+
+// open adds the session that r begins.
+func (d *decision) open() *Session {
+	s := d.a.grownSessions()
+	s.decoded = true
+	s.Realm, s.ID, s.Sub, s.Host = d.r.Realm, d.r.Session, d.r.Sub, d.r.Host
+	s.Identity, s.Context, s.First = d.r.Identity, d.r.Context, d.r.Content
+	s.Opened, s.Particulars = d.now, d.r.Particulars
+	return s
+}
+
+// discard takes back a session that was refused as it opened: nothing was
+// reserved or used.
+func (d *decision) discard(s *Session) {
+	for i := range s.Groups {
+		d.release(&d.o.Log.Entries[len(d.o.Log.Entries)-1], &s.Groups[i])
+	}
+	d.remove(s)
+	d.o.Open, d.o.Opened, d.o.Index = false, false, Indexing{}
+	d.o.Log.Entries = d.o.Log.Entries[:len(d.o.Log.Entries)-1]
+	d.a.Events--
+	d.o.Changed = len(d.o.Log.Entries) > 0
+}
+
+// refused makes the refusal of units at message level the result of the whole
+// answer; refusals of one service stay inside its Multiple-Services-Credit-Control.
+func (d *decision) refused() {
+	for i := range d.o.Answer.Grants {
+		if g := &d.o.Answer.Grants[i]; g.Has&AtMessage != 0 && g.Result != Success {
+			d.o.Answer.Result = g.Result
+		}
+	}
+}
+
+func (d *decision) update() {
+	s := d.session()
+	switch {
+	case d.o.Abandon:
+		return
+	case s == nil:
+		d.unknown()
+		return
+	}
+	switch applied, old := s.applied(d.r.Number); {
+	case old:
+		d.o.Answer.Result, d.o.Open = UnableToComply, true
+		return
+	case applied && !s.same(d.r.Number, d.r.Content):
+		d.o.Answer.Result, d.o.Open = UnableToComply, true
+		return
+	case applied:
+		d.repeat(s)
+		d.o.Open = true
+		return
+	}
+
+	d.o.Changed = true
+	d.apply(s)
+	if d.o.Abandon {
+		return
+	}
+	d.refused()
+	switch {
+	case d.r.Kind == Termination:
+		d.close(s, Terminated)
+	case d.o.Answer.Result != Success:
+		d.close(s, Refused)
+	default:
+		d.o.Open = true
+	}
+}
+
+// unknown answers an update or termination of a session that is not open here.
+func (d *decision) unknown() {
+	d.o.Answer.Result, d.o.Closed = UnknownSession, Relied
+	c := d.w.Closed
+	if c == nil {
+		d.o.Stranger = !d.known()
+		d.unattributed()
+		return
+	}
+	switch applied, old := c.applied(d.r.Number); {
+	case old || applied && !c.same(d.r.Number, d.r.Content):
+		d.o.Answer.Result = UnableToComply
+	case applied && c.late(d.r.Number):
+	case applied:
+		d.repeat(c)
+	default:
+		d.late(c)
+	}
+}
+
+// unattributed records usage that no session can be charged for.
+func (d *decision) unattributed() {
+	if d.o.Stranger {
+		return
+	}
+	var e *Entry
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		if !ask.Reports || ask.Used == (Units{}) {
+			continue
+		}
+		if e == nil {
+			e = d.entry(Unattributed, nil)
+		}
+		e.Lines = append(e.Lines, Line{Group: ask.Group, Service: ask.Service, Has: ask.Has, Used: ask.Used, Result: UnknownSession})
+	}
+	d.o.Changed = e != nil
+}
+
+// late debits usage of a session that has ended, once.
+func (d *decision) late(c *Session) {
+	e := d.entry(Supplementary, c)
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		if !ask.Reports {
+			continue
+		}
+		g := d.group(c, ask)
+		if g == nil {
+			continue
+		}
+		e.Lines = append(e.Lines, Line{})
+		d.debit(e, len(e.Lines)-1, c, g, ask)
+		d.release(e, g)
+	}
+	if d.o.Abandon {
+		return
+	}
+	c.number(d.r.Number, d.r.Content)
+	c.Late |= 1 << (c.Top - d.r.Number)
+	c.Records++
+	e.Record = c.Records
+	d.o.Changed, d.o.Closed = true, Untouched
+	d.o.Closings = append(d.o.Closings, Closing{Session: *c, For: max(ClosedMin, c.Close.Sub(c.Last))})
+}
+
+// repeat answers a request that was applied before: what was granted, unless a
+// higher number has named that rating group since.
+func (d *decision) repeat(s *Session) {
+	d.o.Answer.Result = Success
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		g := s.group(ask)
+		switch {
+		case g == nil:
+			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(d.refusal(s, ask)))
+		case g.Number == d.r.Number:
+			d.o.Answer.Grants = append(d.o.Answer.Grants, g.grant())
+		default:
+			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(Success))
+		}
+	}
+	d.refused()
+}
+
+// refusal decides anew why a rating group that the session does not know was
+// not served.
+func (d *decision) refusal(s *Session, ask *Ask) Result {
+	if !ask.Wants {
+		return Success
+	}
+	if d.plan != nil {
+		f := d.facts(ask)
+		if _, _, ok := d.plan.Price(&f); ok {
+			return EndUserServiceDenied
+		}
+	}
+	return RatingFailed
+}
+
+// apply carries out the asks of a new request number on an open session.
+func (d *decision) apply(s *Session) {
+	d.o.Answer.Result = Success
+	e := d.entry(Message, s)
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		e.Lines = append(e.Lines, Line{Group: ask.Group, Service: ask.Service, Has: ask.Has, Reason: ask.Reason})
+		d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(d.report(e, i, s, ask)))
+		if d.o.Abandon {
+			return
+		}
+	}
+	d.grants(e, s)
+	s.number(d.r.Number, d.r.Content)
+	s.Host, s.Last = d.r.Host, d.now
+	s.Messages++
+	s.Particulars.merge(&d.r.Particulars)
+	d.deadlines(s)
+	e.Result, e.Messages = d.o.Answer.Result, s.Messages
+}
+
+// report debits what ask reports and gives its rating group's reservation
+// back, unless a higher number has already named the group. The result is
+// Success, or why the group cannot be served.
+func (d *decision) report(e *Entry, line int, s *Session, ask *Ask) Result {
+	known := s.group(ask)
+	g := d.group(s, ask)
+	if g == nil {
+		e.Lines[line].Used, e.Lines[line].Result = ask.Used, EndUserServiceDenied
+		return EndUserServiceDenied
+	}
+	overtaken := known != nil && g.Number > d.r.Number
+	result := Success
+	if ask.Reports {
+		result = d.debit(e, line, s, g, ask)
+	}
+	if !overtaken {
+		d.release(e, g)
+		g.Number, g.Result, g.Unit, g.Granted = d.r.Number, Success, 0, 0
+		g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
+	}
+	if result != Success {
+		g.Result = result
+	}
+	return result
+}
+
+// result is the answer to ask that grants nothing.
+func (ask *Ask) result(r Result) Grant {
+	return Grant{Group: ask.Group, Service: ask.Service, Has: ask.Has, Result: r}
+}
+
+// group is the state of the rating group that ask names; nil: none yet.
+func (s *Session) group(ask *Ask) *Group {
+	for i := range s.Groups {
+		if g := &s.Groups[i]; g.Group == ask.Group && g.Service == ask.Service && g.Has == ask.Has {
+			return g
+		}
+	}
+	return nil
+}
+
+// group is like Session.group and adds the state; nil: the session has as many
+// rating groups as it may.
+func (d *decision) group(s *Session, ask *Ask) *Group {
+	if g := s.group(ask); g != nil {
+		return g
+	}
+	if d.plan != nil && len(s.Groups) >= d.plan.Groups {
+		return nil
+	}
+	g := s.grownGroups()
+	g.Group, g.Service, g.Has, g.Result = ask.Group, ask.Service, ask.Has, Success
+	g.Number = d.r.Number
+	return g
+}
+
+func (d *decision) facts(ask *Ask) rating.Facts {
+	return rating.Facts{
+		Context: d.r.Context, Group: ask.Group, Service: ask.Service,
+		HasGroup: ask.Has&HasGroup != 0, HasService: ask.Has&HasService != 0,
+		APN: d.r.Particulars.APN, PLMN: d.r.Particulars.PLMN, RAT: d.r.Particulars.RAT, At: d.now,
+	}
+}
+
+// applied reports whether that request number took effect, or is too old to tell.
+func (s *Session) applied(n uint32) (applied, old bool) {
+	switch {
+	case s.Window == 0 || n > s.Top:
+		return false, false
+	case s.Top-n >= windowSize:
+		return false, true
+	}
+	return s.Window>>(s.Top-n)&1 != 0, false
+}
+
+// same reports whether the request of that number had that content. Only the
+// last four are remembered; what is older is taken for the same.
+func (s *Session) same(n uint32, content uint64) bool {
+	for i := range s.Hashes {
+		if s.Hashes[i].Number == n && s.Hashes[i].Hash != 0 {
+			return s.Hashes[i].Hash == content
+		}
+	}
+	return true
+}
+
+// late reports whether that number came after the end of the session.
+func (s *Session) late(n uint32) bool { return s.Late>>(s.Top-n)&1 != 0 }
+
+// number notes that n took effect.
+func (s *Session) number(n uint32, content uint64) {
+	switch {
+	case s.Window == 0:
+		s.Top, s.Window = n, 1
+	case n > s.Top:
+		s.Gaps += min(n-s.Top-1, math.MaxUint32-s.Gaps)
+		s.Window, s.Late = s.Window<<(n-s.Top)|1, s.Late<<(n-s.Top)
+		s.Top = n
+	default:
+		s.Window |= 1 << (s.Top - n)
+		s.Gaps -= min(s.Gaps, 1)
+	}
+	copy(s.Hashes[1:], s.Hashes[:])
+	s.Hashes[0] = Numbered{Number: n, Hash: content}
+}
+
+// merge takes over what a later message says anew.
+func (p *Particulars) merge(q *Particulars) {
+	for _, f := range [...]struct{ to, from *[]byte }{
+		{&p.APN, &q.APN}, {&p.ChargingID, &q.ChargingID}, {&p.Address, &q.Address}, {&p.SGSN, &q.SGSN},
+		{&p.GGSN, &q.GGSN}, {&p.PLMN, &q.PLMN}, {&p.Location, &q.Location}, {&p.Equipment, &q.Equipment},
+		{&p.Calling, &q.Calling}, {&p.Called, &q.Called}, {&p.Zone, &q.Zone},
+	} {
+		if len(*f.from) > 0 {
+			*f.to = *f.from
+		}
+	}
+	if q.RAT != 0 {
+		p.RAT = q.RAT
+	}
+	if q.Role != 0 {
+		p.Role = q.Role
+	}
+}
+
+// deadlines sets when s is closed if nothing more is heard (Tcc, RFC 8506 §5:
+// twice the validity and the grace, of the group that lives longest).
+func (d *decision) deadlines(s *Session) {
+	validity := time.Duration(0)
+	for i := range s.Groups {
+		if g := &s.Groups[i]; g.Validity != 0 && g.Number == d.r.Number {
+			validity = max(validity, time.Duration(g.Validity)*time.Second)
+		}
+	}
+	if validity == 0 && s.Close.IsZero() {
+		validity = ValidityDefault
+	}
+	if until := d.now.Add(2*validity + d.grace()); until.After(s.Close) {
+		s.Close = until
+	}
+	s.wake()
+	d.index(s)
+}
+
+// index renews the session index when half of Tcc has passed since it was
+// written. It outlives the session by as much as the closed record does.
+func (d *decision) index(s *Session) {
+	tcc := s.Close.Sub(d.now)
+	if !d.r.Indexed || !s.Indexed.IsZero() && d.now.Sub(s.Indexed) < tcc/2 {
+		return
+	}
+	d.o.Index = Indexing{Op: Written, Seen: s.Index, For: tcc + max(tcc, ClosedMin)}
+	s.Indexed, s.Index = d.now, d.w.Version
+}
+
+func (d *decision) grace() time.Duration {
+	if d.plan == nil {
+		return 30 * time.Second
+	}
+	return d.plan.Grace
+}
+
+func (s *Session) wake() {
+	s.Wake = earlier(s.Close, s.Notice.Next)
+	for i := range s.Groups {
+		s.Wake = earlier(s.Wake, s.Groups[i].Release)
+	}
+}
+
+// close ends an open session: all reservations go back, its final record is
+// written, and it becomes a closed record.
+func (d *decision) close(s *Session, cause Cause) {
+	e := d.entry(FinalRecord, s)
+	for i := range s.Groups {
+		d.release(e, &s.Groups[i])
+	}
+	e.Movements = e.Movements[:0]
+	s.Ended, s.Cause, s.Notice = d.now, cause, Notice{}
+	s.Records++
+	e.Ended, e.Cause, e.Record, e.Messages = s.Ended, cause, s.Records, s.Messages
+	for i := range s.Groups {
+		e.Lines = append(e.Lines, s.Groups[i].total())
+	}
+	if cause != Reinitialised {
+		keep := max(ClosedMin, s.Close.Sub(s.Last))
+		d.o.Closings = append(d.o.Closings, Closing{Session: *s, For: keep})
+	}
+	d.remove(s)
+}
+
+// total is the line of a final record.
+func (g *Group) total() Line {
+	return Line{
+		Group: g.Group, Service: g.Service, Has: g.Has, Result: g.Result, Plan: g.Plan, Rule: g.Rule,
+		Used: g.Used, Allowed: g.Allowed, Paid: g.Paid, Charged: g.Debited, Overrun: g.Overrun,
+	}
+}
+
+// remove takes s out of the account. The memory of its groups stays with
+// whoever keeps a copy of it.
+func (d *decision) remove(s *Session) {
+	for i := range d.a.Sessions {
+		if &d.a.Sessions[i] == s {
+			last := len(d.a.Sessions) - 1
+			copy(d.a.Sessions[i:], d.a.Sessions[i+1:])
+			d.a.Sessions[last] = Session{}
+			d.a.Sessions = d.a.Sessions[:last]
+			return
+		}
+	}
+}
+
+// entry begins an entry of the log.
+func (d *decision) entry(sort Sort, s *Session) *Entry {
+	d.a.Events++
+	e := d.o.Log.add()
+	e.Sort, e.Number, e.Version = sort, d.a.Events, d.w.Version
+	e.Tenant, e.Account, e.At, e.Instance, e.Took = d.w.Tenant, d.w.Account, d.now, d.w.Instance, d.w.Took
+	e.Kind, e.Request, e.Context = d.r.Kind, d.r.Number, d.r.Context
+	e.Realm, e.Session, e.Sub, e.Host, e.Identity = d.r.Realm, d.r.Session, d.r.Sub, d.r.Host, d.r.Identity
+	if d.plan != nil {
+		e.Plan = d.plan.Name
+	}
+	if s != nil {
+		e.Realm, e.Session, e.Sub, e.Host, e.Identity = s.Realm, s.ID, s.Sub, s.Host, s.Identity
+		e.Context, e.Opened, e.Particulars = s.Context, s.Opened, s.Particulars
+	}
+	return e
+}

@@ -1,0 +1,191 @@
+package rtm
+
+import (
+	"rtm/store"
+)
+
+// Committed takes the results of Loaded's commits, in their order, and returns
+// the requests that leave the loop. All others are in the next cycle.
+func (s *Shard) Committed(results []store.Result) []Reply {
+	for i := range results {
+		sp, r := &s.spans[i], &results[i]
+		s.count(r.Outcome)
+		switch sp.sort {
+		case accountSpan:
+			s.settle(sp.work, r)
+		case lookedSpan:
+			s.proved(sp.in, r)
+		case indexSpan:
+			s.indexedAt(sp.in, r)
+		}
+	}
+	s.expireAll()
+	s.sweep()
+	return s.replies
+}
+
+func (s *Shard) count(o store.Outcome) {
+	s.Counts.Commits++
+	switch o {
+	case store.Done:
+	case store.Conflict:
+		s.Counts.Conflicts++
+	case store.InDoubt:
+		s.Counts.InDoubt++
+	case store.Refused:
+		s.Counts.Refused++
+	}
+}
+
+// settle ends a batch, or sends it round again.
+func (s *Shard) settle(w *work, r *store.Result) {
+	switch r.Outcome {
+	case store.Done:
+		s.done(w)
+		w.tries = 0
+		if r.Contended {
+			w.rest = s.now.Add(restAfter)
+		}
+		return
+	case store.Conflict:
+		w.adopt(r.Fresh)
+	case store.InDoubt:
+		w.fresh, w.extras = false, w.extras[:0]
+		for _, in := range w.batch {
+			in.doubt = true
+		}
+		s.pause(w)
+	case store.Refused:
+		w.fresh, w.extras = false, w.extras[:0]
+		s.pause(w)
+	}
+	for _, in := range w.batch {
+		in.broken = true
+	}
+	s.again(w)
+}
+
+// done lets the answers of a batch leave.
+func (s *Shard) done(w *work) {
+	w.fresh, w.extras = false, w.extras[:0]
+	s.Counts.Batched += uint64(len(w.batch))
+	for _, in := range w.batch {
+		in.state = answered
+		s.proven(in)
+	}
+	w.batch = w.batch[:0]
+}
+
+// proven notes that one of the commits of in is done; with the last one its
+// answer leaves.
+func (s *Shard) proven(in *Inbound) {
+	if in.waits--; in.waits <= 0 && in.state == answered {
+		s.reply(in, Answered)
+	}
+}
+
+// adopt takes the records that came with a conflict, in the order of the
+// commit's writes: the account first, then those beside it that were named.
+func (w *work) adopt(fresh []store.Record) {
+	w.record, w.fresh = clone(fresh[0]), true
+	n := 1
+	for i := range w.extras {
+		e := &w.extras[i]
+		if !e.write && !e.relied {
+			continue
+		}
+		r := clone(fresh[n])
+		e.seen, e.stored = r.Version, r.Bytes
+		n++
+	}
+}
+
+func clone(r store.Record) store.Record {
+	return store.Record{Version: r.Version, Bytes: append([]byte(nil), r.Bytes...)}
+}
+
+// proved ends a refusal that rests on the directory, or looks again.
+func (s *Shard) proved(in *Inbound, r *store.Result) {
+	in.broken = in.broken || r.Outcome != store.Done
+	if in.waits--; in.waits > 0 {
+		return
+	}
+	if in.broken {
+		s.rest = s.now.Add(s.jittered())
+		in.asked, in.indexed = false, false
+		s.seeking = append(s.seeking, in)
+		return
+	}
+	s.reply(in, Answered)
+}
+
+// indexedAt ends the writing of a session index, or writes again. An account's
+// commit that went round again has its own.
+func (s *Shard) indexedAt(in *Inbound, r *store.Result) {
+	switch {
+	case r.Outcome == store.Done || r.Outcome == store.Conflict && r.Fresh[0].Version == in.index.new:
+		in.index.due = false
+		s.proven(in)
+		return
+	case in.broken:
+		return
+	case r.Outcome == store.Conflict:
+		in.index.seen = r.Fresh[0].Version
+	}
+	if r.Outcome != store.Conflict {
+		s.rest = s.now.Add(s.jittered())
+	}
+	s.indexes = append(s.indexes, in)
+}
+
+func (s *Shard) reply(in *Inbound, o Outcome) {
+	switch o {
+	case Answered:
+		s.Counts.Results[in.Answer.Result]++
+	case Busy, Silent:
+		s.Counts.BusyReplies++
+	case Forward, NeedPlan:
+	}
+	s.replies = append(s.replies, Reply{In: in, Outcome: o})
+}
+
+// expireAll sends away what waits beyond its deadline.
+func (s *Shard) expireAll() {
+	for _, w := range s.order {
+		w.waiting = s.late(w.waiting)
+	}
+	s.seeking = s.late(s.seeking)
+	s.indexes = s.late(s.indexes)
+}
+
+// late keeps those of list whose deadline has not come.
+func (s *Shard) late(list []*Inbound) []*Inbound {
+	kept := list[:0]
+	for _, in := range list {
+		switch {
+		case s.now.Before(in.Deadline):
+			kept = append(kept, in)
+		case in.doubt || in.state == answered:
+			s.reply(in, Silent)
+		default:
+			s.reply(in, Busy)
+		}
+	}
+	return kept
+}
+
+// sweep forgets accounts for which nothing waits.
+func (s *Shard) sweep() {
+	kept := s.order[:0]
+	for _, w := range s.order {
+		if len(w.waiting) > 0 || s.now.Before(w.rest) {
+			kept = append(kept, w)
+			continue
+		}
+		delete(s.queues, w.key.Name)
+		*w = work{waiting: w.waiting[:0], batch: w.batch[:0], extras: w.extras[:0]}
+		s.free = append(s.free, w)
+	}
+	clear(s.order[len(kept):])
+	s.order = kept
+}

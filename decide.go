@@ -1,0 +1,388 @@
+package rtm
+
+import (
+	"slices"
+	"time"
+
+	"rtm/charging"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// resolve looks at the directory records of in, cuts them off recs, and sends
+// in on its way: to its account, to the session index, or to its refusal.
+func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
+	n := len(in.seen)
+	for i := range n {
+		in.seen[i].version = recs[i].Version
+		if in.Account != (store.Key{}) {
+			continue
+		}
+		t, account, ok := tenant.DecodeOwner(recs[i].Bytes)
+		if !ok || in.Tenants != nil && !slices.Contains(in.Tenants, t) {
+			continue
+		}
+		in.Account = tenant.AccountKey(t, account)
+		if !in.asked {
+			in.Request.Identity = []byte(in.Identities[i])
+		}
+	}
+	byIndex := in.asked
+	in.asked, in.indexed = true, in.indexed || byIndex
+	if in.Account == (store.Key{}) {
+		in.Account = in.home
+	}
+	switch {
+	case in.Account != (store.Key{}):
+		s.replies = append(s.replies, Reply{In: in, Outcome: Forward})
+	case !byIndex && s.ask(in):
+	default:
+		in.Answer.Result = charging.UserUnknown
+		if in.Request.Kind == charging.Update || in.Request.Kind == charging.Termination {
+			in.Answer.Result = charging.UnknownSession
+		}
+		s.proveLooked(in)
+	}
+	return recs[n:]
+}
+
+// ask sends an update or termination to the session index, if its peer's
+// sessions are kept there and it was not asked yet.
+func (s *Shard) ask(in *Inbound) bool {
+	later := in.Request.Kind == charging.Update || in.Request.Kind == charging.Termination
+	if !later || !in.Request.Indexed || in.indexed {
+		return false
+	}
+	in.home, in.Account, in.asked = in.Account, store.Key{}, true
+	s.seeking = append(s.seeking, in)
+	return true
+}
+
+// proveLooked commits that the directory still says what an answer says.
+func (s *Shard) proveLooked(in *Inbound) {
+	in.waits, in.broken = len(in.seen), false
+	if in.waits == 0 {
+		s.reply(in, Answered)
+		return
+	}
+	for i := range in.seen {
+		s.writes = append(s.writes, store.Write{Op: store.Check, Key: in.seen[i].key, Seen: in.seen[i].version})
+		s.commit(span{in: in, sort: lookedSpan, index: i}, store.Commit{Writes: s.last(1)})
+	}
+}
+
+// last is the last n writes, cut so that more can follow.
+func (s *Shard) last(n int) []store.Write {
+	return s.writes[len(s.writes)-n : len(s.writes) : len(s.writes)]
+}
+
+func (s *Shard) commit(sp span, c store.Commit) {
+	s.spans = append(s.spans, sp)
+	s.commits = append(s.commits, c)
+}
+
+// A draft is the outcome of a batch before it becomes a commit.
+type draft struct {
+	changed bool
+	ticked  bool
+	sick    bool // the record cannot be read, or a tick cannot be decided
+	events  [][2]int
+	size    int
+}
+
+// decide applies the batch of w to its account, one request after another, and
+// adds the commit. A request that cannot be carried out is told so, and the
+// others start again without it.
+func (s *Shard) decide(w *work) {
+	arena := len(s.arena)
+	for {
+		w.version = s.Version()
+		s.arena = s.arena[:arena]
+		if d, ok := s.attempt(w); ok {
+			s.finish(w, d)
+			return
+		}
+	}
+}
+
+// attempt decides the batch once; false: one request was found that spoils it.
+func (s *Shard) attempt(w *work) (d draft, ok bool) {
+	for i := range w.extras {
+		w.extras[i].restore()
+	}
+	a := &s.account
+	if err := a.Decode(w.record.Bytes); err != nil {
+		d.sick = true
+		for _, in := range w.batch {
+			in.spoilt = charging.UnableToComply
+		}
+	}
+	for i := 0; i < len(w.batch); i++ {
+		in := w.batch[i]
+		if i > 0 && (d.size > bytesMax || len(w.extras) > extrasMax) {
+			s.postpone(w, i)
+			break
+		}
+		d.ticked = d.ticked || in.Request.Kind == charging.Tick
+		if in.spoilt != 0 {
+			d.sick = d.sick || in.Request.Kind == charging.Tick
+			in.Answer.Result, in.Answer.Grants = in.spoilt, in.Answer.Grants[:0]
+			continue
+		}
+		if s.ahead(w, i) {
+			i--
+			continue
+		}
+		if !s.step(w, in) {
+			if s.outcome.NeedPlan {
+				s.drop(w, i)
+				s.reply(in, NeedPlan)
+			}
+			return d, false
+		}
+		if s.outcome.Stranger && s.strange(w, i) {
+			i--
+			continue
+		}
+		s.keep(w, in, &d)
+	}
+	return d, true
+}
+
+// postpone puts the batch from i on back to the front of what waits.
+func (s *Shard) postpone(w *work, i int) {
+	rest := w.batch[i:]
+	w.waiting = slices.Insert(w.waiting, 0, rest...)
+	w.batch = w.batch[:i]
+}
+
+// drop takes request i out of the batch.
+func (s *Shard) drop(w *work, i int) { w.batch = slices.Delete(w.batch, i, i+1) }
+
+// ahead reports whether request i, of a session that is not open here, was
+// sent to the session index before anything is decided.
+func (s *Shard) ahead(w *work, i int) bool {
+	r := &w.batch[i].Request
+	if !r.Indexed || w.batch[i].indexed || s.account.Has(r) || w.extra(s.closedKey(w, r)) != nil || !s.ask(w.batch[i]) {
+		return false
+	}
+	s.drop(w, i)
+	return true
+}
+
+// strange sends request i back to the directory when a hint led it here.
+func (s *Shard) strange(w *work, i int) bool {
+	in := w.batch[i]
+	if !in.Hinted {
+		return false
+	}
+	in.Hinted, in.asked, in.Account, in.home = false, false, store.Key{}, store.Key{}
+	s.drop(w, i)
+	s.seeking = append(s.seeking, in)
+	return true
+}
+
+// step calls charging.Step and checks what it did. False: the account is
+// spoilt, and in is told so.
+func (s *Shard) step(w *work, in *Inbound) (ok bool) {
+	defer func() {
+		if recover() != nil {
+			s.Counts.Panics++
+			in.spoilt, ok = charging.UnableToComply, false
+			s.outcome.NeedPlan = false
+		}
+	}()
+	world := charging.World{
+		Now: s.now, Plans: s.plans(w, in), Tenant: w.tenant, Account: w.name,
+		Version: w.version, Instance: s.Instance, Took: s.now.Sub(in.Arrived),
+	}
+	if in.Request.Kind <= charging.Termination && len(w.extras) > 0 {
+		if e := w.extra(s.closedKey(w, &in.Request)); e.there() && s.closed.DecodeClosed(e.bytes) == nil {
+			world.Closed = &s.closed
+		}
+	}
+	if in.OnceName != "" && len(w.extras) > 0 {
+		if e := w.extra(s.onceKey(w, in)); e.there() && s.once.Decode(e.bytes) == nil {
+			world.Once = &s.once
+		}
+	}
+	charging.Step(&s.account, &in.Request, &world, &s.outcome)
+	switch {
+	case s.outcome.NeedPlan:
+		return false
+	case s.outcome.Abandon:
+		in.spoilt = s.outcome.Answer.Result
+		return false
+	case s.outcome.Changed && !s.account.Check():
+		s.Counts.Unsound++
+		in.spoilt = charging.UnableToComply
+		return false
+	}
+	return true
+}
+
+func (s *Shard) plans(w *work, in *Inbound) charging.Plans {
+	plan := s.account.Plan
+	if in.Request.Profile != nil {
+		plan = []byte(in.Request.Profile.Plan)
+	}
+	if p := s.Plans(w.tenant, plan); p != nil {
+		return p
+	}
+	return noPlans{}
+}
+
+func (s *Shard) closedKey(w *work, r *charging.Request) store.Key {
+	return tenant.ClosedKey(w.key, string(r.Realm), string(r.Session), r.Sub)
+}
+
+func (s *Shard) onceKey(w *work, in *Inbound) store.Key {
+	return tenant.OnceKey(w.key, in.OnceDoor, in.OnceName)
+}
+
+// keep copies what Step said about in, and adds what it wants written.
+func (s *Shard) keep(w *work, in *Inbound, d *draft) {
+	o := &s.outcome
+	grants := append(in.Answer.Grants[:0], o.Answer.Grants...)
+	in.Answer = o.Answer
+	in.Answer.Grants = grants
+	in.Opened = o.Opened
+	in.Notices = in.Notices[:0]
+	for _, n := range o.Notices {
+		n.Realm, n.Host, n.Session = slices.Clone(n.Realm), slices.Clone(n.Host), slices.Clone(n.Session)
+		in.Notices = append(in.Notices, n)
+	}
+	d.changed = d.changed || o.Changed
+	for i := range o.Log.Entries {
+		start := len(s.arena)
+		s.arena = o.Log.Entries[i].Append(s.arena)
+		d.events = append(d.events, [2]int{start, len(s.arena)})
+		d.size += len(s.arena) - start
+	}
+	if o.Closed == charging.Relied {
+		w.need(s.closedKey(w, &in.Request)).relied = true
+	}
+	for i := range o.Closings {
+		c := &o.Closings[i]
+		e := w.need(tenant.ClosedKey(w.key, string(c.Session.Realm), string(c.Session.ID), c.Session.Sub))
+		e.put(c.Session.AppendClosed(nil), c.For)
+		d.size += len(e.bytes)
+	}
+	if o.Once != charging.Untouched {
+		e := w.need(s.onceKey(w, in))
+		e.relied = true
+		if o.Once == charging.Written {
+			once := charging.Once{Content: in.Request.Content, Answer: o.Answer}
+			e.put(once.Append(nil), o.OnceFor)
+		}
+	}
+	in.index = indexWrite{}
+	if o.Index.Op == charging.Written {
+		in.index = indexWrite{
+			key:  tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session)),
+			seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
+			value: tenant.EncodeOwner(nil, w.tenant, w.name),
+		}
+	}
+}
+
+// extra finds what is known of a record beside the account; nil: nothing.
+func (w *work) extra(key store.Key) *extra {
+	for i := range w.extras {
+		if w.extras[i].key == key {
+			return &w.extras[i]
+		}
+	}
+	return nil
+}
+
+// need is extra, and takes a record that nobody asked for yet to be missing:
+// the commit will tell.
+func (w *work) need(key store.Key) *extra {
+	if e := w.extra(key); e != nil {
+		return e
+	}
+	w.extras = append(w.extras, extra{key: key})
+	return &w.extras[len(w.extras)-1]
+}
+
+// there reports whether the record exists, or will after this commit.
+func (e *extra) there() bool { return e != nil && len(e.bytes) > 0 }
+
+func (e *extra) put(b []byte, expire time.Duration) {
+	e.bytes, e.expire, e.write = b, expire, true
+}
+
+// restore forgets what an attempt did.
+func (e *extra) restore() { e.bytes, e.write, e.relied = e.stored, false, false }
+
+// finish adds the commit of a decided batch.
+func (s *Shard) finish(w *work, d draft) {
+	if len(w.batch) == 0 {
+		s.done(w)
+		return
+	}
+	c := store.Commit{}
+	write := store.Write{Op: store.Check, Key: w.key, Seen: w.record.Version}
+	a := &s.account
+	wake := a.Wake()
+	switch {
+	case d.sick && d.ticked:
+		c.Index, c.Wake = store.Exact, s.now.Add(putOff)
+	case d.ticked:
+		c.Index, c.Wake = store.Exact, wake
+		d.changed = d.changed || a.Exists && !a.Armed.Equal(wake)
+		a.Armed = wake
+	case d.changed && !wake.IsZero() && (a.Armed.IsZero() || wake.Before(a.Armed)):
+		c.Index, c.Wake = store.Earlier, wake
+		a.Armed = wake
+	}
+	if d.changed {
+		start := len(s.arena)
+		s.arena = a.Append(s.arena)
+		write.Op, write.New, write.Bytes = store.Put, w.version, s.arena[start:len(s.arena):len(s.arena)]
+	}
+	first := len(s.events)
+	for _, e := range d.events {
+		s.events = append(s.events, s.arena[e[0]:e[1]:e[1]])
+	}
+	c.Events = s.events[first:len(s.events):len(s.events)]
+	s.writes = append(s.writes, write)
+	c.Writes = s.last(1 + s.addExtras(w))
+	s.commit(span{work: w, sort: accountSpan}, c)
+	for _, in := range w.batch {
+		in.waits, in.broken = 1, false
+		if in.index.due {
+			in.waits++
+			s.writeIndex(in)
+		}
+	}
+}
+
+// addExtras adds the writes and checks of the records beside the account.
+func (s *Shard) addExtras(w *work) (n int) {
+	for i := range w.extras {
+		e := &w.extras[i]
+		switch {
+		case e.write:
+			s.writes = append(s.writes, store.Write{
+				Op: store.Put, Key: e.key, Seen: e.seen, New: w.version, Bytes: e.bytes, Expire: e.expire,
+			})
+		case e.relied:
+			s.writes = append(s.writes, store.Write{Op: store.Check, Key: e.key, Seen: e.seen})
+		default:
+			continue
+		}
+		n++
+	}
+	return n
+}
+
+// writeIndex adds the commit that tells the session index where in's session is.
+func (s *Shard) writeIndex(in *Inbound) {
+	x := &in.index
+	s.writes = append(s.writes, store.Write{
+		Op: store.Put, Key: x.key, Seen: x.seen, New: x.new, Bytes: x.value, Expire: x.keep,
+	})
+	s.commit(span{in: in, sort: indexSpan}, store.Commit{Writes: s.last(1)})
+}

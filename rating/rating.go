@@ -1,0 +1,319 @@
+// Package rating knows what things cost: plans, the services in them, prices
+// per quantity, and how much to grant at a time. It is pure and closed-form:
+// the price of a quantity and the quantity for a price are one multiplication
+// and one division in 128 bits, whatever the quantity. It does not know
+// accounts, sessions, messages or where a plan came from.
+package rating
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"time"
+)
+
+// Micros is money in millionths of a currency's main unit.
+type Micros int64
+
+// Unlimited is what Affordable returns when a price of zero sets no limit.
+const Unlimited = math.MaxInt64
+
+// UnitsMax bounds a quantity of any unit, as the wire does (reliability.md: units ≤ 2^53).
+const UnitsMax = 1 << 53
+
+// A Unit is what a service is measured in.
+type Unit uint8
+
+// The units of TS 32.299: CC-Total-Octets, CC-Time, CC-Service-Specific-Units,
+// CC-Money.
+const (
+	Octets Unit = iota + 1
+	Seconds
+	Events
+	Money
+)
+
+// String gives the unit as plans and records spell it.
+func (u Unit) String() string {
+	switch u {
+	case Octets:
+		return "octets"
+	case Seconds:
+		return "seconds"
+	case Events:
+		return "events"
+	case Money:
+		return "money"
+	}
+	return fmt.Sprintf("Unit(%d)", uint8(u))
+}
+
+// Facts is what a price may depend on.
+type Facts struct {
+	Context    uint32 // the specification number of the Service-Context-Id: 32251; zero: none known
+	Group      uint32 // Rating-Group, if HasGroup
+	Service    uint32 // Service-Identifier, if HasService
+	HasGroup   bool
+	HasService bool
+	APN        []byte    // Called-Station-Id, in lower case
+	PLMN       []byte    // MCC-MNC of the serving network, 5 or 6 digits
+	RAT        uint8     // 3GPP-RAT-Type
+	At         time.Time // the moment that is rated
+}
+
+// A Quota is how much is granted at a time, and how.
+type Quota struct {
+	Size      int64         // units of one grant
+	Threshold int64         // units left at which the client asks again; zero: none
+	Validity  time.Duration // Validity-Time, whole seconds
+	Holding   time.Duration // Quota-Holding-Time, whole seconds; zero: none
+}
+
+// A FinalAction is what a client does after the last units (Final-Unit-Action).
+type FinalAction uint8
+
+// The actions of RFC 8506 §8.35, one above the value on the wire.
+const (
+	Terminate FinalAction = iota + 1
+	Redirect
+	RestrictAccess
+)
+
+// String gives the action in the standard's spelling.
+func (f FinalAction) String() string {
+	switch f {
+	case Terminate:
+		return "TERMINATE"
+	case Redirect:
+		return "REDIRECT"
+	case RestrictAccess:
+		return "RESTRICT_ACCESS"
+	}
+	return fmt.Sprintf("FinalAction(%d)", uint8(f))
+}
+
+// A Price is one service of a plan: its unit, what that unit costs, which
+// allowances pay for it, and its quota.
+type Price struct {
+	Rule       uint32 // its number in the plan version, from 1
+	Name       string
+	Unit       Unit // Octets, Seconds or Events
+	Step       int64
+	Per        int64
+	Micro      Micros      // Micro is the price of Per units, charged in whole Steps
+	NoMoney    bool        // only allowances pay for it
+	Allowances []uint32    // Allowance.ID of those that pay for it, before money does
+	Quota      Quota       // how much is granted at a time
+	Final      FinalAction // what the client does after the last units
+}
+
+// Takes reports whether the allowance with that ID pays for p; zero is what
+// was given without naming an allowance, and pays for everything of its unit.
+func (p *Price) Takes(allowance uint32) bool {
+	return allowance == 0 || len(p.Allowances) > 0 && among(p.Allowances, allowance)
+}
+
+// Check reports what makes p unusable. A price that passes never overflows
+// below UnitsMax other than by saying so.
+func (p *Price) Check() error {
+	switch {
+	case p.Unit < Octets || p.Unit > Events:
+		return fmt.Errorf("unit must be octets, seconds or events, not %s", p.Unit)
+	case p.Step < 1 || p.Step > UnitsMax:
+		return fmt.Errorf("step must be 1 to %d %s, not %d", int64(UnitsMax), p.Unit, p.Step)
+	case p.Per < 1 || p.Per > UnitsMax:
+		return fmt.Errorf("per must be 1 to %d %s, not %d", int64(UnitsMax), p.Unit, p.Per)
+	case p.Micro < 0:
+		return fmt.Errorf("price must not be negative, but is %d micro-units", p.Micro)
+	case p.Quota.Size < 1 || p.Quota.Size > UnitsMax:
+		return fmt.Errorf("quota size must be 1 to %d %s, not %d", int64(UnitsMax), p.Unit, p.Quota.Size)
+	case p.Quota.Threshold < 0 || p.Quota.Threshold >= p.Quota.Size:
+		return fmt.Errorf("quota threshold must be below the size %d, not %d", p.Quota.Size, p.Quota.Threshold)
+	case p.Quota.Validity < time.Second || p.Quota.Validity > 30*24*time.Hour:
+		return fmt.Errorf("quota validity must be 1 second to 30 days, not %s", p.Quota.Validity)
+	case p.Quota.Holding < 0 || p.Quota.Holding > 30*24*time.Hour:
+		return fmt.Errorf("quota holding time must be at most 30 days, not %s", p.Quota.Holding)
+	case p.Final < Terminate || p.Final > RestrictAccess:
+		return fmt.Errorf("final action must be terminate, redirect or restrict-access")
+	}
+	if hi, lo := bits.Mul64(uint64(p.Step), uint64(p.Micro)); hi != 0 || lo > math.MaxInt64/2 {
+		return fmt.Errorf("one step of %d %s costs too much to be counted", p.Step, p.Unit)
+	}
+	return nil
+}
+
+// Total returns the price of quantity units from the first on: begun steps
+// count whole, and the sum is rounded down to a micro-unit, to the
+// subscriber's favour. False: it does not fit, or quantity is negative.
+func (p *Price) Total(quantity int64) (Micros, bool) {
+	if quantity < 0 {
+		return 0, false
+	}
+	if p.Micro == 0 || quantity == 0 {
+		return 0, true
+	}
+	steps := uint64(quantity-1)/uint64(p.Step) + 1
+	hi, lo := bits.Mul64(steps, uint64(p.Step)*uint64(p.Micro))
+	if hi >= uint64(p.Per) {
+		return 0, false
+	}
+	total, _ := bits.Div64(hi, lo, uint64(p.Per))
+	return Micros(total), total <= math.MaxInt64
+}
+
+// Affordable returns how many units more than before can be had for have:
+// the largest q with Total(before+q) − Total(before) ≤ have. Free units are
+// Unlimited. It is zero when have is negative.
+func (p *Price) Affordable(before int64, have Micros) int64 {
+	if have < 0 {
+		return 0
+	}
+	if p.Micro == 0 {
+		return Unlimited
+	}
+	spent, ok := p.Total(before)
+	if !ok || spent > math.MaxInt64-have-1 {
+		return 0
+	}
+	// floor(steps·Step·Micro ÷ Per) ≤ budget is steps·Step·Micro < (budget+1)·Per.
+	hi, lo := bits.Mul64(uint64(spent+have)+1, uint64(p.Per))
+	lo, borrow := bits.Sub64(lo, 1, 0)
+	hi -= borrow
+	step := uint64(p.Step) * uint64(p.Micro)
+	if hi >= step {
+		return Unlimited
+	}
+	steps, _ := bits.Div64(hi, lo, step)
+	hi, units := bits.Mul64(steps, uint64(p.Step))
+	if hi != 0 || units > math.MaxInt64 {
+		return Unlimited
+	}
+	return max(int64(units)-before, 0)
+}
+
+// A Service is a price and what it applies to. Empty lists match everything.
+type Service struct {
+	Price
+	Contexts []uint32 // Service-Context-Id numbers
+	Groups   []uint32 // Rating-Groups
+	Services []uint32 // Service-Identifiers
+	APNs     []string // in lower case
+	Default  bool     // applies to what names neither group nor service, whatever Groups and Services say
+}
+
+// An Allowance is what a plan gives on top of money.
+type Allowance struct {
+	ID       uint32 // drawn from its name, so that it is the same in every version; never zero
+	Name     string
+	Unit     Unit
+	Amount   int64
+	Priority int32         // lower pays first
+	Validity time.Duration // from the day it is given; zero: for ever
+}
+
+// AllowancesMax bounds the allowances of one plan.
+const AllowancesMax = 64
+
+// ServicesMax bounds the services of one plan.
+const ServicesMax = 1000
+
+// A Plan is one version of a tariff. It is not changed once it is in use.
+type Plan struct {
+	Name       string
+	Version    uint32 // from 1, rising
+	Currency   uint32 // ISO 4217 number
+	Services   []Service
+	Allowances []Allowance
+	Sessions   int           // open sessions per account at most
+	Groups     int           // rating groups per session at most
+	Grace      time.Duration // after a grant's validity, before its reservation goes back
+	Vanished   bool          // charge the last reservation of a client that vanished, instead of releasing it
+}
+
+// Check reports the first thing that makes p unusable, naming the service.
+func (p *Plan) Check() error {
+	switch {
+	case p.Name == "":
+		return fmt.Errorf("a plan needs a name")
+	case len(p.Services) == 0 || len(p.Services) > ServicesMax:
+		return fmt.Errorf("plan %s has %d services; 1 to %d are possible", p.Name, len(p.Services), ServicesMax)
+	case len(p.Allowances) > AllowancesMax:
+		return fmt.Errorf("plan %s has %d allowances; %d are possible", p.Name, len(p.Allowances), AllowancesMax)
+	case p.Sessions < 1 || p.Sessions > 1024:
+		return fmt.Errorf("plan %s: sessions per account must be 1 to 1024, not %d", p.Name, p.Sessions)
+	case p.Groups < 1 || p.Groups > 64:
+		return fmt.Errorf("plan %s: rating groups per session must be 1 to 64, not %d", p.Name, p.Groups)
+	case p.Grace < time.Second || p.Grace > time.Hour:
+		return fmt.Errorf("plan %s: grace must be 1 second to 1 hour, not %s", p.Name, p.Grace)
+	}
+	for i := range p.Services {
+		if err := p.Services[i].Check(); err != nil {
+			return fmt.Errorf("plan %s, service %s: %w", p.Name, p.Services[i].Name, err)
+		}
+		if p.Services[i].Rule != uint32(i)+1 {
+			return fmt.Errorf("plan %s, service %s: rule number %d, want %d", p.Name, p.Services[i].Name, p.Services[i].Rule, i+1)
+		}
+	}
+	for i := range p.Allowances {
+		a := &p.Allowances[i]
+		if a.Name == "" || a.ID == 0 || a.Unit < Octets || a.Unit > Money || a.Amount < 1 || a.Amount > UnitsMax || a.Validity < 0 {
+			return fmt.Errorf("plan %s, allowance %q: needs a name, a unit and an amount above zero", p.Name, a.Name)
+		}
+	}
+	return nil
+}
+
+// Price returns the first service that applies to f; until is when another
+// might, zero: not by time. False: there is no tariff (5031).
+func (p *Plan) Price(f *Facts) (price *Price, until time.Time, ok bool) {
+	for i := range p.Services {
+		if p.Services[i].applies(f) {
+			return &p.Services[i].Price, time.Time{}, true
+		}
+	}
+	return nil, time.Time{}, false
+}
+
+// Rule returns the service with that number; nil: there is none.
+func (p *Plan) Rule(n uint32) *Price {
+	if n == 0 || n > uint32(len(p.Services)) {
+		return nil
+	}
+	return &p.Services[n-1].Price
+}
+
+func (s *Service) applies(f *Facts) bool {
+	if !among(s.Contexts, f.Context) || !s.names(f.APN) {
+		return false
+	}
+	if s.Default && !f.HasGroup && !f.HasService {
+		return true
+	}
+	return (len(s.Groups) == 0 || f.HasGroup && among(s.Groups, f.Group)) &&
+		(len(s.Services) == 0 || f.HasService && among(s.Services, f.Service))
+}
+
+func (s *Service) names(apn []byte) bool {
+	if len(s.APNs) == 0 {
+		return true
+	}
+	for _, a := range s.APNs {
+		if a == string(apn) {
+			return true
+		}
+	}
+	return false
+}
+
+// among reports whether list is empty or holds n.
+func among(list []uint32, n uint32) bool {
+	if len(list) == 0 {
+		return true
+	}
+	for _, l := range list {
+		if l == n {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,374 @@
+// Package rtm is the one loop between the doors (Diameter, REST, time) and the
+// store: load an account, decide with charging.Step, commit, and only then
+// answer. A Shard is that loop without goroutines, clocks or channels; driver.go
+// and the simulation in rtmtest drive the same one. The package does not know
+// Diameter, HTTP, Redis or Pebble, and it decides nothing about money.
+package rtm
+
+import (
+	"time"
+
+	"rtm/charging"
+	"rtm/rating"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// Bounds and pauses of a shard.
+const (
+	BatchMax      = 256                   // requests of one account decided in one commit
+	AccountsMax   = 1024                  // accounts in one cycle
+	IdentitiesMax = 4                     // identities of one request that are looked up
+	restAfter     = 5 * time.Millisecond  // a contended account rests after a commit
+	pauseMin      = 10 * time.Millisecond // before a refused or failed commit is tried again
+	pauseMax      = 50 * time.Millisecond
+	putOff        = time.Minute // a tick that cannot be decided comes again after that
+	extrasMax     = 60          // records beside the account in one commit
+	bytesMax      = 200_000     // of one commit; the rest waits for the next
+)
+
+// An Inbound is a request on its way through the loop. Whoever submits it
+// leaves it alone until its Reply.
+type Inbound struct {
+	Request    charging.Request
+	Account    store.Key // the account; the zero Key: to be found by Identities, then by the session
+	Identities []string  // "imsi:…", in the order in which they count
+	Tenants    []string  // of the peer: the account must be of one of them; nil: any
+	Arrived    time.Time // by the clock that Loaded gets
+	Deadline   time.Time // no answer after this
+	OnceName   string    // of a one-time request: its name among those of OnceDoor
+	OnceDoor   string
+	Answer     charging.Answer
+	Notices    []charging.Due // to be sent now
+	Opened     bool
+	Token      any // the submitter's
+
+	Hinted bool // Account comes from a hint: if it is wrong, the directory is asked
+
+	state   progress
+	home    store.Key       // the account of its identities, while the session index is asked
+	asked   bool            // the directory was asked
+	indexed bool            // the session index was asked
+	doubt   bool            // a commit with this request in it is in doubt
+	broken  bool            // a commit of this cycle was not Done
+	waits   int             // commits that must be Done before the answer may leave
+	spoilt  charging.Result // Step could not carry it out: this is what it is told
+	index   indexWrite
+	seen    []looked
+}
+
+type progress uint8
+
+const (
+	resolving progress = iota
+	queued
+	answered // decided and committed, the session index is still to be written
+)
+
+// looked is a directory record that an answer depends on.
+type looked struct {
+	key     store.Key
+	version store.Version
+}
+
+// An Outcome is how a request leaves the loop.
+type Outcome uint8
+
+// The ways out.
+const (
+	Answered Outcome = iota + 1 // Inbound.Answer is committed
+	Busy                        // nothing took effect: 3004
+	Silent                      // it may have taken effect: no answer, the peer resends
+	Forward                     // Inbound.Account is found: submit it again, to its shard
+	NeedPlan                    // load the catalogue, then submit it again
+)
+
+// A Reply tells that a request has left the loop.
+type Reply struct {
+	In      *Inbound
+	Outcome Outcome
+}
+
+// Catalogue gives the plans of a tenant; nil: there is no such plan.
+type Catalogue func(tenant string, plan []byte) charging.Plans
+
+// A Shard decides requests, in cycles of three calls:
+//
+//	keys := sh.Begin(inbound)           what must be read
+//	commits := sh.Loaded(records, now)  Step, nothing else
+//	replies := sh.Committed(results, now)
+//
+// Slices it returns are valid until its next call. Version and Plans are given
+// by whoever drives it.
+type Shard struct {
+	Version  func() store.Version // never the same twice
+	Plans    Catalogue
+	Instance string
+	Jitter   func(n int64) int64 // below n: spreads retries
+
+	queues  map[string]*work // by account
+	order   []*work          // in the order in which they came to wait
+	cycle   []*work          // of this cycle, in the order of its keys
+	seeking []*Inbound       // to be resolved
+	sought  []*Inbound       // being resolved in this cycle
+	indexes []*Inbound       // whose session index must be written again
+	writing []*Inbound       // … in this cycle
+	spans   []span           // of this cycle's commits
+	keys    []store.Key
+	commits []store.Commit
+	writes  []store.Write
+	events  [][]byte
+	replies []Reply
+	free    []*work
+	rest    time.Time // the directory and the session index are not asked before
+	now     time.Time
+
+	arena   []byte
+	account charging.Account
+	outcome charging.Outcome
+	closed  charging.Session
+	once    charging.Once
+
+	Counts Counts
+}
+
+// Counts is what a shard has done since it began.
+type Counts struct {
+	Commits, Conflicts, InDoubt, Refused  uint64
+	Panics, Unsound, Batched, BusyReplies uint64
+	Results                               map[charging.Result]uint64
+}
+
+// work is an account with requests that wait for it.
+type work struct {
+	key     store.Key
+	tenant  string
+	name    string
+	waiting []*Inbound
+	batch   []*Inbound
+	record  store.Record
+	fresh   bool      // record is what the store has, as far as is known
+	extras  []extra   // records beside it, likewise
+	rest    time.Time // not before
+	tries   int
+	version store.Version
+	listed  bool
+}
+
+// extra is a record beside an account: of a closed session or a one-time
+// request. seen and stored is what the store has; bytes what it is after this
+// commit.
+type extra struct {
+	key    store.Key
+	seen   store.Version
+	stored []byte
+	bytes  []byte
+	relied bool
+	write  bool
+	expire time.Duration
+}
+
+// span says which commit belongs to what.
+type span struct {
+	work  *work
+	in    *Inbound
+	sort  spanSort
+	index int // of the in.seen it checks
+}
+
+type spanSort uint8
+
+const (
+	accountSpan spanSort = iota + 1
+	lookedSpan
+	indexSpan
+)
+
+type indexWrite struct {
+	key   store.Key
+	seen  store.Version
+	new   store.Version
+	keep  time.Duration
+	due   bool
+	value []byte
+}
+
+// NewShard returns an empty shard.
+func NewShard() *Shard {
+	return &Shard{queues: make(map[string]*work), Counts: Counts{Results: make(map[charging.Result]uint64)}}
+}
+
+// Waiting is how many requests are in the shard.
+func (s *Shard) Waiting() int {
+	n := len(s.seeking) + len(s.sought) + len(s.indexes) + len(s.writing)
+	for _, w := range s.order {
+		n += len(w.waiting) + len(w.batch)
+	}
+	return n
+}
+
+// Begin takes requests in and returns what must be read for the next cycle;
+// nothing: there is nothing to do before Next.
+func (s *Shard) Begin(in []*Inbound, now time.Time) []store.Key {
+	s.now = now
+	for _, i := range in {
+		s.take(i)
+	}
+	s.keys, s.cycle, s.sought = s.keys[:0], s.cycle[:0], s.sought[:0]
+	if !now.Before(s.rest) {
+		for _, i := range s.seeking {
+			s.sought = append(s.sought, i)
+			s.seek(i)
+		}
+		s.seeking = s.seeking[:0]
+		s.writing, s.indexes = append(s.writing[:0], s.indexes...), s.indexes[:0]
+	}
+	for _, w := range s.order {
+		if len(w.waiting) == 0 || now.Before(w.rest) || len(s.cycle) == AccountsMax {
+			continue
+		}
+		n := min(len(w.waiting), BatchMax)
+		w.batch = append(w.batch[:0], w.waiting[:n]...)
+		w.waiting = append(w.waiting[:0], w.waiting[n:]...)
+		s.cycle = append(s.cycle, w)
+		if !w.fresh {
+			s.keys = append(s.keys, w.key)
+		}
+	}
+	return s.keys
+}
+
+// Idle reports whether the cycle that Begin has begun has nothing to decide.
+func (s *Shard) Idle() bool {
+	return len(s.cycle) == 0 && len(s.sought) == 0 && len(s.writing) == 0
+}
+
+func (s *Shard) take(in *Inbound) {
+	if in.Account == (store.Key{}) {
+		in.state = resolving
+		s.seeking = append(s.seeking, in)
+		return
+	}
+	in.state = queued
+	w := s.work(in.Account)
+	w.waiting = append(w.waiting, in)
+}
+
+// work is the queue of that account.
+func (s *Shard) work(key store.Key) *work {
+	if w := s.queues[key.Name]; w != nil {
+		return w
+	}
+	w := &work{}
+	if n := len(s.free); n > 0 {
+		w, s.free = s.free[n-1], s.free[:n-1]
+	}
+	w.key = key
+	w.tenant, w.name = tenant.AccountOf(key)
+	s.queues[key.Name] = w
+	s.order = append(s.order, w)
+	return w
+}
+
+// seek adds the directory records that say whose request in is: those of its
+// identities, then that of its session.
+func (s *Shard) seek(in *Inbound) {
+	in.seen = in.seen[:0]
+	if in.asked {
+		in.seen = append(in.seen, looked{key: tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session))})
+	} else {
+		for _, id := range in.Identities[:min(len(in.Identities), IdentitiesMax)] {
+			in.seen = append(in.seen, looked{key: tenant.IdentityKey(id)})
+		}
+	}
+	for i := range in.seen {
+		s.keys = append(s.keys, in.seen[i].key)
+	}
+}
+
+// Loaded takes the records of Begin's keys, in their order, and returns the
+// decisions. nil records: reading failed, and all of it is tried again.
+func (s *Shard) Loaded(recs []store.Record, now time.Time) []store.Commit {
+	s.now = now
+	s.commits, s.spans, s.writes = s.commits[:0], s.spans[:0], s.writes[:0]
+	s.events, s.arena, s.replies = s.events[:0], s.arena[:0], s.replies[:0]
+	if recs == nil && len(s.keys) > 0 {
+		s.failed()
+		return nil
+	}
+	for _, in := range s.sought {
+		recs = s.resolve(in, recs)
+	}
+	s.sought = s.sought[:0]
+	for _, w := range s.cycle {
+		if !w.fresh {
+			w.record, w.extras, recs = recs[0], w.extras[:0], recs[1:]
+		}
+		s.decide(w)
+	}
+	for _, in := range s.writing {
+		s.writeIndex(in)
+	}
+	s.writing = s.writing[:0]
+	return s.commits
+}
+
+// failed puts everything back that could not be read.
+func (s *Shard) failed() {
+	s.seeking = append(s.seeking, s.sought...)
+	s.indexes = append(s.indexes, s.writing...)
+	s.sought, s.writing = s.sought[:0], s.writing[:0]
+	s.rest = s.now.Add(s.jittered())
+	for _, w := range s.cycle {
+		s.again(w)
+		s.pause(w)
+	}
+	s.cycle = s.cycle[:0]
+}
+
+// again puts the batch of w back in front of what waits.
+func (s *Shard) again(w *work) {
+	w.waiting = append(w.waiting, w.batch...)
+	n := len(w.batch)
+	copy(w.waiting[n:], w.waiting[:len(w.waiting)-n])
+	copy(w.waiting, w.batch)
+	w.batch = w.batch[:0]
+}
+
+// pause lets w rest before it is tried again.
+func (s *Shard) pause(w *work) {
+	w.rest = s.now.Add(s.jittered())
+	w.tries++
+}
+
+func (s *Shard) jittered() time.Duration {
+	return pauseMin + time.Duration(s.Jitter(int64(pauseMax-pauseMin)))
+}
+
+// Next is when the shard must run again without a new request: a rest is over,
+// or a deadline comes. False: nothing waits.
+func (s *Shard) Next() (at time.Time, ok bool) {
+	for _, w := range s.order {
+		if len(w.waiting) > 0 {
+			at, ok = sooner(at, ok, w.rest)
+		}
+	}
+	if len(s.seeking)+len(s.indexes) > 0 {
+		at, ok = sooner(at, ok, s.rest)
+	}
+	return at, ok
+}
+
+func sooner(at time.Time, ok bool, t time.Time) (time.Time, bool) {
+	if !ok || t.Before(at) {
+		return t, true
+	}
+	return at, true
+}
+
+// noPlans is the plan of an account whose tenant or plan is not in the
+// catalogue.
+type noPlans struct{}
+
+func (noPlans) Current(time.Time) *rating.Plan { return nil }
+func (noPlans) Version(uint32) *rating.Plan    { return nil }

@@ -1,0 +1,57 @@
+package rtm
+
+import (
+	"time"
+
+	"rtm/charging"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// Times of the timers. Lateness is at most the lease and one poll.
+const (
+	TickLease    = 2 * time.Second        // a claimed wake-up comes back after that, unless a commit moved it
+	TickPoll     = 500 * time.Millisecond // others may set earlier wake-ups at any time
+	TickDeadline = 10 * time.Second
+	TicksMax     = 256 // claimed at once
+)
+
+// Timers turn wake-up times that have come into Tick requests. It is stepped
+// like a Shard: Claimed takes what store.Due said, and Poll tells when to ask
+// again.
+type Timers struct {
+	poll time.Time
+
+	Fired uint64        // ticks begun
+	Late  time.Duration // of the last one
+}
+
+// Poll is when Due must be asked again.
+func (t *Timers) Poll() time.Time { return t.poll }
+
+// Claimed makes a Tick of each due record. next is the earliest wake-up left,
+// now the store's time; elapsed is now by the driver's clock, in which Poll and
+// deadlines are given.
+func (t *Timers) Claimed(due []store.Due, next, now, elapsed time.Time) []*Inbound {
+	ticks := make([]*Inbound, 0, len(due))
+	for _, d := range due {
+		if d.Key.Kind != tenant.KindAccount {
+			continue
+		}
+		t.Fired++
+		t.Late = now.Sub(d.Wake)
+		ticks = append(ticks, &Inbound{
+			Request: charging.Request{Kind: charging.Tick}, Account: d.Key,
+			Arrived: elapsed, Deadline: elapsed.Add(TickDeadline),
+		})
+	}
+	wait := TickPoll
+	switch {
+	case len(due) >= TicksMax:
+		wait = 0
+	case !next.IsZero():
+		wait = min(wait, max(next.Sub(now), time.Millisecond))
+	}
+	t.poll = elapsed.Add(wait)
+	return ticks
+}
