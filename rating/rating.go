@@ -55,7 +55,7 @@ type Facts struct {
 	Service    uint32 // Service-Identifier, if HasService
 	HasGroup   bool
 	HasService bool
-	APN        []byte    // Called-Station-Id, in lower case
+	APN        []byte    // Called-Station-Id
 	PLMN       []byte    // MCC-MNC of the serving network, 5 or 6 digits
 	RAT        uint8     // 3GPP-RAT-Type
 	At         time.Time // the moment that is rated
@@ -298,11 +298,28 @@ func (s *Service) names(apn []byte) bool {
 		return true
 	}
 	for _, a := range s.APNs {
-		if a == string(apn) {
+		if fold(a, apn) {
 			return true
 		}
 	}
 	return false
+}
+
+// fold compares ASCII without case; a is in lower case.
+func fold(a string, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range b {
+		c := b[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != a[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // among reports whether list is empty or holds n.
