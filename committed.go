@@ -1,12 +1,15 @@
 package rtm
 
 import (
+	"time"
+
 	"rtm/store"
 )
 
 // Committed takes the results of Loaded's commits, in their order, and returns
 // the requests that leave the loop. All others are in the next cycle.
-func (s *Shard) Committed(results []store.Result) []Reply {
+func (s *Shard) Committed(results []store.Result, now time.Time) []Reply {
+	s.now = now
 	for i := range results {
 		sp, r := &s.spans[i], &results[i]
 		s.count(r.Outcome)

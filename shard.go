@@ -41,7 +41,8 @@ type Inbound struct {
 	Answer     charging.Answer
 	Notices    []charging.Due // to be sent now
 	Opened     bool
-	Token      any // the submitter's
+	Reply      func(*Inbound, Outcome) // told on the shard's goroutine; must not wait
+	Token      any                     // the submitter's
 
 	Hinted bool // Account comes from a hint: if it is wrong, the directory is asked
 
@@ -152,7 +153,6 @@ type work struct {
 	rest    time.Time // not before
 	tries   int
 	version store.Version
-	listed  bool
 }
 
 // extra is a record beside an account: of a closed session or a one-time

@@ -69,6 +69,9 @@ type Quota struct {
 	Holding   time.Duration // Quota-Holding-Time, whole seconds; zero: none
 }
 
+// QuotaTimeMax bounds the validity and the holding time of a quota.
+const QuotaTimeMax = 30 * 24 * time.Hour
+
 // A FinalAction is what a client does after the last units (Final-Unit-Action).
 type FinalAction uint8
 
@@ -105,6 +108,8 @@ type Price struct {
 	Allowances []uint32    // Allowance.ID of those that pay for it, before money does
 	Quota      Quota       // how much is granted at a time
 	Final      FinalAction // what the client does after the last units
+	Redirect   string      // with Redirect: the URL that the client sends its user to (Redirect-Server-Address)
+	Filter     string      // with RestrictAccess: the name of the client's packet filter (Filter-Id)
 }
 
 // Takes reports whether the allowance with that ID pays for p; zero is what
@@ -113,8 +118,8 @@ func (p *Price) Takes(allowance uint32) bool {
 	return allowance == 0 || len(p.Allowances) > 0 && among(p.Allowances, allowance)
 }
 
-// Check reports what makes p unusable. A price that passes never overflows
-// below UnitsMax other than by saying so.
+// Check reports what makes p unusable. Total and Affordable of a price that
+// passes are exact, or say that they cannot be.
 func (p *Price) Check() error {
 	switch {
 	case p.Unit < Octets || p.Unit > Events:
@@ -129,12 +134,16 @@ func (p *Price) Check() error {
 		return fmt.Errorf("quota size must be 1 to %d %s, not %d", int64(UnitsMax), p.Unit, p.Quota.Size)
 	case p.Quota.Threshold < 0 || p.Quota.Threshold >= p.Quota.Size:
 		return fmt.Errorf("quota threshold must be below the size %d, not %d", p.Quota.Size, p.Quota.Threshold)
-	case p.Quota.Validity < time.Second || p.Quota.Validity > 30*24*time.Hour:
-		return fmt.Errorf("quota validity must be 1 second to 30 days, not %s", p.Quota.Validity)
-	case p.Quota.Holding < 0 || p.Quota.Holding > 30*24*time.Hour:
-		return fmt.Errorf("quota holding time must be at most 30 days, not %s", p.Quota.Holding)
+	case p.Quota.Validity < time.Second || p.Quota.Validity > QuotaTimeMax || p.Quota.Validity%time.Second != 0:
+		return fmt.Errorf("quota validity must be 1 second to 30 days in whole seconds, not %s", p.Quota.Validity)
+	case p.Quota.Holding < 0 || p.Quota.Holding > QuotaTimeMax || p.Quota.Holding%time.Second != 0:
+		return fmt.Errorf("quota holding time must be at most 30 days in whole seconds, not %s", p.Quota.Holding)
 	case p.Final < Terminate || p.Final > RestrictAccess:
 		return fmt.Errorf("final action must be terminate, redirect or restrict-access")
+	case (p.Final == Redirect) != (p.Redirect != ""):
+		return fmt.Errorf("a redirect address and the final action redirect need each other (RFC 8506 §5.6.2)")
+	case (p.Final == RestrictAccess) != (p.Filter != ""):
+		return fmt.Errorf("a filter and the final action restrict-access need each other (RFC 8506 §5.6.3)")
 	}
 	if hi, lo := bits.Mul64(uint64(p.Step), uint64(p.Micro)); hi != 0 || lo > math.MaxInt64/2 {
 		return fmt.Errorf("one step of %d %s costs too much to be counted", p.Step, p.Unit)
@@ -162,21 +171,20 @@ func (p *Price) Total(quantity int64) (Micros, bool) {
 }
 
 // Affordable returns how many units more than before can be had for have:
-// the largest q with Total(before+q) − Total(before) ≤ have. Free units are
-// Unlimited. It is zero when have is negative.
+// the largest q with Total(before+q) − Total(before) ≤ have. It is Unlimited if
+// all units that can be counted can be had, and zero if have or before is
+// negative.
 func (p *Price) Affordable(before int64, have Micros) int64 {
-	if have < 0 {
+	spent, ok := p.Total(before)
+	if have < 0 || !ok {
 		return 0
 	}
 	if p.Micro == 0 {
 		return Unlimited
 	}
-	spent, ok := p.Total(before)
-	if !ok || spent > math.MaxInt64-have-1 {
-		return 0
-	}
-	// floor(steps·Step·Micro ÷ Per) ≤ budget is steps·Step·Micro < (budget+1)·Per.
-	hi, lo := bits.Mul64(uint64(spent+have)+1, uint64(p.Per))
+	// floor(steps·Step·Micro ÷ Per) ≤ budget is steps·Step·Micro ≤ (budget+1)·Per − 1.
+	budget := min(uint64(spent)+uint64(have), math.MaxInt64)
+	hi, lo := bits.Mul64(budget+1, uint64(p.Per))
 	lo, borrow := bits.Sub64(lo, 1, 0)
 	hi -= borrow
 	step := uint64(p.Step) * uint64(p.Micro)
@@ -185,10 +193,10 @@ func (p *Price) Affordable(before int64, have Micros) int64 {
 	}
 	steps, _ := bits.Div64(hi, lo, step)
 	hi, units := bits.Mul64(steps, uint64(p.Step))
-	if hi != 0 || units > math.MaxInt64 {
+	if hi != 0 || units >= math.MaxInt64 {
 		return Unlimited
 	}
-	return max(int64(units)-before, 0)
+	return int64(units) - before
 }
 
 // A Service is a price and what it applies to. Empty lists match everything.
@@ -203,12 +211,22 @@ type Service struct {
 
 // An Allowance is what a plan gives on top of money.
 type Allowance struct {
-	ID       uint32 // drawn from its name, so that it is the same in every version; never zero
+	ID       uint32 // AllowanceID of its name
 	Name     string
 	Unit     Unit
 	Amount   int64
 	Priority int32         // lower pays first
 	Validity time.Duration // from the day it is given; zero: for ever
+}
+
+// AllowanceID draws the number of an allowance from its name (FNV-1a, 32 bits),
+// so that it is the same in every version of a plan. It is never zero.
+func AllowanceID(name string) uint32 {
+	h := uint32(2166136261)
+	for i := range len(name) {
+		h = (h ^ uint32(name[i])) * 16777619
+	}
+	return max(h, 1)
 }
 
 // AllowancesMax bounds the allowances of one plan.
@@ -246,18 +264,53 @@ func (p *Plan) Check() error {
 	case p.Grace < time.Second || p.Grace > time.Hour:
 		return fmt.Errorf("plan %s: grace must be 1 second to 1 hour, not %s", p.Name, p.Grace)
 	}
-	for i := range p.Services {
-		if err := p.Services[i].Check(); err != nil {
-			return fmt.Errorf("plan %s, service %s: %w", p.Name, p.Services[i].Name, err)
-		}
-		if p.Services[i].Rule != uint32(i)+1 {
-			return fmt.Errorf("plan %s, service %s: rule number %d, want %d", p.Name, p.Services[i].Name, p.Services[i].Rule, i+1)
+	for i := range p.Allowances {
+		if err := p.checkAllowance(i); err != nil {
+			return err
 		}
 	}
+	for i := range p.Services {
+		if err := p.checkService(i); err != nil {
+			return fmt.Errorf("plan %s, service %s: %w", p.Name, p.Services[i].Name, err)
+		}
+	}
+	return nil
+}
+
+func (p *Plan) checkAllowance(i int) error {
+	a := &p.Allowances[i]
+	if a.Name == "" || a.ID != AllowanceID(a.Name) || a.Unit < Octets || a.Unit > Money || a.Amount < 1 || a.Amount > UnitsMax || a.Validity < 0 {
+		return fmt.Errorf("plan %s, allowance %q: needs a name, a unit and an amount above zero", p.Name, a.Name)
+	}
+	for j := range i {
+		if p.Allowances[j].ID == a.ID {
+			return fmt.Errorf("plan %s, allowance %q: the name is taken, or its number is that of %q", p.Name, a.Name, p.Allowances[j].Name)
+		}
+	}
+	return nil
+}
+
+func (p *Plan) checkService(i int) error {
+	s := &p.Services[i]
+	if s.Rule != uint32(i)+1 {
+		return fmt.Errorf("rule number %d, want %d", s.Rule, i+1)
+	}
+	for _, id := range s.Allowances {
+		a := p.allowance(id)
+		if a == nil {
+			return fmt.Errorf("no allowance of the plan has the number %d", id)
+		}
+		if a.Unit != s.Unit {
+			return fmt.Errorf("allowance %s is in %s and cannot pay for %s", a.Name, a.Unit, s.Unit)
+		}
+	}
+	return s.Price.Check()
+}
+
+func (p *Plan) allowance(id uint32) *Allowance {
 	for i := range p.Allowances {
-		a := &p.Allowances[i]
-		if a.Name == "" || a.ID == 0 || a.Unit < Octets || a.Unit > Money || a.Amount < 1 || a.Amount > UnitsMax || a.Validity < 0 {
-			return fmt.Errorf("plan %s, allowance %q: needs a name, a unit and an amount above zero", p.Name, a.Name)
+		if p.Allowances[i].ID == id {
+			return &p.Allowances[i]
 		}
 	}
 	return nil

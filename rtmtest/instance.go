@@ -130,7 +130,7 @@ func (n *instance) commit(l *lane, cs []store.Commit) {
 				}
 			}
 		}
-		for _, r := range l.shard.Committed(results) {
+		for _, r := range l.shard.Committed(results, n.m.now) {
 			n.reply(r)
 		}
 		l.busy = false

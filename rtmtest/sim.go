@@ -167,7 +167,7 @@ func (m *Sim) provision(i int) {
 	for _, c := range sh.Loaded(m.store.Load(keys), m.now) {
 		results = append(results, m.store.Commit(c))
 	}
-	sh.Committed(results)
+	sh.Committed(results, m.now)
 	for _, id := range profile.Identities {
 		m.store.Commit(store.Commit{Writes: []store.Write{{
 			Op: store.Put, Key: tenant.IdentityKey(id), New: m.version(), Bytes: tenant.EncodeOwner(nil, simTenant, name),

@@ -1,0 +1,85 @@
+package rtm
+
+import (
+	"sync"
+	"time"
+
+	"rtm/store"
+)
+
+// A clock gives the store's time from the machine's: the offset of the quickest
+// answer of the last minute counts, since it says most.
+type clock struct {
+	mu     sync.Mutex // guards all below
+	offset time.Duration
+	trip   time.Duration // of the answer that gave offset; zero: none yet
+	taken  time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.offset)
+}
+
+// learn takes the store's time from an operation between before and after.
+func (c *clock) learn(before, after, store time.Time) {
+	if store.IsZero() {
+		return
+	}
+	trip := after.Sub(before)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.trip != 0 && trip > c.trip && after.Sub(c.taken) < clockWindow {
+		return
+	}
+	c.offset, c.trip, c.taken = store.Sub(before.Add(trip/2)), trip, after
+}
+
+// Offset is how far the store's clock is ahead of the machine's.
+func (n *Instance) Offset() time.Duration {
+	n.clock.mu.Lock()
+	defer n.clock.mu.Unlock()
+	return n.clock.offset
+}
+
+// hints remember which account an identity had. They may be wrong without
+// harm: the account's record is the truth.
+type hints struct {
+	stripes [16]struct {
+		mu sync.Mutex // guards of
+		of map[string]store.Key
+	}
+}
+
+// hintsMax bounds what one of the 16 stripes remembers; then it begins anew.
+const hintsMax = 8192
+
+func (h *hints) init() {
+	for i := range h.stripes {
+		h.stripes[i].of = make(map[string]store.Key)
+	}
+}
+
+func (h *hints) stripe(id string) int { return int(id[len(id)-1]) & 15 }
+
+func (h *hints) get(id string) (store.Key, bool) {
+	if id == "" {
+		return store.Key{}, false
+	}
+	s := &h.stripes[h.stripe(id)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, ok := s.of[id]
+	return k, ok
+}
+
+func (h *hints) put(id string, k store.Key) {
+	s := &h.stripes[h.stripe(id)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.of) >= hintsMax {
+		clear(s.of)
+	}
+	s.of[id] = k
+}

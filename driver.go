@@ -1,0 +1,436 @@
+package rtm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rtm/charging"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// Times and bounds of an instance.
+const (
+	Shards         = 16
+	InboxMax       = 4096        // requests that wait in front of one shard
+	storeTimeout   = time.Second // of one store operation
+	clockWindow    = time.Minute // the best measurement of the store's clock in that time counts
+	catalogueEvery = time.Second // plans and peers are looked for that often
+	drainMax       = 10 * time.Second
+)
+
+// Config is what an Instance needs.
+type Config struct {
+	Name   string // shown in records: who decided
+	Store  store.Store
+	Log    *slog.Logger
+	Shards int // zero: Shards
+	// Notify sends a RAR or ASR; nil: nobody is connected.
+	Notify func(account store.Key, due charging.Due)
+}
+
+// An Instance drives shards and timers against a store. All it knows about
+// sessions is what it is working on; another can take over at any moment.
+type Instance struct {
+	Config
+	lanes     []*lane
+	hints     hints
+	catalogue atomic.Pointer[tenant.Catalogue]
+	refresh   chan struct{}
+	plan      sync.Mutex
+	unplanned []*Inbound // wait for the catalogue; guarded by plan
+	clock     clock
+	timers    Timers
+	stop      chan struct{}
+	stopOnce  sync.Once
+	done      sync.WaitGroup
+	Load      Load
+}
+
+// Load is what an instance has done, for metrics.
+type Load struct {
+	Busy     atomic.Int64 // nanoseconds spent deciding, all shards together
+	Requests atomic.Int64
+	Ticks    atomic.Int64
+	Late     atomic.Int64 // nanoseconds, of the last tick
+	Cycles   atomic.Int64
+	Commits  atomic.Int64
+	Conflict atomic.Int64
+	InDoubt  atomic.Int64
+	Refused  atomic.Int64
+	Panics   atomic.Int64
+	Unsound  atomic.Int64
+	Shed     atomic.Int64 // requests turned away
+}
+
+// A lane is a shard, its goroutine, and what waits for its next cycle.
+type lane struct {
+	shard *Shard
+	mu    sync.Mutex // guards inbox
+	inbox []*Inbound
+	wake  chan struct{}
+}
+
+// ErrBusy says that a request was not carried out: the store did not answer in
+// time, or too much waits.
+var ErrBusy = errors.New("too busy: nothing was changed, try again")
+
+// ErrDoubt says that nobody knows whether a request was carried out. Repeating
+// it under the same name is safe.
+var ErrDoubt = errors.New("the store did not say whether it was done: repeat the same request")
+
+// Start reads the catalogue and runs an instance until Stop.
+func Start(ctx context.Context, c Config) (*Instance, error) {
+	n := &Instance{Config: c, refresh: make(chan struct{}, 1), stop: make(chan struct{})}
+	if n.Shards == 0 {
+		n.Shards = Shards
+	}
+	if n.Log == nil {
+		n.Log = slog.New(slog.DiscardHandler)
+	}
+	cat, err := tenant.Load(ctx, n.Store, nil)
+	if err != nil {
+		return nil, err
+	}
+	n.catalogue.Store(cat)
+	n.hints.init()
+	for range n.Shards {
+		l := &lane{shard: NewShard(), wake: make(chan struct{}, 1)}
+		l.shard.Version, l.shard.Jitter = randomVersion(), mathrand.Int64N
+		l.shard.Instance, l.shard.Plans = n.Name, n.plans
+		n.lanes = append(n.lanes, l)
+		n.done.Add(1)
+		go n.run(l)
+	}
+	n.done.Add(2)
+	go n.tick()
+	go n.follow()
+	return n, nil
+}
+
+// randomVersion draws versions from the system's randomness, many at a time.
+func randomVersion() func() store.Version {
+	var pool [4096]byte
+	next := len(pool)
+	return func() (v store.Version) {
+		for v == (store.Version{}) {
+			if next == len(pool) {
+				rand.Read(pool[:])
+				next = 0
+			}
+			next += copy(v[:], pool[next:next+len(v)])
+		}
+		return v
+	}
+}
+
+// Now is the store's time, as far as it is known here. Deadlines of requests
+// are given in it.
+func (n *Instance) Now() time.Time { return n.clock.now() }
+
+// Catalogue is the tenants, plans and peers of this moment.
+func (n *Instance) Catalogue() *tenant.Catalogue { return n.catalogue.Load() }
+
+func (n *Instance) plans(t string, plan []byte) charging.Plans {
+	if p := n.catalogue.Load().Plans(t, plan); p != nil {
+		return p
+	}
+	return nil
+}
+
+// Submit sends requests on their way. Each one's Reply is called exactly once.
+func (n *Instance) Submit(ins ...*Inbound) {
+	for _, in := range ins {
+		n.submit(in)
+	}
+}
+
+func (n *Instance) submit(in *Inbound) {
+	if in.Account == (store.Key{}) {
+		n.hint(in)
+	}
+	p := in.Account.Partition
+	if in.Account == (store.Key{}) && len(in.Identities) > 0 {
+		p = tenant.Partition(in.Identities[0])
+	}
+	l := n.lanes[int(p)%len(n.lanes)]
+	l.mu.Lock()
+	full := len(l.inbox) >= InboxMax
+	if !full {
+		l.inbox = append(l.inbox, in)
+	}
+	l.mu.Unlock()
+	if full {
+		n.Load.Shed.Add(1)
+		n.answer(in, Busy)
+		return
+	}
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (n *Instance) answer(in *Inbound, o Outcome) {
+	if in.Reply != nil {
+		in.Reply(in, o)
+	}
+}
+
+// hint takes the account of in from what was seen before.
+func (n *Instance) hint(in *Inbound) {
+	for _, id := range in.Identities {
+		k, ok := n.hints.get(id)
+		if !ok {
+			continue
+		}
+		if t, _ := tenant.AccountOf(k); in.Tenants != nil && !contains(in.Tenants, t) {
+			continue
+		}
+		in.Account, in.Hinted, in.Request.Identity = k, true, []byte(id)
+		return
+	}
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
+
+// Do carries out one request and waits for it.
+func (n *Instance) Do(ctx context.Context, in *Inbound) (charging.Answer, error) {
+	done := make(chan Outcome, 1)
+	in.Reply = func(_ *Inbound, o Outcome) { done <- o }
+	if in.Arrived.IsZero() {
+		in.Arrived = n.Now()
+	}
+	if in.Deadline.IsZero() {
+		in.Deadline = in.Arrived.Add(5 * time.Second)
+	}
+	n.submit(in)
+	select {
+	case o := <-done:
+		switch o {
+		case Answered:
+			return in.Answer, nil
+		case Silent:
+			return charging.Answer{}, ErrDoubt
+		case Busy, Forward, NeedPlan:
+		}
+		return charging.Answer{}, ErrBusy
+	case <-ctx.Done():
+		return charging.Answer{}, ctx.Err()
+	}
+}
+
+// run is the driver of one shard: it waits for the store between the calls.
+func (n *Instance) run(l *lane) {
+	defer n.done.Done()
+	var in []*Inbound
+	alarm := time.NewTimer(time.Hour)
+	for {
+		l.mu.Lock()
+		in, l.inbox = l.inbox, in[:0]
+		l.mu.Unlock()
+		if !n.cycle(l, in) {
+			clear(in)
+			if !n.wait(l, alarm) {
+				return
+			}
+			continue
+		}
+		clear(in)
+	}
+}
+
+// cycle carries out one cycle; false: there was nothing to do.
+func (n *Instance) cycle(l *lane, in []*Inbound) bool {
+	start := time.Now()
+	keys := l.shard.Begin(in, n.Now())
+	if l.shard.Idle() {
+		return false
+	}
+	busy := time.Since(start)
+	recs := []store.Record{}
+	if len(keys) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		var err error
+		if recs, err = n.Store.Load(ctx, keys); err != nil {
+			recs = nil
+		}
+		cancel()
+	}
+	start = time.Now()
+	commits := l.shard.Loaded(recs, n.Now())
+	busy += time.Since(start)
+	var results []store.Result
+	if len(commits) > 0 {
+		results = n.commit(commits)
+	}
+	start = time.Now()
+	replies := l.shard.Committed(results, n.Now())
+	for i := range replies {
+		n.deliver(&replies[i])
+	}
+	n.account(l, busy+time.Since(start))
+	return true
+}
+
+func (n *Instance) commit(commits []store.Commit) []store.Result {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	before := time.Now()
+	results, now := n.Store.Commit(ctx, commits)
+	n.clock.learn(before, time.Now(), now)
+	return results
+}
+
+// account moves the shard's counts into the instance's.
+func (n *Instance) account(l *lane, busy time.Duration) {
+	c := &l.shard.Counts
+	n.Load.Busy.Add(int64(busy))
+	n.Load.Cycles.Add(1)
+	n.Load.Requests.Add(int64(c.Batched))
+	n.Load.Commits.Add(int64(c.Commits))
+	n.Load.Conflict.Add(int64(c.Conflicts))
+	n.Load.InDoubt.Add(int64(c.InDoubt))
+	n.Load.Refused.Add(int64(c.Refused))
+	n.Load.Panics.Add(int64(c.Panics))
+	n.Load.Unsound.Add(int64(c.Unsound))
+	n.Load.Shed.Add(int64(c.BusyReplies))
+	*c = Counts{Results: c.Results}
+}
+
+// deliver hands on what leaves a shard.
+func (n *Instance) deliver(r *Reply) {
+	in := r.In
+	switch r.Outcome {
+	case Forward:
+		if len(in.Request.Identity) > 0 && !in.indexed {
+			n.hints.put(string(in.Request.Identity), in.Account)
+		}
+		n.submit(in)
+	case NeedPlan:
+		n.plan.Lock()
+		n.unplanned = append(n.unplanned, in)
+		n.plan.Unlock()
+		n.Refresh()
+	case Answered, Busy, Silent:
+		if n.Notify != nil && r.Outcome == Answered {
+			for _, due := range in.Notices {
+				n.Notify(in.Account, due)
+			}
+		}
+		n.answer(in, r.Outcome)
+	}
+}
+
+// wait waits for requests or for what the shard has put off; false: the
+// instance stops, and nothing waits any more.
+func (n *Instance) wait(l *lane, alarm *time.Timer) bool {
+	d := time.Hour
+	if at, ok := l.shard.Next(); ok {
+		d = max(at.Sub(n.Now()), 0)
+	}
+	alarm.Reset(d)
+	select {
+	case <-l.wake:
+	case <-alarm.C:
+	case <-n.stop:
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.inbox) > 0 || l.shard.Waiting() > 0
+	}
+	return true
+}
+
+// tick asks the store for wake-ups that are due.
+func (n *Instance) tick() {
+	defer n.done.Done()
+	t := time.NewTimer(0)
+	for {
+		select {
+		case <-n.stop:
+			return
+		case <-t.C:
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		due, next, now, err := n.Store.Due(ctx, nil, TicksMax, TickLease)
+		cancel()
+		if err != nil {
+			t.Reset(TickPoll)
+			continue
+		}
+		elapsed := n.Now()
+		ticks := n.timers.Claimed(due, next, now, elapsed)
+		n.Load.Ticks.Add(int64(len(ticks)))
+		n.Load.Late.Store(int64(n.timers.Late))
+		n.Submit(ticks...)
+		t.Reset(max(n.timers.Poll().Sub(elapsed), time.Millisecond))
+	}
+}
+
+// Refresh has the catalogue read soon.
+func (n *Instance) Refresh() {
+	select {
+	case n.refresh <- struct{}{}:
+	default:
+	}
+}
+
+// follow keeps the catalogue fresh, and sends those on that waited for it.
+func (n *Instance) follow() {
+	defer n.done.Done()
+	t := time.NewTicker(catalogueEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-n.stop:
+			return
+		case <-t.C:
+		case <-n.refresh:
+		}
+		n.reload()
+	}
+}
+
+func (n *Instance) reload() {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	if cat, err := tenant.Load(ctx, n.Store, n.catalogue.Load()); err == nil {
+		n.catalogue.Store(cat)
+	}
+	n.plan.Lock()
+	waiting := n.unplanned
+	n.unplanned = nil
+	n.plan.Unlock()
+	for _, in := range waiting {
+		if n.Now().Before(in.Deadline) {
+			n.submit(in)
+			continue
+		}
+		n.answer(in, Busy)
+	}
+}
+
+// Stop ends the instance: what is being worked on is finished first, within
+// ten seconds. No request may be submitted after it.
+func (n *Instance) Stop() {
+	n.stopOnce.Do(func() { close(n.stop) })
+	done := make(chan struct{})
+	go func() { n.done.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(drainMax):
+	}
+}
