@@ -211,7 +211,7 @@ type Service struct {
 
 // An Allowance is what a plan gives on top of money.
 type Allowance struct {
-	ID       uint32 // AllowanceID of its name
+	ID       uint32 // usually AllowanceID of its name; never zero
 	Name     string
 	Unit     Unit
 	Amount   int64
@@ -279,7 +279,7 @@ func (p *Plan) Check() error {
 
 func (p *Plan) checkAllowance(i int) error {
 	a := &p.Allowances[i]
-	if a.Name == "" || a.ID != AllowanceID(a.Name) || a.Unit < Octets || a.Unit > Money || a.Amount < 1 || a.Amount > UnitsMax || a.Validity < 0 {
+	if a.Name == "" || a.ID == 0 || a.Unit < Octets || a.Unit > Money || a.Amount < 1 || a.Amount > UnitsMax || a.Validity < 0 {
 		return fmt.Errorf("plan %s, allowance %q: needs a name, a unit and an amount above zero", p.Name, a.Name)
 	}
 	for j := range i {
@@ -336,9 +336,12 @@ func (p *Plan) Rule(n uint32) *Price {
 }
 
 func (s *Service) applies(f *Facts) bool {
-	if !among(s.Contexts, f.Context) || !s.names(f.APN) {
-		return false
-	}
+	return among(s.Contexts, f.Context) && s.charges(f) && s.names(f.APN)
+}
+
+// charges reports whether s applies to the Rating-Group and Service-Identifier
+// of f.
+func (s *Service) charges(f *Facts) bool {
 	if s.Default && !f.HasGroup && !f.HasService {
 		return true
 	}
