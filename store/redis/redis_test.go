@@ -1,0 +1,255 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"rtm/store"
+	"rtm/store/storetest"
+)
+
+// server is a redis-server of this test's own.
+type server struct {
+	t    testing.TB
+	addr string
+	dir  string
+	args []string
+	cmd  *exec.Cmd
+}
+
+// start runs a redis-server on a free port until the test ends. Debian's
+// redis-tools has the same program under another name.
+func start(t testing.TB, args ...string) *server {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, addr: l.Addr().String(), dir: t.TempDir(), args: args}
+	l.Close()
+	s.run()
+	t.Cleanup(s.kill)
+	return s
+}
+
+func (s *server) run() {
+	s.t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		if path, err = exec.LookPath("redis-check-rdb"); err != nil {
+			s.t.Fatal("no redis-server: run make install")
+		}
+	}
+	_, port, _ := net.SplitHostPort(s.addr)
+	s.cmd = exec.Command(path, append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", s.dir, "--loglevel", "warning"}, s.args...)...)
+	s.cmd.Args[0] = "redis-server"
+	s.cmd.Stderr = os.Stderr
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	for range 500 {
+		if c, err := net.Dial("tcp", s.addr); err == nil {
+			fmt.Fprint(c, "PING\r\n")
+			b := make([]byte, 7)
+			c.SetReadDeadline(time.Now().Add(time.Second))
+			c.Read(b)
+			c.Close()
+			if string(b[:5]) == "+PONG" {
+				return
+			}
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	s.t.Fatal("redis-server does not answer")
+}
+
+func (s *server) kill() {
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+}
+
+func (s *server) open() *Store {
+	s.t.Helper()
+	st, err := Open(context.Background(), Config{URL: "redis://" + s.addr})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { st.Close() })
+	return st
+}
+
+func TestStore(t *testing.T) {
+	srv := start(t)
+	storetest.Run(t, func(t *testing.T) store.Store {
+		s := srv.open()
+		if err := s.client.Do(t.Context(), s.client.B().Flushdb().Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	})
+}
+
+func TestNothingLeaks(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	s, err := Open(t.Context(), Config{URL: "redis://" + start(t).addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+}
+
+func put(name string, seen store.Version, text string) store.Commit {
+	return store.Commit{Writes: []store.Write{{
+		Op: store.Put, Key: storetest.Key(1, name), Seen: seen, New: storetest.NewVersion(), Bytes: []byte(text),
+	}}, Events: [][]byte{[]byte(text)}}
+}
+
+func TestWhatWasAcknowledgedIsThereAfterARestart(t *testing.T) {
+	srv := start(t, "--appendonly", "yes", "--appendfsync", "always")
+	s := srv.open()
+	f, err := s.Facts(t.Context())
+	if err != nil || !f.Power || !f.Kill || f.Machine {
+		t.Fatalf("facts %+v %v", f, err)
+	}
+	for i := range 100 {
+		if rs, _ := s.Commit(t.Context(), []store.Commit{put(fmt.Sprint(i), store.Version{}, "x")}); rs[0].Outcome != store.Done {
+			t.Fatal(rs[0])
+		}
+	}
+	srv.kill()
+	rs, _ := s.Commit(t.Context(), []store.Commit{put("while it is down", store.Version{}, "x")})
+	if rs[0].Outcome == store.Done {
+		t.Fatal("done without a server")
+	}
+	srv.run()
+	after := srv.open()
+	for i := range 100 {
+		recs, err := after.Load(t.Context(), []store.Key{storetest.Key(1, fmt.Sprint(i))})
+		if err != nil || string(recs[0].Bytes) != "x" {
+			t.Fatalf("record %d: %v %v", i, recs, err)
+		}
+	}
+	if es, err := after.Events(t.Context(), 1, 0, 200); err != nil || len(es) != 100 {
+		t.Fatalf("%d events, %v", len(es), err)
+	}
+	for tries := 0; ; tries++ { // the first store recovers by itself
+		if rs, _ := s.Commit(t.Context(), []store.Commit{put("again", store.Version{}, "x")}); rs[0].Outcome == store.Done {
+			return
+		} else if rs[0].Outcome == store.Conflict || tries == 100 {
+			t.Fatal(rs[0])
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+func TestForgottenScriptsAreSentAgain(t *testing.T) {
+	s := start(t).open()
+	seen := store.Version{}
+	for i := range 50 {
+		if i%5 == 0 {
+			if err := s.client.Do(t.Context(), s.client.B().ScriptFlush().Build()).Error(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := put("a", seen, fmt.Sprint(i))
+		rs, _ := s.Commit(t.Context(), []store.Commit{c, put(fmt.Sprint("b", i), store.Version{}, "x")})
+		if rs[0].Outcome != store.Done || rs[1].Outcome != store.Done {
+			t.Fatal(rs)
+		}
+		seen = c.Writes[0].New
+	}
+	if es, _ := s.Events(t.Context(), 1, 0, 200); len(es) != 100 {
+		t.Fatalf("%d events of 100", len(es))
+	}
+}
+
+// A reply that is lost leaves the commit in doubt, and its version tells.
+func TestASwallowedReplyIsInDoubt(t *testing.T) {
+	srv := start(t)
+	relay := newRelay(t, srv.addr)
+	s, err := Open(t.Context(), Config{URL: "redis://" + relay.addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if rs, _ := s.Commit(t.Context(), []store.Commit{put("warm", store.Version{}, "x")}); rs[0].Outcome != store.Done {
+		t.Fatal(rs[0])
+	}
+	relay.swallow.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	c := put("a", store.Version{}, "once")
+	rs, _ := s.Commit(ctx, []store.Commit{c})
+	if rs[0].Outcome != store.InDoubt {
+		t.Fatalf("the commit is %s, want in doubt", rs[0].Outcome)
+	}
+	recs, err := srv.open().Load(t.Context(), []store.Key{c.Writes[0].Key})
+	if err != nil || recs[0].Version != c.Writes[0].New {
+		t.Fatalf("the version does not tell: %v %v", recs, err)
+	}
+	if es, _ := srv.open().Events(t.Context(), 1, 0, 10); len(es) != 2 {
+		t.Fatalf("%d events, want 2", len(es))
+	}
+}
+
+func TestAFullServerRefusesAndChangesNothing(t *testing.T) {
+	srv := start(t, "--maxmemory-policy", "noeviction")
+	s := srv.open()
+	c := put("a", store.Version{}, "x")
+	if rs, _ := s.Commit(t.Context(), []store.Commit{c}); rs[0].Outcome != store.Done {
+		t.Fatal(rs[0])
+	}
+	set := func(v string) {
+		if err := s.client.Do(t.Context(), s.client.B().ConfigSet().ParameterValue().ParameterValue("maxmemory", v).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("1mb")
+	two := put("a", c.Writes[0].New, "y")
+	two.Writes = append(two.Writes, put("b", store.Version{}, "y").Writes...)
+	if rs, _ := s.Commit(t.Context(), []store.Commit{two}); rs[0].Outcome != store.Refused {
+		t.Fatalf("the commit is %s %v, want refused", rs[0].Outcome, rs[0].Err)
+	}
+	set("0")
+	recs, err := s.Load(t.Context(), []store.Key{two.Writes[0].Key, two.Writes[1].Key})
+	if err != nil || string(recs[0].Bytes) != "x" || recs[1].Version != (store.Version{}) {
+		t.Fatalf("it changed something: %v %v", recs, err)
+	}
+	if es, _ := s.Events(t.Context(), 1, 0, 10); len(es) != 1 {
+		t.Fatalf("%d events, want 1", len(es))
+	}
+}
+
+func TestServersThatAreRefused(t *testing.T) {
+	master := start(t)
+	_, port, _ := net.SplitHostPort(master.addr)
+	for name, c := range map[string]struct {
+		srv  *server
+		want string
+	}{
+		"a replica":   {start(t, "--replicaof", "127.0.0.1 "+port), "connect to its master"},
+		"an evicting": {start(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "noeviction"},
+		"nobody":      {&server{addr: "127.0.0.1:1"}, "is redis-server running"},
+	} {
+		_, err := Open(t.Context(), Config{URL: "redis://" + c.srv.addr})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+	}
+	s := master.open()
+	s.client.Do(t.Context(), s.client.B().Set().Key(formatKey).Value("99 1024").Build())
+	if _, err := Open(t.Context(), Config{URL: "redis://" + master.addr}); err == nil || !strings.Contains(err.Error(), "newer program") {
+		t.Errorf("a newer format: %v", err)
+	}
+	if _, err := Open(t.Context(), Config{URL: "http://x"}); err == nil {
+		t.Error("http:// was taken")
+	}
+}
