@@ -103,7 +103,7 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	for range n.Shards {
 		l := &lane{shard: NewShard(), wake: make(chan struct{}, 1)}
 		l.shard.Version, l.shard.Jitter = randomVersion(), mathrand.Int64N
-		l.shard.Instance, l.shard.Plans = n.Name, n.plans
+		l.shard.Instance, l.shard.Plans = []byte(n.Name), n.plans
 		n.lanes = append(n.lanes, l)
 		n.done.Add(1)
 		go n.run(l)

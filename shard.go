@@ -104,7 +104,7 @@ type Catalogue func(tenant string, plan []byte) charging.Plans
 type Shard struct {
 	Version  func() store.Version // never the same twice
 	Plans    Catalogue
-	Instance string
+	Instance []byte
 	Jitter   func(n int64) int64 // below n: spreads retries
 
 	queues  map[string]*work // by account

@@ -303,7 +303,9 @@ type Session struct {
 	First       uint64 // hash of the initial request
 	Messages    uint32 // applied in all
 	Gaps        uint32
-	Records     uint32 // charging records written
+	Records     uint32        // charging records written
+	Busy        time.Duration // from arrival to decision, of all messages together
+	Trail       []Handled     // the last TrailMax messages, oldest first
 	Notice      Notice
 	Indexed     time.Time // when the session index was last written; zero: never
 	Index       [8]byte   // the version it was written under
@@ -316,6 +318,18 @@ type Session struct {
 	decoded bool
 	later   []byte // fields of the body that a later version wrote
 	unknown []byte
+}
+
+// TrailMax is how many messages a session remembers who handled them.
+const TrailMax = 8
+
+// Handled says which instance decided a message, and how long it took from its
+// arrival on.
+type Handled struct {
+	Number   uint32
+	Kind     Kind
+	Instance []byte
+	Took     time.Duration
 }
 
 // Numbered is the content hash of one request number.
@@ -398,7 +412,7 @@ type World struct {
 	Tenant   string
 	Account  string
 	Version  [8]byte       // of the write that this decision will be part of
-	Instance string        // who decides
+	Instance []byte        // who decides
 	Took     time.Duration // since the request was read
 }
 

@@ -67,6 +67,8 @@ const (
 	bodyCause    protowire.Number = 18
 	bodyIndexed  protowire.Number = 19
 	bodyIndex    protowire.Number = 20
+	bodyBusy     protowire.Number = 21 // microseconds
+	bodyTrail    protowire.Number = 22
 )
 
 const (
@@ -167,7 +169,7 @@ func (a *Account) grownSessions() *Session {
 }
 
 func (s *Session) reset() {
-	*s = Session{Groups: s.Groups[:0], unknown: s.unknown[:0], later: s.later[:0]}
+	*s = Session{Groups: s.Groups[:0], Trail: s.Trail[:0], unknown: s.unknown[:0], later: s.later[:0]}
 }
 
 // grownGroups appends an empty group, using the memory of an earlier one.
@@ -362,6 +364,12 @@ func (s *Session) decodeBody(identities [][]byte) bool {
 			if !s.grownGroups().decode(f.bytes) {
 				return false
 			}
+		case bodyTrail:
+			var h Handled
+			if !h.decode(f.bytes) {
+				return false
+			}
+			s.Trail = append(s.Trail, h)
 		case bodyFacts:
 			if !s.Particulars.decode(f.bytes) {
 				return false
@@ -403,6 +411,8 @@ func (s *Session) decodeNumber(f *field) {
 		s.Ended = f.time()
 	case bodyCause:
 		s.Cause = Cause(f.value)
+	case bodyBusy:
+		s.Busy = time.Duration(f.value) * time.Microsecond
 	case bodyIndexed:
 		s.Indexed = f.time()
 	case bodyIndex:
@@ -442,6 +452,10 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 		b, start = open(b, bodyGroup)
 		b = done(s.Groups[i].append(b), start)
 	}
+	b = appendUint(b, bodyBusy, uint64(s.Busy/time.Microsecond))
+	for i := range s.Trail {
+		b = s.Trail[i].append(b)
+	}
 	b, start = open(b, bodyFacts)
 	b = done(s.Particulars.append(b), start)
 	b = appendTime(b, bodyEnded, s.Ended)
@@ -451,6 +465,36 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 		b = appendBytes(b, bodyIndex, s.Index[:])
 	}
 	return append(b, s.later...)
+}
+
+func (h *Handled) append(b []byte) []byte {
+	b, start := open(b, bodyTrail)
+	b = appendUint(b, 1, uint64(h.Number))
+	b = appendUint(b, 2, uint64(h.Kind))
+	b = appendBytes(b, 3, h.Instance)
+	b = appendUint(b, 4, uint64(h.Took/time.Microsecond))
+	return done(b, start)
+}
+
+func (h *Handled) decode(b []byte) bool {
+	var f field
+	for len(b) > 0 {
+		var ok bool
+		if b, ok = next(b, &f); !ok {
+			return false
+		}
+		switch f.number {
+		case 1:
+			h.Number = uint32(f.value)
+		case 2:
+			h.Kind = Kind(f.value)
+		case 3:
+			h.Instance = f.bytes
+		case 4:
+			h.Took = time.Duration(f.value) * time.Microsecond
+		}
+	}
+	return true
 }
 
 func (h *Numbered) append(b []byte) []byte {

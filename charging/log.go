@@ -87,7 +87,7 @@ type Entry struct {
 	Version         [8]byte
 	Tenant, Account string
 	At              time.Time
-	Instance        string
+	Instance        []byte
 	Took            time.Duration // from the arrival of the request to its decision
 	Kind            Kind          // of the request
 	Realm, Session  []byte
@@ -210,7 +210,7 @@ func (e *Entry) decodeText(f *field) {
 	case 5:
 		e.Account = string(f.bytes)
 	case 7:
-		e.Instance = string(f.bytes)
+		e.Instance = f.bytes
 	case 10:
 		e.Realm = f.bytes
 	case 11:

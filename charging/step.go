@@ -394,9 +394,21 @@ func (d *decision) apply(s *Session) {
 	s.number(d.r.Number, d.r.Content)
 	s.Host, s.Last = d.r.Host, d.now
 	s.Messages++
+	d.handled(s)
 	s.Particulars.merge(&d.r.Particulars)
 	d.deadlines(s)
 	e.Result, e.Messages = d.o.Answer.Result, s.Messages
+}
+
+// handled notes who decided this message.
+func (d *decision) handled(s *Session) {
+	took := max(d.w.Took, 0)
+	s.Busy += took
+	if len(s.Trail) == TrailMax {
+		copy(s.Trail, s.Trail[1:])
+		s.Trail = s.Trail[:TrailMax-1]
+	}
+	s.Trail = append(s.Trail, Handled{Number: d.r.Number, Kind: d.r.Kind, Instance: d.w.Instance, Took: took})
 }
 
 // report debits what ask reports and gives its rating group's reservation

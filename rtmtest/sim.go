@@ -183,7 +183,7 @@ func (m *Sim) version() (v store.Version) {
 
 func (m *Sim) shard(name string) *rtm.Shard {
 	sh := rtm.NewShard()
-	sh.Version, sh.Instance, sh.Jitter = m.version, name, m.rng.Int64N
+	sh.Version, sh.Instance, sh.Jitter = m.version, []byte(name), m.rng.Int64N
 	sh.Plans = func(string, []byte) charging.Plans { return simPlans{} }
 	return sh
 }

@@ -1,0 +1,344 @@
+// Package peer keeps Diameter connections (RFC 6733 §2.1, §5; RFC 3539): it
+// listens or dials, exchanges capabilities, watches, disconnects, cuts the
+// stream into messages and sends answers together. It does not know what a
+// credit-control request says.
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rtm/diameter"
+)
+
+// Config says who this end is and what it bears. Zero values take the defaults
+// named beside them.
+type Config struct {
+	OriginHost    string // of answers to applications' requests, here only 3004
+	PeerHost      string // of CER, CEA, DWR, DWA, DPR, DPA
+	Realm         string
+	OriginStateID uint32
+	Product       string        // "rtm"
+	MessageMax    int           // 64 KiB
+	CERTimeout    time.Duration // 5 s from accept to a whole CER
+	SlowMax       time.Duration // 10 s for one message
+	Watchdog      time.Duration // 30 s of silence before a DWR
+	WriteMax      int           // 1 MiB waits to be written: then that peer is not read
+	WriteTimeout  time.Duration // 5 s of a full buffer: then the connection is closed
+	InFlight      int           // 1,024 requests of one connection are worked on
+	InFlightAll   int           // 16,384 of all
+	PerPeer       int           // 4 connections with one Origin-Host
+	Connections   int           // 10,000 in all
+	CERRate       int           // 10 new connections a second from one address, loopback excepted
+	LeaveMax      time.Duration // 900 ms after DPA
+	Log           *slog.Logger
+}
+
+// defaults fills in what is zero.
+func (c *Config) defaults() {
+	set := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	span := func(p *time.Duration, v time.Duration) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	set(&c.MessageMax, diameter.MessageMax)
+	set(&c.WriteMax, 1<<20)
+	set(&c.InFlight, 1024)
+	set(&c.InFlightAll, 16384)
+	set(&c.PerPeer, 4)
+	set(&c.Connections, 10_000)
+	set(&c.CERRate, 10)
+	span(&c.CERTimeout, 5*time.Second)
+	span(&c.SlowMax, 10*time.Second)
+	span(&c.Watchdog, 30*time.Second)
+	span(&c.WriteTimeout, 5*time.Second)
+	span(&c.LeaveMax, 900*time.Millisecond)
+	if c.Product == "" {
+		c.Product = "rtm"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Check reports what is missing.
+func (c *Config) Check() error {
+	if c.PeerHost == "" || c.Realm == "" {
+		return errors.New("a Diameter node needs a host name and a realm")
+	}
+	if c.MessageMax < 0 || c.MessageMax > 1<<20 {
+		return fmt.Errorf("messages may be limited to at most 1 MiB, not %d octets", c.MessageMax)
+	}
+	return nil
+}
+
+// Capabilities is what a CER or CEA says of the other end.
+type Capabilities struct {
+	Host, Realm, Product string
+	Remote               netip.AddrPort
+}
+
+// A Handler is who uses connections. Its methods are called on the goroutine
+// that reads the connection, and must not wait.
+type Handler interface {
+	// Admit decides on a CER: zero, or the Result-Code that refuses it (3010).
+	// peer is kept in Conn.Peer.
+	Admit(c Capabilities) (peer any, refuse diameter.Result)
+	// Receive gets the requests that came together. Each is answered or dropped
+	// exactly once, by anyone.
+	Receive(batch []*Request)
+	// Answered gets the answer to a request that Send sent; m is valid during
+	// the call only.
+	Answered(c *Conn, token any, m *diameter.Message)
+	// Closed tells that the connection is gone, and which requests that Send
+	// sent have no answer.
+	Closed(c *Conn, unanswered []any)
+}
+
+// Counts is what all connections of a node did.
+type Counts struct {
+	Accepted, Refused, Closed atomic.Int64
+	Received, Sent            atomic.Int64 // messages
+	Busy                      atomic.Int64 // requests answered 3004 from the read loop
+	Late                      atomic.Int64 // answers that were not sent since their time was over
+	Malformed                 atomic.Int64
+	InFlight                  atomic.Int64
+}
+
+// A Node is one end of many connections.
+type Node struct {
+	Counts  Counts
+	config  Config
+	handler Handler
+	pool    sync.Pool // of *Request
+
+	mu        sync.Mutex // guards all below
+	conns     map[*Conn]bool
+	hosts     map[string]int
+	listeners []net.Listener
+	sources   map[netip.Addr]int
+	window    time.Time
+	leaving   bool
+	done      sync.WaitGroup
+}
+
+// New returns a node without connections.
+func New(c Config, h Handler) (*Node, error) {
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	c.defaults()
+	n := &Node{
+		config: c, handler: h, conns: make(map[*Conn]bool), hosts: make(map[string]int), sources: make(map[netip.Addr]int),
+	}
+	n.pool.New = func() any { return &Request{} }
+	return n, nil
+}
+
+// A Request is a request of the other end, on memory of its own until it is
+// answered or dropped.
+type Request struct {
+	Message diameter.Message
+	Conn    *Conn
+	At      time.Time // when it was read
+	Late    time.Time // no answer leaves after that; zero: whenever
+	Value   any       // the handler's, kept with the memory for the next request
+	frame   []byte
+}
+
+// Answer sends frame, which is copied, and ends r.
+func (r *Request) Answer(frame []byte) {
+	r.Conn.enqueue(frame, r.Late)
+	r.end()
+}
+
+// Drop ends r without an answer.
+func (r *Request) Drop() { r.end() }
+
+func (r *Request) end() {
+	c := r.Conn
+	c.node.Counts.InFlight.Add(-1)
+	if c.inFlight.Add(-1) == 0 && c.leaving.Load() {
+		c.left()
+	}
+	r.Conn, r.Late = nil, time.Time{}
+	c.node.pool.Put(r)
+}
+
+// Serve accepts connections on l until Leave or Close.
+func (n *Node) Serve(l net.Listener) {
+	n.mu.Lock()
+	if n.leaving {
+		n.mu.Unlock()
+		l.Close()
+		return
+	}
+	n.listeners = append(n.listeners, l)
+	n.done.Add(1)
+	n.mu.Unlock()
+	defer n.done.Done()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			<-time.After(50 * time.Millisecond) // out of file descriptors
+			continue
+		}
+		n.Accept(c)
+	}
+}
+
+// Accept takes a connection that the other end opened.
+func (n *Node) Accept(nc net.Conn) {
+	if !n.welcome(nc) {
+		n.Counts.Refused.Add(1)
+		nc.Close()
+		return
+	}
+	c := n.conn(nc, false)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.leaving || len(n.conns) >= n.config.Connections {
+		n.Counts.Refused.Add(1)
+		nc.Close()
+		return
+	}
+	n.begin(c)
+}
+
+// welcome bounds new connections from one address.
+func (n *Node) welcome(nc net.Conn) bool {
+	ap, err := netip.ParseAddrPort(nc.RemoteAddr().String())
+	if err != nil || ap.Addr().IsLoopback() {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if now := time.Now(); now.Sub(n.window) >= time.Second {
+		n.window = now
+		clear(n.sources)
+	}
+	n.sources[ap.Addr()]++
+	return n.sources[ap.Addr()] <= n.config.CERRate
+}
+
+// begin starts the goroutines of c. n.mu is held.
+func (n *Node) begin(c *Conn) {
+	n.conns[c] = true
+	n.Counts.Accepted.Add(1)
+	n.done.Add(2)
+	go c.read()
+	go c.write()
+}
+
+// admit counts a connection that exchanged capabilities; false: its host has
+// as many as it may.
+func (n *Node) admit(host string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.hosts[host] >= n.config.PerPeer {
+		return false
+	}
+	n.hosts[host]++
+	return true
+}
+
+func (n *Node) forget(c *Conn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.conns, c)
+	if c.counted {
+		if n.hosts[c.Host]--; n.hosts[c.Host] <= 0 {
+			delete(n.hosts, c.Host)
+		}
+	}
+	n.Counts.Closed.Add(1)
+}
+
+// Conns lists the open connections that exchanged capabilities.
+func (n *Node) Conns() []*Conn {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var cs []*Conn
+	for c := range n.conns {
+		if c.open.Load() {
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}
+
+// Find is an open connection towards that host, else any towards that realm;
+// nil: there is none.
+func (n *Node) Find(host, realm string) *Conn {
+	var second *Conn
+	for _, c := range n.Conns() {
+		switch {
+		case c.leaving.Load():
+		case c.Host == host:
+			return c
+		case c.Realm == realm:
+			second = c
+		}
+	}
+	return second
+}
+
+// Leave ends all connections as a node does that will be back: no new ones, a
+// DPR on each, what is in hand is answered, and each is closed when its DPA is
+// there and nothing is in hand, at most LeaveMax after DPA. It returns when
+// all are closed, at the latest after most.
+func (n *Node) Leave(most time.Duration) {
+	n.mu.Lock()
+	n.leaving = true
+	for _, l := range n.listeners {
+		l.Close()
+	}
+	var conns []*Conn
+	for c := range n.conns {
+		conns = append(conns, c)
+	}
+	n.mu.Unlock()
+	for _, c := range conns {
+		c.disconnect()
+	}
+	done := make(chan struct{})
+	go func() { n.done.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(most):
+		n.Close()
+		<-done
+	}
+}
+
+// Close ends all connections at once, without a word.
+func (n *Node) Close() {
+	n.mu.Lock()
+	n.leaving = true
+	for _, l := range n.listeners {
+		l.Close()
+	}
+	var conns []*Conn
+	for c := range n.conns {
+		conns = append(conns, c)
+	}
+	n.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	n.done.Wait()
+}
