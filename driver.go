@@ -31,8 +31,12 @@ type Config struct {
 	Store  store.Store
 	Log    *slog.Logger
 	Shards int // zero: Shards
-	// Notify sends a RAR or ASR; nil: nobody is connected.
-	Notify func(account store.Key, due charging.Due)
+	// Presence is what others are told; PeerHost must be this instance's own.
+	Presence Presence
+	// Notify sends a RAR or ASR if the client is connected here; nil: nobody is.
+	Notify func(account store.Key, due charging.Due) bool
+	// Connected lists the Origin-Hosts and realms that are connected here.
+	Connected func() (hosts, realms []string)
 }
 
 // An Instance drives shards and timers against a store. All it knows about
@@ -47,6 +51,10 @@ type Instance struct {
 	unplanned []*Inbound // wait for the catalogue; guarded by plan
 	clock     clock
 	timers    Timers
+	version   func() store.Version
+	since     time.Time
+	others    atomic.Pointer[[]Presence]
+	leaving   atomic.Bool
 	stop      chan struct{}
 	stopOnce  sync.Once
 	done      sync.WaitGroup
@@ -100,6 +108,13 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	}
 	n.catalogue.Store(cat)
 	n.hints.init()
+	n.version, n.since = oneVersion, time.Now()
+	if err := n.claim(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.present(ctx); err != nil {
+		return nil, err
+	}
 	for range n.Shards {
 		l := &lane{shard: NewShard(), wake: make(chan struct{}, 1)}
 		l.shard.Version, l.shard.Jitter = randomVersion(), mathrand.Int64N
@@ -108,9 +123,10 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 		n.done.Add(1)
 		go n.run(l)
 	}
-	n.done.Add(2)
+	n.done.Add(3)
 	go n.tick()
 	go n.follow()
+	go n.attend()
 	return n, nil
 }
 
@@ -128,6 +144,14 @@ func randomVersion() func() store.Version {
 		}
 		return v
 	}
+}
+
+// oneVersion draws one version.
+func oneVersion() (v store.Version) {
+	for v == (store.Version{}) {
+		rand.Read(v[:])
+	}
+	return v
 }
 
 // Now is the store's time, as far as it is known here. Deadlines of requests
@@ -326,9 +350,9 @@ func (n *Instance) deliver(r *Reply) {
 		n.plan.Unlock()
 		n.Refresh()
 	case Answered, Busy, Silent:
-		if n.Notify != nil && r.Outcome == Answered {
+		if r.Outcome == Answered {
 			for _, due := range in.Notices {
-				n.Notify(in.Account, due)
+				n.dispatch(in.Account, due)
 			}
 		}
 		n.answer(in, r.Outcome)
@@ -433,4 +457,8 @@ func (n *Instance) Stop() {
 	case <-done:
 	case <-time.After(drainMax):
 	}
+	n.retire()
 }
+
+// Leaving tells the others that this instance is going.
+func (n *Instance) Leaving() { n.leaving.Store(true) }

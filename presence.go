@@ -1,0 +1,218 @@
+package rtm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"rtm/charging"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// Times of presence.
+const (
+	presenceEvery = time.Second
+	presenceStale = 6 * time.Second // who was not heard of for that long is gone
+	inboxMax      = 256             // notices that wait for one instance
+	casTries      = 8
+)
+
+// A Presence is what an instance says of itself to the others.
+type Presence struct {
+	Name     string    `json:"name"`
+	PeerHost string    `json:"peerHost"`
+	Diameter []string  `json:"diameter,omitempty"`
+	HTTP     string    `json:"http,omitempty"`
+	Since    time.Time `json:"since"`
+	Seen     time.Time `json:"seen"`            // by the store's clock
+	Peers    []string  `json:"peers,omitempty"` // Origin-Hosts connected to it
+	Realms   []string  `json:"realms,omitempty"`
+	Leaving  bool      `json:"leaving,omitempty"`
+	Requests int64     `json:"requests"` // decided so far
+	Busy     int64     `json:"busy"`     // nanoseconds spent deciding them
+}
+
+// A Parcel is a notice on its way to the instance that is connected to the
+// client.
+type Parcel struct {
+	Account store.Key    `json:"account"`
+	Due     charging.Due `json:"due"`
+}
+
+var presenceKey = store.Key{Partition: tenant.Partition("presence"), Kind: tenant.KindPresence, Name: "instances"}
+
+func parcelsKey(instance string) store.Key {
+	return store.Key{Partition: tenant.Partition(instance), Kind: tenant.KindPresence, Name: "parcels/" + instance}
+}
+
+// swap changes one JSON record by compare-and-set: change gets what is there,
+// and says whether it is to be written.
+func swap[T any](ctx context.Context, s store.Store, key store.Key, draw func() store.Version, expire time.Duration, change func(*T) (bool, error)) (v T, err error) {
+	recs, err := s.Load(ctx, []store.Key{key})
+	if err != nil {
+		return v, err
+	}
+	rec := recs[0]
+	for range casTries {
+		v = *new(T)
+		if len(rec.Bytes) > 0 {
+			if err := json.Unmarshal(rec.Bytes, &v); err != nil {
+				return v, fmt.Errorf("%s: %w", key, err)
+			}
+		}
+		write, err := change(&v)
+		if err != nil || !write {
+			return v, err
+		}
+		body, err := json.Marshal(v)
+		if err != nil {
+			return v, err
+		}
+		rs, _ := s.Commit(ctx, []store.Commit{{Writes: []store.Write{{
+			Op: store.Put, Key: key, Seen: rec.Version, New: draw(), Bytes: body, Expire: expire,
+		}}}})
+		switch rs[0].Outcome {
+		case store.Done:
+			return v, nil
+		case store.Conflict:
+			rec = rs[0].Fresh[0]
+		case store.InDoubt, store.Refused:
+			return v, rs[0].Err
+		}
+	}
+	return v, errors.New("others change it all the time")
+}
+
+// present tells the others of this instance, and learns of them.
+func (n *Instance) present(ctx context.Context) error {
+	me := n.Presence
+	if n.Connected != nil {
+		me.Peers, me.Realms = n.Connected()
+	}
+	me.Name, me.Since = n.Name, n.since
+	me.Requests, me.Busy = n.Load.Requests.Load(), n.Load.Busy.Load()
+	me.Leaving = n.leaving.Load()
+	me.Seen = n.Now()
+	all, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
+		*all = slices.DeleteFunc(*all, func(p Presence) bool {
+			return p.Name == me.Name || me.Seen.Sub(p.Seen) > presenceStale
+		})
+		*all = append(*all, me)
+		slices.SortFunc(*all, func(a, b Presence) int { return a.Since.Compare(b.Since) })
+		return true, nil
+	})
+	if err == nil {
+		n.others.Store(&all)
+	}
+	return err
+}
+
+// Claim refuses to start beside a live instance of the same name or peer host:
+// gateways would take the two for one.
+func (n *Instance) claim(ctx context.Context) error {
+	_, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
+		for _, p := range *all {
+			live := n.Now().Sub(p.Seen) <= presenceStale
+			if live && (p.Name == n.Name || n.Presence.PeerHost != "" && p.PeerHost == n.Presence.PeerHost) {
+				return false, fmt.Errorf("instance %s is running as %s: give this one its own --name and --peer-host, or wait %s if it was killed",
+					p.Name, p.PeerHost, presenceStale)
+			}
+		}
+		return false, nil
+	})
+	return err
+}
+
+// Instances lists the live instances, the oldest first, as last heard.
+func (n *Instance) Instances() []Presence {
+	if p := n.others.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Rank is this instance's place among the live ones, and how many there are.
+func (n *Instance) Rank() (place, of int) {
+	all := n.Instances()
+	i := slices.IndexFunc(all, func(p Presence) bool { return p.Name == n.Name })
+	return max(i, 0), max(len(all), 1)
+}
+
+// dispatch sends a notice, or hands it to an instance that is connected to the
+// client. If nobody is, the session's timer tries again.
+func (n *Instance) dispatch(account store.Key, due charging.Due) {
+	if n.Notify == nil || n.Notify(account, due) {
+		return
+	}
+	host, realm := string(due.Host), string(due.Realm)
+	for _, p := range n.Instances() {
+		if p.Name == n.Name || !slices.Contains(p.Peers, host) && !slices.Contains(p.Realms, realm) {
+			continue
+		}
+		go n.send(p.Name, Parcel{account, due})
+		return
+	}
+}
+
+func (n *Instance) send(to string, parcel Parcel) {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	swap(ctx, n.Store, parcelsKey(to), n.version, time.Minute, func(all *[]Parcel) (bool, error) {
+		*all = append(*all, parcel)
+		return len(*all) <= inboxMax, nil
+	}) // a parcel that is lost is sent again by the session's timer
+}
+
+// collect sends the notices that others left for this instance.
+func (n *Instance) collect(ctx context.Context) {
+	var mine []Parcel
+	_, err := swap(ctx, n.Store, parcelsKey(n.Name), n.version, time.Minute, func(all *[]Parcel) (bool, error) {
+		mine, *all = *all, nil
+		return len(mine) > 0, nil
+	})
+	if err != nil {
+		return
+	}
+	for _, p := range mine {
+		if n.Notify != nil {
+			n.Notify(p.Account, p.Due)
+		}
+	}
+}
+
+// attend keeps presence up to date until the instance stops.
+func (n *Instance) attend() {
+	defer n.done.Done()
+	t := time.NewTicker(presenceEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-n.stop:
+			return
+		case <-t.C:
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		if err := n.present(ctx); err != nil {
+			n.Log.Debug("presence is not up to date", "error", err)
+		}
+		if n.Notify != nil {
+			n.collect(ctx)
+		}
+		cancel()
+	}
+}
+
+// retire takes this instance off the list.
+func (n *Instance) retire() {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
+		before := len(*all)
+		*all = slices.DeleteFunc(*all, func(p Presence) bool { return p.Name == n.Name })
+		return len(*all) != before, nil
+	}) // else it goes stale
+}
