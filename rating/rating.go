@@ -232,8 +232,13 @@ func AllowanceID(name string) uint32 {
 // AllowancesMax bounds the allowances of one plan.
 const AllowancesMax = 64
 
-// ServicesMax bounds the services of one plan.
-const ServicesMax = 1000
+// Bounds of a plan.
+const (
+	ServicesMax = 1000
+	SessionsMax = 1024 // open sessions of an account
+	GroupsMax   = 64   // rating groups of a session
+	GraceMax    = time.Hour
+)
 
 // A Plan is one version of a tariff. It is not changed once it is in use.
 type Plan struct {
@@ -257,11 +262,11 @@ func (p *Plan) Check() error {
 		return fmt.Errorf("plan %s has %d services; 1 to %d are possible", p.Name, len(p.Services), ServicesMax)
 	case len(p.Allowances) > AllowancesMax:
 		return fmt.Errorf("plan %s has %d allowances; %d are possible", p.Name, len(p.Allowances), AllowancesMax)
-	case p.Sessions < 1 || p.Sessions > 1024:
-		return fmt.Errorf("plan %s: sessions per account must be 1 to 1024, not %d", p.Name, p.Sessions)
-	case p.Groups < 1 || p.Groups > 64:
-		return fmt.Errorf("plan %s: rating groups per session must be 1 to 64, not %d", p.Name, p.Groups)
-	case p.Grace < time.Second || p.Grace > time.Hour:
+	case p.Sessions < 1 || p.Sessions > SessionsMax:
+		return fmt.Errorf("plan %s: sessions per account must be 1 to %d, not %d", p.Name, SessionsMax, p.Sessions)
+	case p.Groups < 1 || p.Groups > GroupsMax:
+		return fmt.Errorf("plan %s: rating groups per session must be 1 to %d, not %d", p.Name, GroupsMax, p.Groups)
+	case p.Grace < time.Second || p.Grace > GraceMax:
 		return fmt.Errorf("plan %s: grace must be 1 second to 1 hour, not %s", p.Name, p.Grace)
 	}
 	for i := range p.Allowances {

@@ -1,240 +1,270 @@
 package tenant
 
 import (
+	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"rtm/rating"
 	"rtm/store"
 )
 
-// applyTries bounds how often Apply starts again when someone else changes the
-// catalogue at the same time.
-const applyTries = 10
+// The catalogue in the store: each version of each document is a record that is
+// never changed, "plan/lab/basic/3", and one head record says how many versions
+// of each there are. All lie in one partition, so that a head and the versions
+// it names are committed together.
+const (
+	formatNow = 1 // of head and documents, as this program writes and reads them
+	loadTries = 5 // how often Load starts again when the head changes meanwhile
+	loadMax   = 256
+)
 
-// headKey is where the list of all documents lies; each version of a plan has
-// a record beside it, in the same partition.
 var headKey = store.Key{Partition: Partition("catalogue"), Kind: KindCatalogue, Name: "head"}
 
-func planKey(name string, version uint32) store.Key {
-	return store.Key{Partition: headKey.Partition, Kind: KindCatalogue, Name: fmt.Sprintf("plan/%s/%d", name, version)}
+func documentKey(name string, number uint32) store.Key {
+	return store.Key{Partition: headKey.Partition, Kind: KindCatalogue, Name: fmt.Sprintf("%s/%d", name, number)}
+}
+
+func tenantName(name string) string       { return "tenant/" + name }
+func planName(tenant, plan string) string { return "plan/" + tenant + "/" + plan }
+func peerName(p *Peer) string             { return "peer/" + p.Host + ";" + p.Realm }
+
+// head is the record that names all documents.
+type head struct {
+	Format    int               `json:"format"`
+	Documents map[string]uint32 `json:"documents"`
+}
+
+// document is the record of one version of one document.
+type document struct {
+	Format int      `json:"format"`
+	Tenant *Tenant  `json:"tenant,omitempty"`
+	Plan   *PlanDoc `json:"plan,omitempty"`
+	Peer   *Peer    `json:"peer,omitempty"`
 }
 
 // Load reads the catalogue. With a previous one it reads only what is new:
-// nothing but one record, when nothing changed.
+// nothing but one record, and it returns previous itself, when nothing changed.
+// What it returns is durable. Errors: the store's, a record that a newer program
+// wrote, a record that is broken.
 func Load(ctx context.Context, s store.Store, previous *Catalogue) (*Catalogue, error) {
-	recs, err := s.Load(ctx, []store.Key{headKey})
-	if err != nil {
-		return nil, fmt.Errorf("read the catalogue: %w", err)
-	}
-	if previous != nil && previous.version == recs[0].Version {
-		return previous, nil
-	}
-	c := &Catalogue{version: recs[0].Version, tenants: make(map[string]*Tenant), plans: make(map[string]*Plans)}
-	if recs[0].Version == (store.Version{}) {
-		return c, nil
-	}
-	if err := json.Unmarshal(recs[0].Bytes, &c.head); err != nil {
-		return nil, fmt.Errorf("read the catalogue: %w", err)
-	}
-	if c.head.Format > headFormat {
-		return nil, fmt.Errorf("the catalogue has format %d, this program knows %d: use a newer one", c.head.Format, headFormat)
-	}
-	for name, t := range c.head.Tenants {
-		c.tenants[name] = &t
-	}
-	for i := range c.head.Peers {
-		c.peers = append(c.peers, &c.head.Peers[i])
-	}
-	slices.SortStableFunc(c.peers, func(a, b *Peer) int { return cmp.Compare(wild(a), wild(b)) })
-	return c, c.loadPlans(ctx, s, previous)
-}
-
-func wild(p *Peer) int {
-	if p.Host == "*" {
-		return 1
-	}
-	return 0
-}
-
-// loadPlans reads the versions of plans that previous does not have.
-func (c *Catalogue) loadPlans(ctx context.Context, s store.Store, previous *Catalogue) error {
-	var keys []store.Key
-	var names []string
-	for _, name := range slices.Sorted(maps.Keys(c.head.Plans)) {
-		p := &Plans{}
-		if previous != nil && previous.plans[name] != nil {
-			*p = *previous.plans[name]
-		}
-		for v := uint32(len(p.versions)) + 1; v <= c.head.Plans[name].Versions; v++ {
-			keys, names = append(keys, planKey(name, v)), append(names, name)
-		}
-		c.plans[name] = p
-	}
-	if len(keys) == 0 {
-		return nil
-	}
-	recs, err := s.Load(ctx, keys)
-	if err != nil {
-		return fmt.Errorf("read plans: %w", err)
-	}
-	for i, r := range recs {
-		var doc PlanDoc
-		if err := json.Unmarshal(r.Bytes, &doc); err != nil {
-			return fmt.Errorf("read plan %s: %w", names[i], err)
-		}
-		p := c.plans[names[i]]
-		plan, err := doc.Compile(uint32(len(p.versions)) + 1)
-		if err != nil {
-			return fmt.Errorf("plan %s in the store: %w", names[i], err)
-		}
-		if t := c.tenants[doc.Tenant]; t != nil {
-			plan.Currency = Currencies[t.Currency]
-		}
-		from, _ := doc.Begins()
-		*p = Plans{
-			versions: append(slices.Clip(slices.Clone(p.versions)), plan), from: append(slices.Clip(slices.Clone(p.from)), from),
-		}
-	}
-	return nil
-}
-
-// A Change is what Apply does, or would do, with one document.
-type Change struct {
-	Kind string // Tenant, Plan, Peer, Subscriber
-	Name string
-	What string // created, changed, unchanged
-}
-
-// What becomes of a document.
-const (
-	Created   = "created"
-	Changed   = "changed"
-	Unchanged = "unchanged"
-)
-
-// Apply makes the store's catalogue hold what d declares: tenants, peers and
-// plans, in one commit. Subscribers are not its business. A plan that is
-// written differently becomes a new version. Repeating it changes nothing. With
-// dry, it only says what it would do.
-func Apply(ctx context.Context, s store.Store, d *Documents, dry bool) ([]Change, error) {
-	for range applyTries {
+	for range loadTries {
 		recs, err := s.Load(ctx, []store.Key{headKey})
 		if err != nil {
 			return nil, fmt.Errorf("read the catalogue: %w", err)
 		}
-		head := Head{Format: headFormat}
-		if recs[0].Version != (store.Version{}) {
-			if err := json.Unmarshal(recs[0].Bytes, &head); err != nil {
-				return nil, fmt.Errorf("read the catalogue: %w", err)
-			}
+		if previous != nil && previous.version == recs[0].Version {
+			return previous, nil
 		}
-		changes, writes := head.merge(d)
-		if dry || !slices.ContainsFunc(changes, func(c Change) bool { return c.What != Unchanged }) {
-			return changes, nil
+		c, err := read(ctx, s, previous, recs[0])
+		if err != nil {
+			return nil, fmt.Errorf("read the catalogue: %w", err)
 		}
-		if len(writes) >= store.WritesMax {
-			return nil, fmt.Errorf("%d plans change at once; %d are possible: split the file", len(writes), store.WritesMax-1)
+		check := store.Commit{Writes: []store.Write{{Op: store.Check, Key: headKey, Seen: c.version}}}
+		rs, _ := s.Commit(ctx, []store.Commit{check})
+		switch rs[0].Outcome {
+		case store.Done:
+			return c, nil
+		case store.Conflict:
+		case store.InDoubt, store.Refused:
+			return nil, fmt.Errorf("read the catalogue: %w", rs[0].Err)
 		}
-		body, err := json.Marshal(head)
+	}
+	return nil, errBusy
+}
+
+var errBusy = errors.New("the catalogue is being changed all the time: try again")
+
+// read makes the catalogue that the head record names, with what previous has
+// of it.
+func read(ctx context.Context, s store.Store, previous *Catalogue, r store.Record) (*Catalogue, error) {
+	h := head{Format: formatNow}
+	if r.Version != (store.Version{}) {
+		if err := json.Unmarshal(r.Bytes, &h); err != nil {
+			return nil, fmt.Errorf("head: %w", err)
+		}
+	}
+	if err := checkFormat(h.Format); err != nil {
+		return nil, err
+	}
+	c := &Catalogue{version: r.Version, documents: h.Documents, tenants: make(map[string]*Tenant), plans: make(map[string]*Plans)}
+	if c.documents == nil {
+		c.documents = make(map[string]uint32)
+	}
+	known := &Catalogue{}
+	if previous != nil {
+		known = previous
+		c.tenants, c.plans, c.peers = maps.Clone(known.tenants), maps.Clone(known.plans), slices.Clone(known.peers)
+	}
+	for keys := range slices.Chunk(c.missing(known), loadMax) {
+		recs, err := s.Load(ctx, keys)
 		if err != nil {
 			return nil, err
 		}
-		writes = append([]store.Write{{Op: store.Put, Key: headKey, Seen: recs[0].Version, New: newVersion(), Bytes: body}}, writes...)
-		rs, _ := s.Commit(ctx, []store.Commit{{Writes: writes}})
-		switch rs[0].Outcome {
-		case store.Done:
-			return changes, nil
-		case store.Refused:
-			return nil, fmt.Errorf("write the catalogue: %w", rs[0].Err)
-		case store.Conflict, store.InDoubt:
+		for i := range recs {
+			if err := c.take(recs[i].Bytes); err != nil {
+				return nil, fmt.Errorf("%s: %w", keys[i].Name, err)
+			}
 		}
 	}
-	return nil, errors.New("the catalogue is being changed by others all the time: try again")
+	c.settle()
+	return c, nil
 }
 
-func newVersion() (v store.Version) {
-	for v == (store.Version{}) {
-		rand.Read(v[:])
+func checkFormat(n int) error {
+	if n != formatNow {
+		return fmt.Errorf("format %d is not known here, %d is: use the program that wrote it, or a newer one", n, formatNow)
 	}
-	return v
+	return nil
 }
 
-// merge puts d into h and says what changes; writes are new versions of plans.
-func (h *Head) merge(d *Documents) (changes []Change, writes []store.Write) {
-	if h.Tenants == nil {
-		h.Tenants = make(map[string]Tenant)
-	}
-	if h.Plans == nil {
-		h.Plans = make(map[string]PlanHead)
-	}
-	for _, t := range d.Tenants {
-		was, ok := h.Tenants[t.Name]
-		changes = append(changes, Change{"Tenant", t.Name, what(ok, was == t)})
-		h.Tenants[t.Name] = t
-	}
-	for _, p := range d.Peers {
-		i := slices.IndexFunc(h.Peers, func(q Peer) bool { return q.Host == p.Host && q.Realm == p.Realm })
-		changes = append(changes, Change{"Peer", p.Host, what(i >= 0, i >= 0 && digest(h.Peers[i]) == digest(p))})
-		if i < 0 {
-			h.Peers = append(h.Peers, p)
-			continue
+// missing lists the records that c's documents name and known has not: every
+// version of a plan, the last one of the others.
+func (c *Catalogue) missing(known *Catalogue) (keys []store.Key) {
+	for _, name := range slices.Sorted(maps.Keys(c.documents)) {
+		n, have := c.documents[name], known.documents[name]
+		if !strings.HasPrefix(name, "plan/") && have < n {
+			have = n - 1
 		}
-		h.Peers[i] = p
-	}
-	for _, p := range d.Plans {
-		name := planName(p.Tenant, p.Name)
-		was, sum := h.Plans[name], digest(p)
-		c := Change{"Plan", name, what(was.Versions > 0, was.Digest == sum)}
-		if changes = append(changes, c); c.What == Unchanged {
-			continue
+		for v := have + 1; v <= n; v++ {
+			keys = append(keys, documentKey(name, v))
 		}
-		body, _ := json.Marshal(p) // strings, numbers and lists only: it cannot fail
-		was = PlanHead{Versions: was.Versions + 1, Digest: sum}
-		h.Plans[name] = was
-		writes = append(writes, store.Write{Op: store.Put, Key: planKey(name, was.Versions), New: newVersion(), Bytes: body})
 	}
-	return changes, writes
+	return keys
 }
 
-func what(there, same bool) string {
+// take adds one version of one document to c.
+func (c *Catalogue) take(b []byte) error {
+	var d document
+	if err := json.Unmarshal(b, &d); err != nil {
+		return err
+	}
+	if err := checkFormat(d.Format); err != nil {
+		return err
+	}
 	switch {
-	case !there:
-		return Created
-	case !same:
-		return Changed
+	case d.Tenant != nil:
+		c.tenants[d.Tenant.Name] = d.Tenant
+	case d.Peer != nil:
+		name := peerName(d.Peer)
+		c.peers = append(slices.DeleteFunc(c.peers, func(p *Peer) bool { return peerName(p) == name }), d.Peer)
+	case d.Plan != nil:
+		return c.takePlan(d.Plan)
+	default:
+		return errors.New("neither a tenant nor a plan nor a peer")
 	}
-	return Unchanged
+	return nil
 }
 
-func digest(doc any) string {
-	b, _ := json.Marshal(doc) // strings, numbers and lists only: it cannot fail
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:8])
+func (c *Catalogue) takePlan(d *PlanDoc) error {
+	name := d.Tenant + "/" + d.Name
+	p, err := c.plans[name].with(d)
+	if err == nil {
+		c.plans[name] = p
+	}
+	return err
 }
 
-// PlanNames lists the plans of all tenants as tenant/name, with how many
-// versions each has.
-func (c *Catalogue) PlanNames() map[string]uint32 {
-	names := make(map[string]uint32)
+// with is p and one more version; p stays as it is.
+func (p *Plans) with(d *PlanDoc) (*Plans, error) {
+	if p == nil {
+		p = &Plans{}
+	}
+	plan, err := d.Compile(uint32(len(p.versions)) + 1)
+	if err != nil {
+		return nil, err
+	}
+	from, err := d.Begins()
+	return &Plans{
+		versions: append(slices.Clip(p.versions), plan),
+		docs:     append(slices.Clip(p.docs), *d),
+		from:     append(slices.Clip(p.from), from),
+	}, err
+}
+
+// settle gives new plans their tenant's currency, which never changes, and puts
+// peers in the order in which they are tried.
+func (c *Catalogue) settle() {
 	for name, p := range c.plans {
-		names[name] = uint32(len(p.versions))
+		tenant, _, _ := strings.Cut(name, "/")
+		for _, plan := range slices.Backward(p.versions) {
+			if plan.Currency != 0 || c.tenants[tenant] == nil {
+				break
+			}
+			currency, _ := CurrencyOf(c.tenants[tenant].Currency)
+			plan.Currency = currency.Number
+		}
 	}
-	return names
+	slices.SortFunc(c.peers, func(a, b *Peer) int {
+		return cmp.Or(cmp.Compare(vague(a), vague(b)), cmp.Compare(peerName(a), peerName(b)))
+	})
 }
 
-// Latest is the newest version of a plan, in force or not; nil: there is none.
-func (p *Plans) Latest() *rating.Plan {
-	if len(p.versions) == 0 {
+func vague(p *Peer) (n int) {
+	if p.Host == "*" {
+		n += 2
+	}
+	if p.Realm == "" {
+		n++
+	}
+	return n
+}
+
+// stairs are the versions that have or will have their time: those that no
+// later version with an earlier or the same start has replaced, oldest first.
+func (p *Plans) stairs() (versions []int) {
+	if p == nil {
 		return nil
 	}
-	return p.versions[len(p.versions)-1]
+	for i, from := range slices.Backward(p.from) {
+		if len(versions) == 0 || from.Before(p.from[versions[0]]) {
+			versions = slices.Insert(versions, 0, i)
+		}
+	}
+	return versions
 }
+
+// schedule says which versions to add so that d is in force from its start on,
+// until the next version that was announced already, which is added again
+// behind it. None: d is there.
+func (p *Plans) schedule(d *PlanDoc, now time.Time) (add []*PlanDoc, err error) {
+	from, err := d.Begins()
+	if err != nil {
+		return nil, err
+	}
+	add = []*PlanDoc{d}
+	for _, i := range p.stairs() {
+		switch {
+		case p.from[i].Equal(from) && same(document{Plan: &p.docs[i]}, document{Plan: d}):
+			return nil, nil
+		case !p.from[i].After(from):
+		case p.from[i].After(now):
+			add = append(add, &p.docs[i])
+		default:
+			return nil, wrong("from", "version %d is in force since %s, so this would never be: write from: and a later time",
+				i+1, p.from[i].Format(time.RFC3339))
+		}
+	}
+	return add, nil
+}
+
+// encode gives the record of a document.
+func encode(d document) []byte {
+	d.Format = formatNow
+	b, _ := json.Marshal(d) // texts, numbers and lists: it cannot fail
+	return b
+}
+
+func same(a, b document) bool { return bytes.Equal(encode(a), encode(b)) }
+
+var _ interface {
+	Current(at time.Time) *rating.Plan
+	Version(n uint32) *rating.Plan
+} = (*Plans)(nil)

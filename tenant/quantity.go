@@ -2,101 +2,154 @@ package tenant
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/apd/v3"
 
 	"rtm/rating"
 )
 
-// Currencies are the ISO 4217 numbers of the currencies a tenant can have.
-var Currencies = map[string]uint32{
-	"AED": 784, "ARS": 32, "AUD": 36, "BDT": 50, "BGN": 975, "BRL": 986, "CAD": 124, "CHF": 756, "CLP": 152, "CNY": 156,
-	"COP": 170, "CZK": 203, "DKK": 208, "EGP": 818, "EUR": 978, "GBP": 826, "GHS": 936, "HKD": 344, "HUF": 348, "IDR": 360,
-	"ILS": 376, "INR": 356, "ISK": 352, "JPY": 392, "KES": 404, "KRW": 410, "KWD": 414, "LKR": 144, "MAD": 504, "MXN": 484,
-	"MYR": 458, "NGN": 566, "NOK": 578, "NPR": 524, "NZD": 554, "PEN": 604, "PHP": 608, "PKR": 586, "PLN": 985, "RON": 946,
-	"RSD": 941, "RUB": 643, "SAR": 682, "SEK": 752, "SGD": 702, "THB": 764, "TND": 788, "TRY": 949, "TWD": 901, "TZS": 834,
-	"UAH": 980, "UGX": 800, "USD": 840, "UYU": 858, "VND": 704, "ZAR": 710, "ZMW": 967,
+// A scale is a unit that quantities are written in.
+type scale struct {
+	name string
+	size int64
 }
 
-// scales are what a quantity's unit multiplies it by.
-var scales = map[rating.Unit]map[string]int64{
+// scales are the ways to write quantities of a unit, the smallest first.
+var scales = map[rating.Unit][]scale{
 	rating.Octets: {
-		"": 1, "b": 1, "octets": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
-		"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+		{"B", 1}, {"kB", 1e3}, {"KiB", 1 << 10}, {"MB", 1e6}, {"MiB", 1 << 20}, {"GB", 1e9}, {"GiB", 1 << 30}, {"TB", 1e12}, {"TiB", 1 << 40},
 	},
-	rating.Seconds: {"": 1, "s": 1, "seconds": 1, "min": 60, "m": 60, "h": 3600},
-	rating.Events:  {"": 1, "events": 1},
+	rating.Seconds: {{"s", 1}, {"min", 60}, {"m", 60}, {"h", 3600}, {"d", 86400}},
+	rating.Events:  nil,
 }
 
-// ParseQuantity reads a quantity such as "10 MiB", "90 s" or "3": whole, above
-// zero, exact. Money is read by ParseMoney.
+// ParseQuantity reads a quantity such as "10 MiB", "90 s" or "3": exact, above
+// zero, at most rating.UnitsMax. A number alone counts octets, seconds or
+// events. Money is read by ParseMoney.
 func ParseQuantity(text string, unit rating.Unit) (int64, error) {
 	if unit == rating.Money {
 		m, err := ParseMoney(text)
+		if err == nil && m == 0 {
+			err = fmt.Errorf("%q must be above zero", text)
+		}
 		return int64(m), err
 	}
 	s := strings.TrimSpace(text)
-	cut := strings.LastIndexAny(s, "0123456789.") + 1
-	scale, ok := scales[unit][strings.ToLower(strings.TrimSpace(s[cut:]))]
-	if !ok || cut == 0 {
-		return 0, fmt.Errorf("%q is not a quantity of %s such as %s", text, unit, map[rating.Unit]string{
-			rating.Octets: "10 MiB", rating.Seconds: "5 min", rating.Events: "1",
-		}[unit])
+	cut := strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
+	if cut < 0 {
+		cut = len(s)
 	}
-	n, err := exact(s[:cut], scale)
-	if err != nil || n < 1 || n > rating.UnitsMax {
-		return 0, fmt.Errorf("%q must be a whole number of %s above zero", text, unit)
+	number, name, size := s[:cut], strings.TrimSpace(s[cut:]), int64(1)
+	if i := slices.IndexFunc(scales[unit], func(c scale) bool { return c.name == name }); i >= 0 {
+		size = scales[unit][i].size
+	} else if name != "" || number == "" {
+		return 0, fmt.Errorf("%q is no quantity of %s: write %s", short(text), unit, writeUnits(unit))
+	}
+	n, err := exact(number, size)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no whole number of %s: %w", short(text), unit, err)
+	}
+	if n < 1 || n > rating.UnitsMax {
+		return 0, fmt.Errorf("%q must be 1 to %d %s", short(text), int64(rating.UnitsMax), unit)
 	}
 	return n, nil
 }
 
+func writeUnits(unit rating.Unit) string {
+	if len(scales[unit]) == 0 {
+		return "a number, such as 1"
+	}
+	var names []string
+	for _, c := range scales[unit] {
+		names = append(names, c.name)
+	}
+	return "a number and one of " + strings.Join(names, ", ")
+}
+
+// parseSpan reads a duration in whole seconds, such as "90 s", "1h" or "30d".
+func parseSpan(text string) (time.Duration, error) {
+	n, err := ParseQuantity(text, rating.Seconds)
+	switch {
+	case err != nil:
+		return 0, err
+	case n > int64(spanMax/time.Second):
+		return 0, fmt.Errorf("%q is longer than %d days", short(text), spanMax/(24*time.Hour))
+	}
+	return time.Duration(n) * time.Second, nil
+}
+
+// spanMax bounds a duration: a hundred years.
+const spanMax = 36_525 * 24 * time.Hour
+
 // ParseMoney reads an amount such as "9.99" exactly: not negative, six decimals
-// at most.
+// at most, no more than rating.UnitsMax micro-units.
 func ParseMoney(text string) (rating.Micros, error) {
 	n, err := exact(strings.TrimSpace(text), 1_000_000)
-	if err != nil || n < 0 || n > rating.UnitsMax {
-		return 0, fmt.Errorf("%q is not an amount of money such as 9.99, with at most six decimals", text)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%q is no amount of money such as 9.99, with at most six decimals: %w", short(text), err)
+	case n < 0 || n > rating.UnitsMax:
+		return 0, fmt.Errorf("%q must be 0 to %s", short(text), FormatMoney(rating.UnitsMax))
 	}
 	return rating.Micros(n), nil
 }
 
-// exact is text × scale, if that is a whole number.
-func exact(text string, scale int64) (int64, error) {
-	d, _, err := apd.NewFromString(text)
-	if err != nil || d.Form != apd.Finite || len(text) > 30 {
-		return 0, fmt.Errorf("%q is not a number", text)
+// short is text as it is shown in an error.
+func short(text string) string {
+	if len(text) > 40 {
+		return text[:37] + "…"
 	}
-	var p apd.Decimal
-	if _, err := apd.BaseContext.WithPrecision(60).Mul(&p, d, apd.New(scale, 0)); err != nil {
-		return 0, err
-	}
-	p.Reduce(&p)
-	return p.Int64()
+	return text
 }
 
-// FormatMoney writes money with two to six decimals: 9.99, 0.010001.
+// exact is text × size, if that is a whole number of 64 bits. Only digits with
+// a point and a sign are numbers: no exponent, no NaN.
+func exact(text string, size int64) (int64, error) {
+	if len(text) > 30 || strings.Trim(text, "0123456789.-") != "" {
+		return 0, fmt.Errorf("not a plain number")
+	}
+	d, _, err := apd.NewFromString(text)
+	if err != nil {
+		return 0, fmt.Errorf("not a plain number")
+	}
+	var p apd.Decimal
+	if _, err := apd.BaseContext.WithPrecision(60).Mul(&p, d, apd.New(size, 0)); err != nil {
+		return 0, err
+	}
+	if p.Reduce(&p); p.Exponent < 0 {
+		return 0, fmt.Errorf("too many decimals")
+	}
+	n, err := p.Int64()
+	if err != nil {
+		return 0, fmt.Errorf("too large")
+	}
+	return n, nil
+}
+
+// FormatMoney writes money exactly, with two to six decimals: 9.99, 0.010001.
+// ParseMoney reads it back.
 func FormatMoney(m rating.Micros) string {
-	d := apd.New(int64(m), -6)
-	text := d.Text('f')
+	text := apd.New(int64(m), -6).Text('f')
 	for strings.HasSuffix(text, "0") && strings.IndexByte(text, '.') < len(text)-3 {
 		text = text[:len(text)-1]
 	}
 	return text
 }
 
-// FormatQuantity writes a quantity in the largest unit that divides it.
+// FormatQuantity writes a quantity exactly, octets in the largest power of 1024
+// that divides them: "10 MiB", "1500 B", "90 s", "3". ParseQuantity reads it
+// back.
 func FormatQuantity(n int64, unit rating.Unit) string {
 	switch unit {
 	case rating.Money:
 		return FormatMoney(rating.Micros(n))
 	case rating.Octets:
-		for _, s := range []struct {
-			size int64
-			name string
-		}{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
-			if n != 0 && n%s.size == 0 {
-				return fmt.Sprintf("%d %s", n/s.size, s.name)
+		for _, c := range slices.Backward(scales[unit]) {
+			if c.name[1:] == "iB" && n != 0 && n%c.size == 0 {
+				return fmt.Sprintf("%d %s", n/c.size, c.name)
 			}
 		}
 		return fmt.Sprintf("%d B", n)
@@ -105,4 +158,25 @@ func FormatQuantity(n int64, unit rating.Unit) string {
 	case rating.Events:
 	}
 	return fmt.Sprint(n)
+}
+
+// FormatOctets writes octets for a person to read at a glance, rounded to one
+// decimal: "958.5 KiB", "10 MiB".
+func FormatOctets(n int64) string {
+	if n < 0 {
+		return "-" + FormatOctets(max(-n, -(n+1)))
+	}
+	names, whole, tenths := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}, n, int64(0)
+	i := 0
+	for size := int64(1); whole >= 1024 && i < len(names)-1; i++ {
+		size <<= 10
+		whole, tenths = n/size, (n%size/(size>>10)*10+512)>>10
+		if tenths == 10 {
+			whole, tenths = whole+1, 0
+		}
+	}
+	if tenths == 0 {
+		return fmt.Sprintf("%d %s", whole, names[i])
+	}
+	return fmt.Sprintf("%d.%d %s", whole, tenths, names[i])
 }

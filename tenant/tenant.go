@@ -6,13 +6,14 @@ package tenant
 
 import (
 	"cmp"
-	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"rtm/rating"
+	"rtm/store"
 )
 
 // A Tenant is an MVNO, or a lab.
@@ -20,20 +21,35 @@ type Tenant struct {
 	Name        string `json:"name"`
 	Currency    string `json:"currency"` // ISO 4217, three letters
 	Description string `json:"description,omitempty"`
+
+	origin *origin
 }
 
 // A Peer is who may connect, and for whom.
 type Peer struct {
-	Host     string   `json:"host"` // Origin-Host; "*": any
-	Realm    string   `json:"realm,omitempty"`
-	Sources  []string `json:"sources,omitempty"` // CIDR; empty: any
+	Host     string   `json:"host"`             // Origin-Host; "*": any
+	Realm    string   `json:"realm,omitempty"`  // Origin-Realm; empty: any
+	Sources  []string `json:"sources"`          // networks that it connects from
+	Relays   []string `json:"relays,omitempty"` // Origin-Realms whose messages it passes on; "*": any
 	Tenants  []string `json:"tenants"`
-	Dialect  string   `json:"dialect,omitempty"`
+	Dialect  string   `json:"dialect,omitempty"`  // one of Dialects; default generic
 	AnswerAs string   `json:"answerAs,omitempty"` // cluster (default) or instance
+
+	origin *origin
 }
 
 // Serves reports whether subscribers of that tenant may be named by the peer.
 func (p *Peer) Serves(tenant string) bool { return slices.Contains(p.Tenants, tenant) }
+
+// Sends reports whether a message with that Origin-Host and Origin-Realm may
+// come over a connection whose CER named host and realm: it is the peer's own,
+// or of a realm that the peer relays.
+func (p *Peer) Sends(host, realm, originHost, originRealm string) bool {
+	if strings.EqualFold(host, originHost) && strings.EqualFold(realm, originRealm) {
+		return true
+	}
+	return slices.ContainsFunc(p.Relays, func(r string) bool { return r == "*" || strings.EqualFold(r, originRealm) })
+}
 
 // accepts reports whether a connection with that identity from that address is
 // this peer's.
@@ -41,37 +57,35 @@ func (p *Peer) accepts(host, realm string, source netip.Addr) bool {
 	if p.Host != "*" && !strings.EqualFold(p.Host, host) || p.Realm != "" && !strings.EqualFold(p.Realm, realm) {
 		return false
 	}
-	if len(p.Sources) == 0 {
-		return true
-	}
-	for _, s := range p.Sources {
-		if n, err := netip.ParsePrefix(s); err == nil && n.Contains(source.Unmap()) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.Sources, func(s string) bool {
+		n, err := netip.ParsePrefix(s)
+		return err == nil && n.Contains(source.Unmap().WithZone(""))
+	})
 }
 
 // A Catalogue is all tenants, plans and peers of one moment. It is never
 // changed; a new one takes its place.
 type Catalogue struct {
-	head    Head
-	version [8]byte
-	tenants map[string]*Tenant
-	plans   map[string]*Plans // by tenant/name
-	peers   []*Peer
+	version   store.Version     // of the head record
+	documents map[string]uint32 // by name: how many versions there are
+	tenants   map[string]*Tenant
+	plans     map[string]*Plans // by tenant/name
+	peers     []*Peer           // named hosts before "*", named realms before any
 }
 
-// Plans is every version of one plan.
+// Plans is every version of one plan. Versions are numbered from 1; the one in
+// force is the highest whose time has come, so that no decision is made by an
+// older version than the one before it.
 type Plans struct {
-	versions []*rating.Plan // by version, rising
+	versions []*rating.Plan
+	docs     []PlanDoc
 	from     []time.Time
 }
 
 // Current is the version in force at that moment; nil: none yet.
 func (p *Plans) Current(at time.Time) *rating.Plan {
-	for i := len(p.versions) - 1; i >= 0; i-- {
-		if !at.Before(p.from[i]) {
+	for i, from := range slices.Backward(p.from) {
+		if !at.Before(from) {
 			return p.versions[i]
 		}
 	}
@@ -80,18 +94,31 @@ func (p *Plans) Current(at time.Time) *rating.Plan {
 
 // Version is that version; nil: it is not here.
 func (p *Plans) Version(n uint32) *rating.Plan {
-	i, ok := slices.BinarySearchFunc(p.versions, n, func(v *rating.Plan, n uint32) int { return cmp.Compare(v.Version, n) })
-	if !ok {
+	if n == 0 || n > uint32(len(p.versions)) {
 		return nil
 	}
-	return p.versions[i]
+	return p.versions[n-1]
+}
+
+// Latest is the newest version, in force or not.
+func (p *Plans) Latest() *rating.Plan { return p.versions[len(p.versions)-1] }
+
+// Document is what a version was made of, with its defaults written out; false:
+// it is not here.
+func (p *Plans) Document(n uint32) (PlanDoc, bool) {
+	if n == 0 || n > uint32(len(p.docs)) {
+		return PlanDoc{}, false
+	}
+	return p.docs[n-1], true
 }
 
 // Plans finds a plan of a tenant; nil: there is none of that name.
 func (c *Catalogue) Plans(tenant string, plan []byte) *Plans {
-	var buf [128]byte
-	key := append(append(append(buf[:0], tenant...), '/'), plan...)
-	return c.plans[string(key)]
+	var buf [2*nameMax + 1]byte
+	if len(tenant)+len(plan) >= len(buf) {
+		return nil
+	}
+	return c.plans[string(append(append(append(buf[:0], tenant...), '/'), plan...))]
 }
 
 // Tenant finds a tenant; nil: there is none of that name.
@@ -99,19 +126,26 @@ func (c *Catalogue) Tenant(name string) *Tenant { return c.tenants[name] }
 
 // Tenants lists all tenants by name.
 func (c *Catalogue) Tenants() []*Tenant {
-	all := make([]*Tenant, 0, len(c.tenants))
-	for _, t := range c.tenants {
-		all = append(all, t)
-	}
+	all := slices.Collect(maps.Values(c.tenants))
 	slices.SortFunc(all, func(a, b *Tenant) int { return cmp.Compare(a.Name, b.Name) })
 	return all
+}
+
+// PlanNames lists the plans of all tenants as tenant/name, with how many
+// versions each has.
+func (c *Catalogue) PlanNames() map[string]uint32 {
+	names := make(map[string]uint32)
+	for name, p := range c.plans {
+		names[name] = uint32(len(p.versions))
+	}
+	return names
 }
 
 // Peers lists all peers, in the order in which they are tried.
 func (c *Catalogue) Peers() []*Peer { return c.peers }
 
 // Peer finds who a connection belongs to: the one place where host, realm and
-// source are checked. Named hosts are tried before "*".
+// source are checked, so that Serves can tell whose subscribers it may name.
 func (c *Catalogue) Peer(host, realm string, source netip.Addr) (*Peer, bool) {
 	for _, p := range c.peers {
 		if p.accepts(host, realm, source) {
@@ -120,23 +154,3 @@ func (c *Catalogue) Peer(host, realm string, source netip.Addr) (*Peer, bool) {
 	}
 	return nil, false
 }
-
-// A Head lists the documents of the catalogue. It is one record, so that a
-// change of several documents is seen as one.
-type Head struct {
-	Format  int                 `json:"format"`
-	Tenants map[string]Tenant   `json:"tenants,omitempty"`
-	Peers   []Peer              `json:"peers,omitempty"`
-	Plans   map[string]PlanHead `json:"plans,omitempty"` // by tenant/name
-}
-
-// PlanHead says how many versions of a plan there are. They are numbered from 1.
-type PlanHead struct {
-	Versions uint32 `json:"versions"`
-	Digest   string `json:"digest"` // of the last version's document
-}
-
-// headFormat is the format of Head that this program reads and writes.
-const headFormat = 1
-
-func planName(tenant, plan string) string { return fmt.Sprintf("%s/%s", tenant, plan) }
