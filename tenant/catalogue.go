@@ -239,7 +239,7 @@ func (p *Plans) schedule(d *PlanDoc, now time.Time) (add []*PlanDoc, err error) 
 	if err != nil {
 		return nil, err
 	}
-	add = []*PlanDoc{d}
+	add, newer := []*PlanDoc{d}, -1
 	for _, i := range p.stairs() {
 		switch {
 		case p.from[i].Equal(from) && same(document{Plan: &p.docs[i]}, document{Plan: d}):
@@ -248,9 +248,12 @@ func (p *Plans) schedule(d *PlanDoc, now time.Time) (add []*PlanDoc, err error) 
 		case p.from[i].After(now):
 			add = append(add, &p.docs[i])
 		default:
-			return nil, wrong("from", "version %d is in force since %s, so this would never be: write from: and a later time",
-				i+1, p.from[i].Format(time.RFC3339))
+			newer = i
 		}
+	}
+	if newer >= 0 {
+		return nil, wrong("from", "version %d is in force since %s, so this would never be: write from: and a later time",
+			newer+1, p.from[newer].Format(time.RFC3339))
 	}
 	return add, nil
 }
