@@ -34,13 +34,13 @@ func CanonicalIdentity(text string) (string, error) {
 		}
 		return "msisdn:" + value, nil
 	case value == "" || strings.ContainsFunc(value, unprintable):
-		return "", fmt.Errorf("identity %q must be printable, without blanks, after %s:", text, scheme)
+		return "", fmt.Errorf("identity %q must have printable characters without blanks behind its %s: prefix", text, scheme)
 	case scheme == "sip", scheme == "nai":
 		return strings.ToLower(text), nil
 	case scheme == "private":
 		return text, nil
 	}
-	return "", fmt.Errorf("identity %q must begin with imsi:, msisdn:, sip:, nai: or private:", text)
+	return "", fmt.Errorf("identity %q must have imsi:, msisdn:, sip:, nai: or private: in front", text)
 }
 
 // unprintable reports whether r cannot be in an identity.

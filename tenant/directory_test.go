@@ -1,0 +1,195 @@
+package tenant_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"rtm/store"
+	"rtm/store/storetest"
+	"rtm/tenant"
+)
+
+func TestIdentitiesHaveOneForm(t *testing.T) {
+	for text, want := range map[string]string{
+		"imsi:001010000000001":                "imsi:001010000000001",
+		"imsi:00101000000001":                 "imsi:00101000000001",
+		"msisdn:491700000001":                 "msisdn:491700000001",
+		"msisdn:+491700000001":                "msisdn:491700000001",
+		"msisdn:1006":                         "msisdn:1006",
+		"sip:Alice@IMS.example":               "sip:alice@ims.example",
+		"nai:Bob@Realm.example":               "nai:bob@realm.example",
+		"private:Meter/7":                     "private:Meter/7",
+		"imsi:0010100000000":                  "",
+		"imsi:0010100000000011":               "",
+		"imsi:00101000000000a":                "",
+		"imsi:٠٠١٠١٠٠٠٠٠٠٠٠٠١":                "",
+		"msisdn:12":                           "",
+		"msisdn:1234567890123456":             "",
+		"msisdn:++49170":                      "",
+		"msisdn:49 170":                       "",
+		"sip:":                                "",
+		"sip:a b":                             "",
+		"private:\x00":                        "",
+		"tel:+49170":                          "",
+		"IMSI:001010000000001":                "",
+		"001010000000001":                     "",
+		"":                                    "",
+		"private:" + strings.Repeat("x", 200): "",
+	} {
+		got, err := tenant.CanonicalIdentity(text)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v, want %q", text, got, err, want)
+		}
+	}
+}
+
+func TestWhatABareNumberMayMean(t *testing.T) {
+	for text, want := range map[string][]string{
+		"001010000000001":      {"imsi:001010000000001", "msisdn:001010000000001"},
+		"491700000001":         {"msisdn:491700000001"},
+		"+491700000001":        {"msisdn:491700000001"},
+		"imsi:001010000000001": {"imsi:001010000000001"},
+		"sip:A@b":              {"sip:a@b"},
+		"A@b":                  {"sip:a@b", "nai:a@b"},
+		"12":                   nil,
+		"alice":                nil,
+		"":                     nil,
+	} {
+		if got := tenant.PossibleIdentities(text); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestOwnersGoBothWays(t *testing.T) {
+	b := tenant.EncodeOwner([]byte("x"), "lab", "imsi-001010000000001")[1:]
+	if got, account, ok := tenant.DecodeOwner(b); !ok || got != "lab" || account != "imsi-001010000000001" || string(b) != "lab/imsi-001010000000001" {
+		t.Errorf("%q: %q %q %t", b, got, account, ok)
+	}
+	for _, b := range []string{"", "lab", "/", "lab/", "/a", "lab/a/b"} {
+		if got, account, ok := tenant.DecodeOwner([]byte(b)); ok || got != "" || account != "" {
+			t.Errorf("%q: %q %q", b, got, account)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { tenant.Owner(b) }); n != 0 {
+		t.Errorf("Owner allocates %v times", n)
+	}
+	if n := testing.AllocsPerRun(100, func() { tenant.DecodeOwner(b) }); n > 1 {
+		t.Errorf("DecodeOwner allocates %v times", n)
+	}
+}
+
+func FuzzOwner(f *testing.F) {
+	f.Add([]byte("lab/imsi-001010000000001"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		name, account, ok := tenant.DecodeOwner(b)
+		if ok && string(tenant.EncodeOwner(nil, name, account)) != string(b) {
+			t.Errorf("%q is read as %q %q", b, name, account)
+		}
+	})
+}
+
+func TestKeysFindTheirAccount(t *testing.T) {
+	k := tenant.AccountKey("lab", "imsi-001010000000001")
+	if name, account := tenant.AccountOf(k); name != "lab" || account != "imsi-001010000000001" {
+		t.Errorf("%v is of %q %q", k, name, account)
+	}
+	for _, o := range []store.Key{tenant.ClosedKey(k, "example", "s;1", 0), tenant.ClosedKey(k, "example", "s;1", 7), tenant.OnceKey(k, "event", "s;1")} {
+		if o.Partition != k.Partition || !strings.HasPrefix(o.Name, k.Name+"/") {
+			t.Errorf("%v lies apart from %v", o, k)
+		}
+	}
+	if got := tenant.Partition("lab/imsi-001010000000001"); got != k.Partition || got != 524 {
+		t.Errorf("partition %d: it is part of the format of a store", got)
+	}
+}
+
+// directory is a directory record by record.
+type directory struct {
+	t *testing.T
+	s *storetest.Memory
+	n byte
+}
+
+func (d *directory) record(identity string) store.Record {
+	recs, err := d.s.Load(d.t.Context(), []store.Key{tenant.IdentityKey(identity)})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return recs[0]
+}
+
+func (d *directory) version() store.Version { d.n++; return store.Version{d.n} }
+
+func (d *directory) commit(c store.Commit) store.Outcome {
+	rs, _ := d.s.Commit(d.t.Context(), []store.Commit{c})
+	return rs[0].Outcome
+}
+
+func (d *directory) expect(identity, want string) {
+	d.t.Helper()
+	if got := string(d.record(identity).Bytes); got != want {
+		d.t.Errorf("%s is of %q, want %q", identity, got, want)
+	}
+}
+
+func TestAnIdentityHasOneOwner(t *testing.T) {
+	const id = "imsi:001010000000001"
+	d := &directory{t: t, s: storetest.NewMemory()}
+	missing := d.record(id)
+
+	a, err := tenant.Claim(id, "lab", "a", missing, d.version())
+	if err != nil || d.commit(a) != store.Done {
+		t.Fatalf("the first claim: %v", err)
+	}
+	d.expect(id, "lab/a")
+
+	// Whoever saw it missing comes too late.
+	b, err := tenant.Claim(id, "lab", "b", missing, d.version())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := d.commit(b); o != store.Conflict {
+		t.Errorf("a claim of what was taken meanwhile: %s", o)
+	}
+	_, err = tenant.Claim(id, "lab", "b", d.record(id), d.version())
+	var taken *tenant.TakenError
+	if !errors.As(err, &taken) || taken.Account != "a" || taken.Error() != id+" belongs to account a of tenant lab already" {
+		t.Errorf("a claim of what is taken: %v", err)
+	}
+	// The same account of another tenant is another.
+	if _, err = tenant.Claim(id, "bal", "a", d.record(id), d.version()); !errors.As(err, &taken) {
+		t.Errorf("a claim for another tenant: %v", err)
+	}
+
+	// Claiming again proves it and writes nothing.
+	before := d.record(id)
+	again, err := tenant.Claim(id, "lab", "a", before, d.version())
+	if err != nil || d.commit(again) != store.Done || d.record(id).Version != before.Version {
+		t.Errorf("claiming one's own: %v, version %v, want %v", err, d.record(id).Version, before.Version)
+	}
+
+	// Reassigning compares, sets, and can be repeated.
+	c := tenant.Reassign(id, "lab", "b", before, d.version())
+	if o := d.commit(c); o != store.Done {
+		t.Errorf("reassign: %s", o)
+	}
+	d.expect(id, "lab/b")
+	if o := d.commit(tenant.Reassign(id, "lab", "c", before, d.version())); o != store.Conflict {
+		t.Errorf("reassign what was reassigned meanwhile: %s", o)
+	}
+	moved := d.record(id)
+	if o := d.commit(tenant.Reassign(id, "lab", "b", moved, d.version())); o != store.Done || d.record(id).Version != moved.Version {
+		t.Errorf("reassign again: %s", o)
+	}
+
+	if o := d.commit(tenant.Forget(id, before)); o != store.Conflict {
+		t.Errorf("forget what has changed: %s", o)
+	}
+	if o := d.commit(tenant.Forget(id, moved)); o != store.Done {
+		t.Errorf("forget: %s", o)
+	}
+	d.expect(id, "")
+}
