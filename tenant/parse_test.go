@@ -219,6 +219,8 @@ func TestDocumentsThatStandInOddPlaces(t *testing.T) {
 		"# only words\n---\n# more\n---\nkind: Tenant\nname: a\ncurrency: EUR",
 		"kind: Tenant\r\nname: a\r\ncurrency: EUR\r\n---\r\n",
 		"{kind: Tenant, name: a, currency: EUR}\n",
+		`{"kind":"Tenant","name":"a","currency":"\u0045UR","description":"JSON is \"YAML\""}`,
+		"{\n  \"kind\": \"Tenant\",\n  \"name\": \"a\",\n  \"currency\": \"EUR\"\n}\n",
 		"\"kind\": 'Tenant'\nname: \"a\"\ncurrency: 'EUR'\n...\n",
 		"--- # first\nkind: Tenant\nname: a\ncurrency: EUR\ndescription: --- is no divider here\n",
 	} {
