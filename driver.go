@@ -55,6 +55,7 @@ type Instance struct {
 	since     time.Time
 	others    atomic.Pointer[[]Presence]
 	leaving   atomic.Bool
+	dirty     [store.Partitions]atomic.Bool // events were written since TakeDirty
 	stop      chan struct{}
 	stopOnce  sync.Once
 	done      sync.WaitGroup
@@ -316,7 +317,18 @@ func (n *Instance) commit(commits []store.Commit) []store.Result {
 	before := time.Now()
 	results, now := n.Store.Commit(ctx, commits)
 	n.clock.learn(before, time.Now(), now)
+	for i := range commits {
+		if p := commits[i].Writes[0].Key.Partition; len(commits[i].Events) > 0 && !n.dirty[p].Load() {
+			n.dirty[p].Store(true)
+		}
+	}
 	return results
+}
+
+// TakeDirty reports, and forgets, whether this instance wrote events of that
+// partition.
+func (n *Instance) TakeDirty(p store.Partition) bool {
+	return n.dirty[p].Load() && n.dirty[p].Swap(false)
 }
 
 // account moves the shard's counts into the instance's.

@@ -1,0 +1,391 @@
+// Package api is the management interface: REST with an OpenAPI description,
+// metrics, health. It turns HTTP into requests of the one loop and shows what
+// is in the store. It does not know Diameter and keeps nothing itself. Until
+// there are keys it serves loopback only.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"rtm"
+	"rtm/charging"
+	"rtm/rating"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// BodyMax bounds what a request may send.
+const BodyMax = 16 << 20
+
+// Config is what the interface needs.
+type Config struct {
+	Version   string
+	Instances func() []*rtm.Instance // of this process, those that live first; never empty
+	Records   func(limit int, match func(json.RawMessage) bool) ([]json.RawMessage, error)
+	Registry  *prometheus.Registry
+	Ready     func() error // nil: this process takes traffic
+}
+
+// A server answers the operations.
+type server struct{ Config }
+
+// New returns the handler of everything that HTTP is asked here.
+func New(c Config) (http.Handler, huma.API) {
+	s := &server{c}
+	mux := http.NewServeMux()
+	conf := huma.DefaultConfig("rtm", c.Version)
+	conf.DocsPath = ""
+	conf.Info.Description = "Online charging: tenants, plans, subscribers, balances, sessions, records."
+	a := humago.New(mux, conf)
+	s.operations(a)
+	if c.Registry != nil {
+		mux.Handle("GET /metrics", promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{}))
+	}
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", s.ready)
+	return http.MaxBytesHandler(mux, BodyMax), a
+}
+
+func (s *server) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+	defer cancel()
+	err := error(nil)
+	if s.Ready != nil {
+		err = s.Ready()
+	}
+	if err == nil {
+		_, err = s.instance().Store.Facts(ctx)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Write([]byte("ready\n"))
+}
+
+func (s *server) instance() *rtm.Instance { return s.Instances()[0] }
+
+func (s *server) operations(a huma.API) {
+	huma.Get(a, "/v1/info", s.info)
+	huma.Post(a, "/v1/apply", s.apply)
+	huma.Get(a, "/v1/tenants", s.tenants)
+	huma.Get(a, "/v1/plans", s.plans)
+	huma.Get(a, "/v1/peers", s.peers)
+	huma.Post(a, "/v1/subscribers", s.addSubscriber)
+	huma.Get(a, "/v1/subscribers/{subscriber}", s.subscriber)
+	huma.Post(a, "/v1/subscribers/{subscriber}/topups", s.topUp)
+	huma.Get(a, "/v1/sessions", s.sessions)
+	huma.Get(a, "/v1/sessions/{session}", s.session)
+	huma.Post(a, "/v1/sessions/{session}/reauth", s.reauth)
+	huma.Post(a, "/v1/sessions/{session}/abort", s.abort)
+	huma.Get(a, "/v1/instances", s.instances)
+	huma.Get(a, "/v1/records", s.records)
+}
+
+// problem is err as HTTP tells it.
+func problem(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, rtm.ErrNotFound):
+		return huma.Error404NotFound(err.Error())
+	case errors.Is(err, rtm.ErrTaken):
+		return huma.Error409Conflict(err.Error())
+	case errors.Is(err, rtm.ErrBusy), errors.Is(err, rtm.ErrDoubt), errors.Is(err, context.DeadlineExceeded):
+		return huma.Error503ServiceUnavailable(err.Error())
+	}
+	return huma.Error422UnprocessableEntity(err.Error())
+}
+
+// Info is what the server says of itself.
+type Info struct {
+	Version string    `json:"version"`
+	Store   string    `json:"store" doc:"who holds the data"`
+	Mode    string    `json:"mode" doc:"embedded, single, safe, safe-1 or fast"`
+	Power   bool      `json:"survivesPowerLoss"`
+	Clock   time.Time `json:"clock" doc:"the store's time"`
+	Offset  string    `json:"clockOffset" doc:"how far the store's clock is ahead of this machine's"`
+}
+
+type body[T any] struct{ Body T }
+
+func (s *server) info(ctx context.Context, _ *struct{}) (*body[Info], error) {
+	f, err := s.instance().Store.Facts(ctx)
+	if err != nil {
+		return nil, huma.Error503ServiceUnavailable(err.Error())
+	}
+	return &body[Info]{Info{
+		Version: s.Version, Store: f.Node, Mode: f.Mode, Power: f.Power, Clock: f.Clock,
+		Offset: s.instance().Offset().Round(time.Microsecond).String(),
+	}}, nil
+}
+
+// A Change says what was done with a document.
+type Change struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	What string `json:"what" enum:"created,changed,unchanged"`
+}
+
+type applyInput struct {
+	DryRun  bool   `query:"dryRun" doc:"only say what would change"`
+	File    string `query:"file" doc:"name of the file, for errors"`
+	RawBody []byte `contentType:"application/yaml"`
+}
+
+// apply makes the catalogue and the subscribers what a file says. The file is
+// checked whole before anything is written.
+func (s *server) apply(ctx context.Context, in *applyInput) (*body[[]Change], error) {
+	file := in.File
+	if file == "" {
+		file = "body"
+	}
+	n := s.instance()
+	docs, err := tenant.Parse(file, in.RawBody)
+	if err == nil {
+		err = docs.Cross(n.Catalogue())
+	}
+	if err != nil {
+		return nil, huma.Error422UnprocessableEntity(err.Error())
+	}
+	done, err := tenant.Apply(ctx, n.Store, docs, in.DryRun)
+	if err != nil {
+		return nil, problem(err)
+	}
+	var changes []Change
+	for _, c := range done {
+		changes = append(changes, Change{Kind: c.Kind, Name: c.Name, What: string(c.What)})
+	}
+	if in.DryRun {
+		return &body[[]Change]{changes}, nil
+	}
+	for _, n := range s.Instances() {
+		n.Refresh()
+	}
+	for i := range docs.Subscribers {
+		c, err := s.provision(ctx, &docs.Subscribers[i])
+		if err != nil {
+			return nil, problem(err)
+		}
+		changes = append(changes, c)
+	}
+	return &body[[]Change]{changes}, nil
+}
+
+func (s *server) provision(ctx context.Context, d *tenant.Subscriber) (Change, error) {
+	c := Change{Kind: "Subscriber", Name: d.Tenant + "/" + d.Account, What: "unchanged"}
+	ids, err := d.AllIdentities()
+	if err != nil {
+		return c, err
+	}
+	money, err := d.Money()
+	if err != nil {
+		return c, err
+	}
+	changed, err := s.instance().Provision(ctx, d.Tenant, d.Account, charging.Profile{Plan: d.Plan, Identities: ids, Money: money})
+	if changed {
+		c.What = "changed"
+	}
+	return c, err
+}
+
+type tenantList struct {
+	Tenants []*tenant.Tenant `json:"tenants"`
+}
+
+func (s *server) tenants(context.Context, *struct{}) (*body[tenantList], error) {
+	return &body[tenantList]{tenantList{s.instance().Catalogue().Tenants()}}, nil
+}
+
+type planList struct {
+	Plans map[string]uint32 `json:"plans" doc:"tenant/name, and how many versions there are"`
+}
+
+func (s *server) plans(context.Context, *struct{}) (*body[planList], error) {
+	return &body[planList]{planList{s.instance().Catalogue().PlanNames()}}, nil
+}
+
+type peerList struct {
+	Peers []*tenant.Peer `json:"peers"`
+}
+
+func (s *server) peers(context.Context, *struct{}) (*body[peerList], error) {
+	return &body[peerList]{peerList{s.instance().Catalogue().Peers()}}, nil
+}
+
+// NewSubscriber is what POST /v1/subscribers takes.
+type NewSubscriber struct {
+	Tenant     string   `json:"tenant"`
+	Account    string   `json:"account,omitempty" doc:"default: from the first identity"`
+	IMSI       string   `json:"imsi,omitempty"`
+	MSISDN     string   `json:"msisdn,omitempty"`
+	Identities []string `json:"identities,omitempty" doc:"more, such as sip:alice@example.org"`
+	Plan       string   `json:"plan"`
+	Balance    string   `json:"balance,omitempty" doc:"money a new account starts with"`
+}
+
+func (s *server) addSubscriber(ctx context.Context, in *body[NewSubscriber]) (*body[Change], error) {
+	doc := struct {
+		Kind string `json:"kind"`
+		NewSubscriber
+	}{"Subscriber", in.Body}
+	text, err := json.Marshal(doc) // JSON is YAML: one way in, one set of checks
+	if err != nil {
+		return nil, huma.Error422UnprocessableEntity(err.Error())
+	}
+	docs, err := tenant.Parse("subscriber", text)
+	if err == nil {
+		err = docs.Cross(s.instance().Catalogue())
+	}
+	if err != nil {
+		return nil, huma.Error422UnprocessableEntity(err.Error())
+	}
+	c, err := s.provision(ctx, &docs.Subscribers[0])
+	return &body[Change]{c}, problem(err)
+}
+
+// Bucket is a bucket as it is shown.
+type Bucket struct {
+	Number    uint32 `json:"number"`
+	Unit      string `json:"unit"`
+	Allowance string `json:"allowance,omitempty"`
+	Priority  int32  `json:"priority"`
+	Until     string `json:"until,omitempty"`
+	Credited  int64  `json:"credited" doc:"units, or micro-units of money"`
+	Debited   int64  `json:"debited"`
+	Reserved  int64  `json:"reserved"`
+	Available int64  `json:"available"`
+	Overrun   int64  `json:"overrun,omitempty" doc:"used beyond what was there"`
+	Text      string `json:"text" doc:"available, for people"`
+}
+
+// Subscriber is an account as it is shown.
+type Subscriber struct {
+	Tenant     string    `json:"tenant"`
+	Account    string    `json:"account"`
+	Plan       string    `json:"plan"`
+	Identities []string  `json:"identities"`
+	Buckets    []Bucket  `json:"buckets"`
+	Sessions   []Session `json:"sessions"`
+}
+
+type subscriberInput struct {
+	Subscriber string `path:"subscriber" doc:"IMSI, MSISDN, identity or tenant/account"`
+}
+
+func (s *server) subscriber(ctx context.Context, in *subscriberInput) (*body[Subscriber], error) {
+	n := s.instance()
+	key, err := n.Find(ctx, in.Subscriber)
+	if err != nil {
+		return nil, problem(err)
+	}
+	a, err := n.Account(ctx, key)
+	if err != nil {
+		return nil, problem(err)
+	}
+	return &body[Subscriber]{show(n, key, a)}, nil
+}
+
+func show(n *rtm.Instance, key store.Key, a *charging.Account) Subscriber {
+	out := Subscriber{Plan: string(a.Plan), Identities: []string{}, Buckets: []Bucket{}, Sessions: []Session{}}
+	out.Tenant, out.Account = tenant.AccountOf(key)
+	for _, id := range a.Identities {
+		out.Identities = append(out.Identities, string(id))
+	}
+	for i := range a.Buckets {
+		b := &a.Buckets[i]
+		out.Buckets = append(out.Buckets, Bucket{
+			Number: b.Number, Unit: b.Unit.String(), Allowance: allowance(n, out.Tenant, a.Plan, b.Allowance), Priority: b.Priority,
+			Until: text(b.Until), Credited: b.Credited, Debited: b.Debited, Reserved: b.Reserved, Available: b.Available(),
+			Overrun: b.Overrun, Text: tenant.FormatQuantity(b.Available(), b.Unit),
+		})
+	}
+	for i := range a.Sessions {
+		out.Sessions = append(out.Sessions, showSession(key, &a.Sessions[i]))
+	}
+	return out
+}
+
+// allowance is the name of an allowance of that plan.
+func allowance(n *rtm.Instance, t string, plan []byte, id uint32) string {
+	p := n.Catalogue().Plans(t, plan)
+	if id == 0 || p == nil {
+		return ""
+	}
+	for _, a := range p.Latest().Allowances {
+		if a.ID == id {
+			return a.Name
+		}
+	}
+	return ""
+}
+
+func text(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Format(time.RFC3339)
+}
+
+type topUpInput struct {
+	Subscriber string `path:"subscriber" doc:"IMSI, MSISDN, identity or tenant/account"`
+	Key        string `header:"Idempotency-Key" required:"true" minLength:"1" maxLength:"128" doc:"the same key is carried out once"`
+	Body       struct {
+		Amount   string `json:"amount" doc:"money such as 9.99, or a quantity of the unit such as 1 GiB"`
+		Unit     string `json:"unit,omitempty" enum:"money,octets,seconds,events" default:"money"`
+		Priority int32  `json:"priority,omitempty" doc:"lower pays first"`
+		Until    string `json:"until,omitempty" format:"date-time"`
+		Cause    string `json:"cause,omitempty" maxLength:"200"`
+	}
+}
+
+// TopUp is what a top-up did.
+type TopUp struct {
+	Subscriber string `json:"subscriber"`
+	Bucket     uint32 `json:"bucket"`
+	Amount     int64  `json:"amount" doc:"units, or micro-units of money"`
+	Unit       string `json:"unit"`
+}
+
+var units = map[string]rating.Unit{"": rating.Money, "money": rating.Money, "octets": rating.Octets, "seconds": rating.Seconds, "events": rating.Events}
+
+func (s *server) topUp(ctx context.Context, in *topUpInput) (*body[TopUp], error) {
+	n := s.instance()
+	key, err := n.Find(ctx, in.Subscriber)
+	if err != nil {
+		return nil, problem(err)
+	}
+	b := charging.Bucket{Unit: units[in.Body.Unit], Priority: in.Body.Priority}
+	amount, err := tenant.ParseQuantity(in.Body.Amount, b.Unit)
+	if err != nil {
+		return nil, problem(err)
+	}
+	if in.Body.Until != "" {
+		if b.Until, err = time.Parse(time.RFC3339, in.Body.Until); err != nil {
+			return nil, problem(err)
+		}
+	}
+	cause := in.Body.Cause
+	if cause == "" {
+		cause = "top-up"
+	}
+	a, err := n.TopUp(ctx, key, in.Key, amount, b, cause)
+	switch {
+	case err != nil:
+		return nil, problem(err)
+	case a.Result == charging.UnableToComply:
+		return nil, huma.Error422UnprocessableEntity("this Idempotency-Key was used for another top-up")
+	case a.Result != charging.Success:
+		return nil, huma.Error422UnprocessableEntity("the top-up was refused: the amount is not above zero, or there are too many buckets")
+	}
+	return &body[TopUp]{TopUp{Subscriber: key.Name, Bucket: a.Bucket, Amount: amount, Unit: b.Unit.String()}}, nil
+}

@@ -1,0 +1,447 @@
+package cdr
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"rtm/charging"
+	"rtm/store"
+)
+
+// Bounds and times of a Follower.
+const (
+	BatchMax   = 20_000 // events in one file
+	readMax    = 1000   // events of one partition at a time
+	SweepEvery = 5 * time.Second
+	PassEvery  = 500 * time.Millisecond
+)
+
+// kindCursor is the kind of record that says how far a partition was followed.
+const kindCursor = 'f'
+
+// A cursor says up to which event a partition is in files, and in which file
+// the last of them are.
+type cursor struct {
+	Seq  uint64 `json:"seq"`
+	From uint64 `json:"from"` // the file holds the events after this
+	File string `json:"file"`
+}
+
+// Config says what is followed and where files go.
+type Config struct {
+	Store    store.Store
+	Dir      string
+	Instance string
+	Log      *slog.Logger
+	// Share is which of how many followers this one is: it follows the
+	// partitions p with p mod of = place.
+	Share func() (place, of int)
+	// Dirty reports, and forgets, whether this instance wrote to a partition
+	// since it was last asked; nil: all are looked at every SweepEvery.
+	Dirty func(p store.Partition) bool
+	Tail  func(r *Record) // gets each record when it is in a file; nil: nobody
+}
+
+// A Follower writes the events of its share of partitions into files.
+type Follower struct {
+	Config
+	Records atomic.Int64
+	Files   atomic.Int64
+	Failed  atomic.Int64
+
+	broken  bool // a pass failed: a file may be unfinished
+	swept   time.Time
+	number  int
+	cursors map[store.Partition]stored
+}
+
+type stored struct {
+	cursor
+	version store.Version
+}
+
+// NewFollower makes the directory and finishes what an earlier follower of this
+// instance began.
+func NewFollower(ctx context.Context, c Config) (*Follower, error) {
+	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("record files: %w", err)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	f := &Follower{Config: c, cursors: make(map[store.Partition]stored)}
+	return f, f.recover(ctx)
+}
+
+// Run follows until ctx ends, then makes one last pass.
+func (f *Follower) Run(ctx context.Context) {
+	t := time.NewTicker(PassEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			f.swept = time.Time{}
+			f.pass(last)
+			cancel()
+			return
+		case <-t.C:
+			f.pass(ctx)
+		}
+	}
+}
+
+func (f *Follower) pass(ctx context.Context) {
+	for {
+		full, err := f.Pass(ctx)
+		if err != nil {
+			f.Failed.Add(1)
+			f.Log.Error("records wait: events stay in the store until they are in a file", "dir", f.Dir, "error", err)
+			clear(f.cursors)
+			f.broken = true
+			return
+		}
+		if !full {
+			return
+		}
+	}
+}
+
+// A section is what one file holds of one partition.
+type section struct {
+	partition store.Partition
+	was       stored
+	upTo      uint64
+	lines     []byte
+	records   []Record
+}
+
+// Pass writes one file of what is new in this follower's partitions, if
+// anything is. full: there is more.
+func (f *Follower) Pass(ctx context.Context) (full bool, err error) {
+	if f.broken {
+		if err := f.recover(ctx); err != nil {
+			return false, err
+		}
+		f.broken = false
+	}
+	sections, full, err := f.read(ctx)
+	if err != nil || len(sections) == 0 {
+		return false, err
+	}
+	f.number++
+	name := fmt.Sprintf("%s-%s-%06d.jsonl", time.Now().UTC().Format("20060102-150405.000"), f.Instance, f.number)
+	if err := f.write(name+part, sections); err != nil {
+		return false, err
+	}
+	kept, err := f.move(ctx, name, sections)
+	if err != nil {
+		return false, err
+	}
+	if len(kept) < len(sections) { // another follower was there first
+		if err := f.mend(name, kept); err != nil {
+			return false, err
+		}
+	} else if err := f.publish(name+part, name); err != nil {
+		return false, err
+	}
+	f.announce(ctx, kept)
+	return full, nil
+}
+
+// read collects the new events of the partitions that may have some.
+func (f *Follower) read(ctx context.Context) (sections []section, full bool, err error) {
+	place, of := 0, 1
+	if f.Share != nil {
+		place, of = f.Share()
+	}
+	sweep := time.Since(f.swept) >= SweepEvery
+	total := 0
+	for p := range store.Partition(store.Partitions) {
+		if int(p)%of != place {
+			continue
+		}
+		dirty := f.Dirty != nil && f.Dirty(p)
+		if !dirty && !sweep {
+			continue
+		}
+		s, more, err := f.section(ctx, p)
+		if err != nil {
+			return nil, false, err
+		}
+		if len(s.records) > 0 {
+			sections = append(sections, s)
+		}
+		total += len(s.records)
+		full = full || more
+		if total >= BatchMax {
+			return sections, true, nil
+		}
+	}
+	if sweep && !full {
+		f.swept = time.Now()
+	}
+	return sections, full, nil
+}
+
+// section reads what is new in one partition.
+func (f *Follower) section(ctx context.Context, p store.Partition) (s section, more bool, err error) {
+	if s.was, err = f.cursor(ctx, p); err != nil {
+		return s, false, err
+	}
+	s.partition, s.upTo = p, s.was.Seq
+	events, err := f.Store.Events(ctx, p, s.was.Seq, readMax)
+	if err != nil {
+		return s, false, err
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	var e charging.Entry
+	for _, ev := range events {
+		s.upTo = ev.Seq
+		if err := e.Decode(ev.Bytes); err != nil {
+			f.Log.Error("an event is damaged and left out", "partition", p, "seq", ev.Seq)
+			continue
+		}
+		r := FromEntry(&e, p, ev.Seq)
+		if err := enc.Encode(&r); err != nil {
+			return s, false, err
+		}
+		s.records = append(s.records, r)
+	}
+	s.lines = buf.Bytes()
+	return s, len(events) == readMax, nil
+}
+
+func cursorKey(p store.Partition) store.Key {
+	return store.Key{Partition: p, Kind: kindCursor, Name: "files"}
+}
+
+func (f *Follower) cursor(ctx context.Context, p store.Partition) (stored, error) {
+	if c, ok := f.cursors[p]; ok {
+		return c, nil
+	}
+	recs, err := f.Store.Load(ctx, []store.Key{cursorKey(p)})
+	if err != nil {
+		return stored{}, err
+	}
+	c := stored{version: recs[0].Version}
+	if len(recs[0].Bytes) > 0 {
+		if err := json.Unmarshal(recs[0].Bytes, &c.cursor); err != nil {
+			return c, fmt.Errorf("cursor of partition %d: %w", p, err)
+		}
+	}
+	f.cursors[p] = c
+	return c, nil
+}
+
+// Names of files that are not finished: as first written, and with the lines
+// taken out that are not this follower's.
+const (
+	part    = ".part"
+	mending = ".mend"
+)
+
+// write makes a file, on disk.
+func (f *Follower) write(name string, sections []section) error {
+	file, err := os.Create(filepath.Join(f.Dir, name))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for i := range sections {
+		if _, err := file.Write(sections[i].lines); err != nil {
+			return err
+		}
+	}
+	return file.Sync()
+}
+
+// mend puts a file with these sections in the place of the .part.
+func (f *Follower) mend(name string, sections []section) error {
+	if len(sections) > 0 {
+		if err := f.write(name+mending, sections); err != nil {
+			return err
+		}
+		if err := f.publish(name+mending, name); err != nil {
+			return err
+		}
+	}
+	return os.Remove(filepath.Join(f.Dir, name+part))
+}
+
+// move moves the cursors to the end of the sections; kept are those that no
+// other follower moved before.
+func (f *Follower) move(ctx context.Context, name string, sections []section) (kept []section, err error) {
+	commits := make([]store.Commit, len(sections))
+	next := make([]stored, len(sections))
+	for i := range sections {
+		s := &sections[i]
+		next[i] = stored{cursor: cursor{Seq: s.upTo, From: s.was.Seq, File: name}}
+		rand.Read(next[i].version[:])
+		body, err := json.Marshal(next[i].cursor)
+		if err != nil {
+			return nil, err
+		}
+		commits[i] = store.Commit{Writes: []store.Write{{
+			Op: store.Put, Key: cursorKey(s.partition), Seen: s.was.version, New: next[i].version, Bytes: body,
+		}}}
+	}
+	rs, _ := f.Store.Commit(ctx, commits)
+	for i := range rs {
+		switch rs[i].Outcome {
+		case store.Done:
+			f.cursors[sections[i].partition] = next[i]
+			kept = append(kept, sections[i])
+		case store.Conflict:
+			delete(f.cursors, sections[i].partition)
+		case store.InDoubt, store.Refused:
+			// Whether this section counts is for the cursor to say: recover, later.
+			return nil, fmt.Errorf("move the cursor of partition %d: %w", sections[i].partition, rs[i].Err)
+		}
+	}
+	return kept, nil
+}
+
+// publish gives a finished file its name.
+func (f *Follower) publish(from, name string) error {
+	if err := os.Rename(filepath.Join(f.Dir, from), filepath.Join(f.Dir, name)); err != nil {
+		return err
+	}
+	f.Files.Add(1)
+	return syncDir(f.Dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// announce tells whoever listens, and forgets the events that are in files.
+func (f *Follower) announce(ctx context.Context, sections []section) {
+	for i := range sections {
+		s := &sections[i]
+		f.Records.Add(int64(len(s.records)))
+		for j := range s.records {
+			if f.Tail != nil {
+				f.Tail(&s.records[j])
+			}
+		}
+		if err := f.Store.Trim(ctx, s.partition, s.upTo); err != nil {
+			f.Log.Warn("events that are in files are still in the store", "partition", s.partition, "error", err)
+		}
+	}
+}
+
+// recover finishes the files that this instance left unfinished: a line counts
+// if its partition's cursor names the file.
+func (f *Follower) recover(ctx context.Context) error {
+	parts, err := filepath.Glob(filepath.Join(f.Dir, "*-"+f.Instance+"-*"+part))
+	if err != nil {
+		return err
+	}
+	for _, file := range parts {
+		name := strings.TrimSuffix(filepath.Base(file), part)
+		var valid bytes.Buffer
+		err := lines(file, func(line []byte) error {
+			var r struct {
+				Partition store.Partition `json:"partition"`
+				Seq       uint64          `json:"seq"`
+			}
+			if json.Unmarshal(line, &r) != nil {
+				return nil // cut off by the crash: its cursor was never moved
+			}
+			c, err := f.cursor(ctx, r.Partition)
+			if err == nil && c.File == name && r.Seq > c.From && r.Seq <= c.Seq {
+				valid.Write(line)
+				valid.WriteByte('\n')
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		var sections []section
+		if valid.Len() > 0 {
+			sections = []section{{lines: valid.Bytes()}}
+		}
+		if err := f.mend(name, sections); err != nil {
+			return err
+		}
+		f.Log.Info("a record file was finished after a restart", "file", name)
+	}
+	return nil
+}
+
+func lines(file string, each func([]byte) error) error {
+	r, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	s := bufio.NewScanner(r)
+	s.Buffer(make([]byte, 64<<10), 4<<20)
+	for s.Scan() {
+		if err := each(s.Bytes()); err != nil {
+			return err
+		}
+	}
+	return s.Err()
+}
+
+// Files lists the finished record files of a directory, the oldest first.
+func Files(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		if os.IsNotExist(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Type()&fs.ModeType == 0 && strings.HasSuffix(e.Name(), ".jsonl") {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Read calls each for every record of the files of a directory, in the order of
+// the files.
+func Read(dir string, each func(*Record) error) error {
+	files, err := Files(dir)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		err := lines(file, func(line []byte) error {
+			var r Record
+			if err := json.Unmarshal(line, &r); err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			return each(&r)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

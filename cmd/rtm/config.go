@@ -1,0 +1,148 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+)
+
+// config is what a server can be told: by rtm.yaml, over it by RTM_…
+// variables, over those by flags.
+type config struct {
+	Name        string   `yaml:"name" json:"name"`
+	Store       string   `yaml:"store" json:"store"`
+	Diameter    []string `yaml:"diameter" json:"diameter"`
+	HTTP        string   `yaml:"http" json:"http"`
+	OriginHost  string   `yaml:"originHost" json:"originHost"`
+	OriginRealm string   `yaml:"originRealm" json:"originRealm"`
+	PeerHost    string   `yaml:"peerHost" json:"peerHost"`
+	Realms      []string `yaml:"realms" json:"realms"`
+	Identities  []string `yaml:"identities" json:"identities"`
+	Records     string   `yaml:"records" json:"records"`
+}
+
+// defaults are what a server does that is told nothing.
+func defaults() config {
+	return config{
+		Store: "embedded:rtm-data", Diameter: []string{"127.0.0.1:3868"}, HTTP: "127.0.0.1:8868",
+		OriginHost: "ocs.rtm.localdomain", OriginRealm: "rtm.localdomain", Records: "records",
+	}
+}
+
+// bind adds the flags that serve and dev share.
+func (c *config) bind(cmd *cobra.Command, file *string) {
+	f := cmd.Flags()
+	f.StringVar(file, "config", "", "YAML file with these settings (see rtm config)")
+	f.StringVar(&c.Name, "name", c.Name, "this instance's name in records (default: from the peer host)")
+	f.StringVar(&c.Store, "store", c.Store, "embedded:DIR, or redis://HOST:PORT[/DB]")
+	f.StringArrayVar(&c.Diameter, "diameter", c.Diameter, "address to listen on for Diameter; repeat it for more")
+	f.StringVar(&c.HTTP, "http", c.HTTP, "address of the management interface: loopback only")
+	f.StringVar(&c.OriginHost, "origin-host", c.OriginHost, "Origin-Host of answers: one for all instances")
+	f.StringVar(&c.OriginRealm, "origin-realm", c.OriginRealm, "Origin-Realm: one for all instances")
+	f.StringVar(&c.PeerHost, "peer-host", c.PeerHost, "this instance's own Origin-Host towards its neighbours (default: the origin host)")
+	f.StringSliceVar(&c.Realms, "realms", c.Realms, "further realms that are served")
+	f.StringSliceVar(&c.Identities, "identities", c.Identities, "further host names that are served, such as the other instances' peer hosts")
+	f.StringVar(&c.Records, "records", c.Records, "directory for record files; empty: none are written")
+}
+
+// load puts file and environment below the flags that were given.
+func (c *config) load(cmd *cobra.Command, file string) error {
+	flags := *c
+	base := defaults()
+	if file != "" {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if len(b) > 1<<20 {
+			return fmt.Errorf("%s: larger than 1 MiB", file)
+		}
+		if err := yaml.UnmarshalWithOptions(b, &base, yaml.Strict()); err != nil {
+			return fmt.Errorf("%s:\n%w", file, err)
+		}
+	}
+	*c = base
+	for _, k := range c.keys() {
+		if v, ok := os.LookupEnv("RTM_" + strings.ToUpper(strings.ReplaceAll(k.flag, "-", "_"))); ok {
+			k.set(v)
+		}
+		if cmd.Flags().Changed(k.flag) {
+			k.take(&flags)
+		}
+	}
+	if c.PeerHost == "" {
+		c.PeerHost = c.OriginHost
+	}
+	if c.Name == "" {
+		c.Name, _, _ = strings.Cut(c.PeerHost, ".")
+	}
+	return c.check()
+}
+
+// key is one setting in its three forms.
+type key struct {
+	flag string
+	set  func(v string)
+	take func(from *config)
+}
+
+func (c *config) keys() []key {
+	text := func(flag string, at func(*config) *string) key {
+		return key{flag, func(v string) { *at(c) = v }, func(from *config) { *at(c) = *at(from) }}
+	}
+	list := func(flag string, at func(*config) *[]string) key {
+		return key{flag, func(v string) { *at(c) = strings.Split(v, ",") }, func(from *config) { *at(c) = *at(from) }}
+	}
+	return []key{
+		text("name", func(c *config) *string { return &c.Name }), text("store", func(c *config) *string { return &c.Store }),
+		list("diameter", func(c *config) *[]string { return &c.Diameter }), text("http", func(c *config) *string { return &c.HTTP }),
+		text("origin-host", func(c *config) *string { return &c.OriginHost }),
+		text("origin-realm", func(c *config) *string { return &c.OriginRealm }),
+		text("peer-host", func(c *config) *string { return &c.PeerHost }),
+		list("realms", func(c *config) *[]string { return &c.Realms }),
+		list("identities", func(c *config) *[]string { return &c.Identities }),
+		text("records", func(c *config) *string { return &c.Records }),
+	}
+}
+
+func (c *config) check() error {
+	host, _, err := net.SplitHostPort(c.HTTP)
+	if err != nil {
+		return fmt.Errorf("http: %q is not HOST:PORT", c.HTTP)
+	}
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return fmt.Errorf("http: %s is not a loopback address; the management interface has no keys yet, so it serves this machine only", host)
+	}
+	for _, d := range c.Diameter {
+		if _, _, err := net.SplitHostPort(d); err != nil {
+			return fmt.Errorf("diameter: %q is not HOST:PORT", d)
+		}
+	}
+	if len(c.Diameter) == 0 {
+		return errors.New("diameter: name at least one address to listen on")
+	}
+	if !strings.HasPrefix(c.Store, "embedded:") && !strings.HasPrefix(c.Store, "redis://") {
+		return fmt.Errorf("store: %q is neither embedded:DIR nor redis://HOST:PORT[/DB]", c.Store)
+	}
+	return nil
+}
+
+// devAddress is where rtm dev listens: Open5GS' daemons hold 127.0.0.2 to .9.
+func devAddress() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1"
+	}
+	l, err := net.Listen("tcp", "127.0.0.20:0")
+	if err != nil {
+		return "127.0.0.1"
+	}
+	l.Close()
+	return "127.0.0.20"
+}

@@ -1,0 +1,288 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rtm"
+	"rtm/charging"
+	"rtm/creditcontrol"
+	"rtm/diameter"
+	"rtm/diameter/peer"
+	"rtm/store"
+)
+
+// A door is where Diameter comes in: it decides who is a peer, turns CCRs into
+// requests and their answers into CCAs.
+type door struct {
+	self     creditcontrol.Self
+	node     *peer.Node
+	instance *rtm.Instance
+	learn    bool   // let unknown peers in, for all tenants
+	api      string // for hints in the log
+	log      *slog.Logger
+	strange  strangers
+	Counts   doorCounts
+}
+
+// doorCounts is what a door did, for metrics.
+type doorCounts struct {
+	Requests  [5]atomic.Int64 // by CC-Request-Type
+	Nanos     [5]atomic.Int64 // from reading to answering
+	Malformed atomic.Int64
+	Silent    atomic.Int64
+	Busy      atomic.Int64
+	Late      [len(latencies) + 1]atomic.Int64
+}
+
+// latencies are the upper bounds of the buckets of rtm_request_seconds.
+var latencies = [...]time.Duration{
+	500 * time.Microsecond, time.Millisecond, 2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond,
+	20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, 2500 * time.Millisecond,
+}
+
+// client is what a door keeps of a connection.
+type client struct {
+	dialect *creditcontrol.Dialect
+	tenants []string // nil: all
+	realm   string
+	host    string
+	self    *creditcontrol.Self // who answers
+}
+
+// call is one CCR on its way, kept with the memory of its request.
+type call struct {
+	door    *door
+	request *peer.Request
+	env     creditcontrol.Envelope
+	in      rtm.Inbound
+	enc     diameter.Encoder
+	buf     []byte
+	text    []byte
+}
+
+// Admit implements peer.Handler: the catalogue says who may connect.
+func (d *door) Admit(c peer.Capabilities) (any, diameter.Result) {
+	p, ok := d.instance.Catalogue().Peer(c.Host, c.Realm, c.Remote.Addr())
+	switch {
+	case ok:
+		cl := &client{dialect: creditcontrol.DialectOf(p.Dialect), tenants: p.Tenants, realm: c.Realm, host: c.Host, self: &d.self}
+		if cl.dialect == nil {
+			cl.dialect = creditcontrol.Generic
+		}
+		if p.AnswerAs == "instance" {
+			own := d.self
+			own.OriginHost = d.instance.Presence.PeerHost
+			cl.self = &own
+		}
+		return cl, 0
+	case d.learn:
+		if d.strange.first("peer " + c.Host) {
+			d.log.Info("learned a peer; rtm serve would need it in the catalogue", "host", c.Host, "realm", c.Realm,
+				"address", c.Remote, "fix", peerDocument(c))
+		}
+		return &client{dialect: creditcontrol.Generic, realm: c.Realm, host: c.Host, self: &d.self}, 0
+	}
+	if d.strange.first("peer " + c.Host) {
+		d.log.Warn("refused an unknown peer", "host", c.Host, "realm", c.Realm, "address", c.Remote, "fix", peerDocument(c))
+	}
+	return nil, diameter.UnknownPeer
+}
+
+func peerDocument(c peer.Capabilities) string {
+	return fmt.Sprintf("rtm apply -f - <<< '{kind: Peer, host: %s, realm: %s, sources: [%s], tenants: [YOUR-TENANT]}'",
+		c.Host, c.Realm, prefixOf(c))
+}
+
+func prefixOf(c peer.Capabilities) string {
+	p, err := c.Remote.Addr().Prefix(c.Remote.Addr().BitLen())
+	if err != nil {
+		return c.Remote.Addr().String()
+	}
+	return p.String()
+}
+
+// Receive implements peer.Handler.
+func (d *door) Receive(batch []*peer.Request) {
+	for _, r := range batch {
+		c, ok := r.Value.(*call)
+		if !ok {
+			c = &call{}
+			r.Value = c
+		}
+		c.door, c.request = d, r
+		d.receive(c)
+	}
+}
+
+// receive decodes one CCR and sends it on, or answers it at once.
+func (d *door) receive(c *call) {
+	cl := c.request.Conn.Peer.(*client)
+	c.in.Reset()
+	if err := creditcontrol.Decode(&c.request.Message, cl.dialect, &c.env, &c.in.Request); err != nil {
+		d.Counts.Malformed.Add(1)
+		c.enc.Reset(c.buf[:0])
+		creditcontrol.EncodeError(&c.enc, cl.self, &c.env, err)
+		c.answer()
+		return
+	}
+	if r := c.env.Destined(&d.self, cl.realm); r != 0 {
+		c.result(r)
+		return
+	}
+	now := d.instance.Now()
+	in := &c.in
+	in.Arrived, in.Deadline = now, now.Add(cl.dialect.Patience)
+	in.Tenants, in.Reply, in.Token = cl.tenants, replied, c
+	for _, id := range c.env.Identities {
+		c.text = id.Append(c.text[:0])
+		in.Identities = append(in.Identities, string(c.text))
+	}
+	if in.Request.Kind == charging.Event && in.Request.Action <= charging.RefundAccount {
+		in.OnceDoor, in.OnceName = "gy", fmt.Sprintf("%s;%s;%d", c.env.OriginRealm, c.env.SessionID, c.env.Number)
+	}
+	if k := in.Request.Kind; k == charging.Initial || k == charging.Update {
+		c.request.Late = c.request.At.Add(cl.dialect.Late)
+	}
+	d.instance.Submit(in)
+}
+
+// replied is told what became of a request, on a shard's goroutine.
+func replied(in *rtm.Inbound, o rtm.Outcome) {
+	c := in.Token.(*call)
+	d := c.door
+	cl := c.request.Conn.Peer.(*client)
+	switch o {
+	case rtm.Answered:
+		if in.Answer.Result == charging.UserUnknown {
+			d.unknown(in)
+		}
+		c.enc.Reset(c.buf[:0])
+		creditcontrol.Encode(&c.enc, cl.self, &c.env, &in.Answer)
+		c.answer()
+	case rtm.Busy:
+		d.Counts.Busy.Add(1)
+		if cl.dialect.SilentWhenBusy && in.Request.Kind != charging.Initial {
+			c.request.Drop()
+			return
+		}
+		c.result(diameter.TooBusy)
+	case rtm.Silent, rtm.Forward, rtm.NeedPlan:
+		d.Counts.Silent.Add(1)
+		c.request.Drop()
+	}
+}
+
+// unknown says once what would make a subscriber known.
+func (d *door) unknown(in *rtm.Inbound) {
+	if len(in.Identities) == 0 || !d.strange.first(in.Identities[0]) {
+		return
+	}
+	d.log.Warn("unknown subscriber answered 5030", "identity", in.Identities[0], "peer", string(in.Request.Host),
+		"fix", "rtm subscriber add "+in.Identities[0]+" --tenant TENANT --plan PLAN --api "+d.api)
+}
+
+// result answers with nothing but a result.
+func (c *call) result(r diameter.Result) {
+	c.enc.Reset(c.buf[:0])
+	creditcontrol.EncodeResult(&c.enc, c.request.Conn.Peer.(*client).self, &c.env, r)
+	c.answer()
+}
+
+// answer sends what was encoded. The memory is another request's after it.
+func (c *call) answer() {
+	c.buf = c.enc.Bytes()
+	took := time.Since(c.request.At)
+	n := &c.door.Counts
+	if t := c.env.Type; t < uint32(len(n.Requests)) {
+		n.Requests[t].Add(1)
+		n.Nanos[t].Add(int64(took))
+	}
+	i, _ := slices.BinarySearch(latencies[:], took)
+	n.Late[i].Add(1)
+	c.request.Answer(c.buf)
+}
+
+// Answered implements peer.Handler: a client answered a RAR or ASR.
+func (d *door) Answered(_ *peer.Conn, token any, m *diameter.Message) {
+	n, ok := token.(*notice)
+	if !ok {
+		return
+	}
+	_, r := creditcontrol.DecodeResult(m)
+	now := d.instance.Now()
+	d.instance.Submit(&rtm.Inbound{
+		Account: n.account, Arrived: now, Deadline: now.Add(5 * time.Second),
+		Request: charging.Request{
+			Kind: charging.Notified, Realm: n.due.Realm, Session: n.due.Session, Notice: n.due.Number, Result: charging.Result(r),
+		},
+	})
+}
+
+// Closed implements peer.Handler.
+func (d *door) Closed(c *peer.Conn, _ []any) {
+	d.log.Info("a peer's connection is closed", "host", c.Host, "address", c.Remote)
+}
+
+// notice is a RAR or ASR on its way.
+type notice struct {
+	account store.Key
+	due     charging.Due
+}
+
+// notify sends a RAR or ASR if its client, or a relay towards it, is connected
+// here.
+func (d *door) notify(account store.Key, due charging.Due) bool {
+	conn := d.node.Find(string(due.Host), string(due.Realm))
+	if conn == nil {
+		return false
+	}
+	target := &creditcontrol.Target{Session: due.Session, Host: due.Host, Realm: due.Realm}
+	return conn.Send(&notice{account, due}, func(hop, end uint32) []byte {
+		var enc diameter.Encoder
+		enc.Reset(nil)
+		if due.Kind == charging.Abort {
+			creditcontrol.EncodeAbort(&enc, &d.self, target, hop, end)
+		} else {
+			creditcontrol.EncodeReAuth(&enc, &d.self, target, due.Group, due.HasGroup, hop, end)
+		}
+		return enc.Bytes()
+	})
+}
+
+// connected lists who is connected here, for the other instances.
+func (d *door) connected() (hosts, realms []string) {
+	for _, c := range d.node.Conns() {
+		hosts = append(hosts, c.Host)
+		if !slices.Contains(realms, c.Realm) {
+			realms = append(realms, c.Realm)
+		}
+	}
+	return hosts, realms
+}
+
+// strangers remembers whom the log has named already.
+type strangers struct {
+	mu   sync.Mutex // guards seen
+	seen map[string]bool
+}
+
+// strangersMax bounds what is remembered; then it begins anew.
+const strangersMax = 10_000
+
+func (s *strangers) first(who string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen == nil || len(s.seen) >= strangersMax {
+		s.seen = make(map[string]bool)
+	}
+	was := s.seen[who]
+	s.seen[who] = true
+	return !was
+}
+
+var _ peer.Handler = (*door)(nil)

@@ -1,0 +1,75 @@
+// Rtm is a telecom charging server: it grants quota to data sessions, calls
+// and messages over Diameter Gy/Ro while they run, and takes the money.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes.
+const (
+	exitFailed      = 1 // a check failed, or the command could not do what it was asked
+	exitUsage       = 2
+	exitUnreachable = 3 // no server there
+)
+
+// exitError is an error with an exit code of its own.
+type exitError struct {
+	error
+	code int
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := command().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "rtm:", err)
+	code := exitFailed
+	var e exitError
+	if errors.As(err, &e) {
+		code = e.code
+	}
+	os.Exit(code)
+}
+
+// command is the whole command line.
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use: "rtm", Short: "An online charging server whose instances keep nothing",
+		Long: `rtm grants quota to data sessions, calls and messages over Diameter Gy/Ro, and takes the money.
+All state is in a store; any instance handles any message of any session.
+
+Begin with "rtm dev": it runs at once, and says what to do next.`,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return exitError{fmt.Errorf("%w\nsee %s --help", err, c.CommandPath()), exitUsage}
+	})
+	root.AddCommand(serveCommand(), devCommand(), simCommand(), applyCommand(), subscriberCommand(), balanceCommand(),
+		sessionCommand(), cdrCommand(), peerCommand(), configCommand(), versionCommand(), demoCommand())
+	return root
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "print the version", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			built := ""
+			if b, ok := debug.ReadBuildInfo(); ok {
+				built = " " + b.GoVersion
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "rtm %s%s\n", version, built)
+		},
+	}
+}

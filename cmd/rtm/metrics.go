@@ -1,0 +1,64 @@
+package main
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rtm/charging"
+)
+
+// doorMetrics prints what the doors of a process count.
+type doorMetrics struct{ doors func() []*door }
+
+var (
+	requestsDesc = prometheus.NewDesc("rtm_diameter_requests_total", "CCRs answered.", []string{"instance", "type"}, nil)
+	secondsDesc  = prometheus.NewDesc("rtm_diameter_instance_seconds_total", "Time between reading a CCR and answering it: how long the instance was busy with sessions.", []string{"instance", "type"}, nil)
+	latencyDesc  = prometheus.NewDesc("rtm_request_seconds", "From reading a CCR to answering it.", []string{"instance"}, nil)
+	peersDesc    = prometheus.NewDesc("rtm_diameter_connections", "Open Diameter connections.", []string{"instance"}, nil)
+	flightDesc   = prometheus.NewDesc("rtm_diameter_in_flight", "CCRs that are worked on.", []string{"instance"}, nil)
+	refusedDesc  = prometheus.NewDesc("rtm_diameter_refused_total", "Messages and connections that were not served.", []string{"instance", "reason"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m *doorMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *doorMetrics) Collect(ch chan<- prometheus.Metric) {
+	for _, d := range m.doors() {
+		d.collect(ch)
+	}
+}
+
+func (d *door) collect(ch chan<- prometheus.Metric) {
+	name := d.instance.Name
+	c, n := &d.Counts, &d.node.Counts
+	count := func(desc *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, v, append([]string{name}, labels...)...)
+	}
+	sum := 0.0
+	for k := charging.Initial; k <= charging.Event; k++ {
+		seconds := float64(c.Nanos[k].Load()) / 1e9
+		count(requestsDesc, float64(c.Requests[k].Load()), k.String())
+		count(secondsDesc, seconds, k.String())
+		sum += seconds
+	}
+	buckets, all := make(map[float64]uint64), uint64(0)
+	for i := range c.Late {
+		all += uint64(c.Late[i].Load())
+		if i < len(latencies) {
+			buckets[latencies[i].Seconds()] = all
+		}
+	}
+	ch <- prometheus.MustNewConstHistogram(latencyDesc, all, sum, buckets, name)
+	ch <- prometheus.MustNewConstMetric(peersDesc, prometheus.GaugeValue, float64(len(d.node.Conns())), name)
+	ch <- prometheus.MustNewConstMetric(flightDesc, prometheus.GaugeValue, float64(n.InFlight.Load()), name)
+	for reason, v := range map[string]int64{
+		"malformed": c.Malformed.Load() + n.Malformed.Load(), "busy": c.Busy.Load() + n.Busy.Load(),
+		"silent": c.Silent.Load(), "late": n.Late.Load(), "connection": n.Refused.Load(),
+	} {
+		count(refusedDesc, float64(v), reason)
+	}
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"rtm"
+	"rtm/api"
+	"rtm/cdr"
+	"rtm/creditcontrol"
+	"rtm/diameter/peer"
+	"rtm/store"
+	"rtm/store/embed"
+	"rtm/store/redis"
+)
+
+// version is set when a release is built.
+var version = "0.1-dev"
+
+// originStateID is one constant for the cluster: no session is lost when an
+// instance restarts, so it must not rise.
+const originStateID = 1
+
+// leaveMax bounds how long an instance waits for its peers when it leaves.
+const leaveMax = 5 * time.Second
+
+// openStore opens what --store names.
+func openStore(ctx context.Context, where string, log *slog.Logger) (store.Store, error) {
+	if dir, ok := strings.CutPrefix(where, "embedded:"); ok {
+		if dir == "" {
+			return nil, errors.New("store: embedded: needs a directory, such as embedded:rtm-data")
+		}
+		return embed.Open(embed.Config{Dir: dir, Log: log})
+	}
+	return redis.Open(ctx, redis.Config{URL: where, Log: log})
+}
+
+// instance is one running instance: loop, Diameter, records.
+type instance struct {
+	core     *rtm.Instance
+	door     *door
+	node     *peer.Node
+	addrs    []string
+	follow   context.CancelFunc
+	followed sync.WaitGroup
+	stopped  bool
+}
+
+// startInstance runs an instance of c on an open store.
+func startInstance(ctx context.Context, c *config, st store.Store, learn bool, log *slog.Logger) (*instance, error) {
+	listeners, err := listen(c.Diameter)
+	if err != nil {
+		return nil, err
+	}
+	i := &instance{}
+	for _, l := range listeners {
+		i.addrs = append(i.addrs, l.Addr().String())
+	}
+	d := &door{
+		self: creditcontrol.Self{
+			OriginHost: c.OriginHost, OriginRealm: c.OriginRealm, Realms: c.Realms,
+			Hosts: append(slices.Clone(c.Identities), c.PeerHost),
+		},
+		learn: learn, api: "http://" + c.HTTP, log: log.With("instance", c.Name),
+	}
+	i.door = d
+	i.node, err = peer.New(peer.Config{
+		OriginHost: c.OriginHost, PeerHost: c.PeerHost, Realm: c.OriginRealm, OriginStateID: originStateID, Log: log,
+	}, d)
+	if err != nil {
+		return nil, err
+	}
+	d.node = i.node
+	i.core, err = rtm.Start(ctx, rtm.Config{
+		Name: c.Name, Store: st, Log: log, Notify: d.notify, Connected: d.connected,
+		Presence: rtm.Presence{PeerHost: c.PeerHost, Diameter: i.addrs, HTTP: c.HTTP},
+	})
+	if err != nil {
+		for _, l := range listeners {
+			l.Close()
+		}
+		return nil, err
+	}
+	d.instance = i.core
+	if err := i.record(ctx, c, st, log); err != nil {
+		return nil, err
+	}
+	for _, l := range listeners {
+		go i.node.Serve(l)
+	}
+	return i, nil
+}
+
+// record follows the events into files, if it is wanted.
+func (i *instance) record(ctx context.Context, c *config, st store.Store, log *slog.Logger) error {
+	follow, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	i.follow = cancel
+	if c.Records == "" {
+		return nil
+	}
+	f, err := cdr.NewFollower(ctx, cdr.Config{
+		Store: st, Dir: c.Records, Instance: c.Name, Log: log, Share: i.core.Rank, Dirty: i.core.TakeDirty,
+	})
+	if err != nil {
+		return err
+	}
+	i.followed.Go(func() { f.Run(follow) })
+	return nil
+}
+
+// listen opens all addresses, or says which flag would help.
+func listen(addrs []string) ([]net.Listener, error) {
+	var ls []net.Listener
+	for _, a := range addrs {
+		l, err := net.Listen("tcp", a)
+		if err != nil {
+			for _, l := range ls {
+				l.Close()
+			}
+			return nil, fmt.Errorf("listen for Diameter on %s: %w; choose another address with --diameter", a, err)
+		}
+		ls = append(ls, l)
+	}
+	return ls, nil
+}
+
+// leave ends an instance in good order: no new peers, DPR, what is in hand is
+// answered, running commits end.
+func (i *instance) leave() {
+	if i.stopped {
+		return
+	}
+	i.stopped = true
+	i.core.Leaving()
+	i.node.Leave(leaveMax)
+	i.core.Stop()
+	i.follow()
+	i.followed.Wait()
+}
+
+// kill ends an instance as a crash would, as far as that can be done within a
+// process: its connections are cut, nothing in hand is answered.
+func (i *instance) kill() {
+	if i.stopped {
+		return
+	}
+	i.stopped = true
+	i.node.Close()
+	i.core.Stop()
+	i.follow()
+	i.followed.Wait()
+}
+
+// records reads the newest lines of the record files that match.
+func records(dir string, limit int, match func(json.RawMessage) bool) ([]json.RawMessage, error) {
+	files, err := cdr.Files(dir)
+	if err != nil {
+		return nil, err
+	}
+	var out []json.RawMessage
+	for i := len(files) - 1; i >= 0 && len(out) < limit; i-- {
+		lines, err := matching(files[i], match)
+		if err != nil {
+			return nil, err
+		}
+		out = append(lines, out...)
+	}
+	return out[max(0, len(out)-limit):], nil
+}
+
+func matching(file string, match func(json.RawMessage) bool) (out []json.RawMessage, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	s.Buffer(make([]byte, 64<<10), 4<<20)
+	for s.Scan() {
+		if match(s.Bytes()) {
+			out = append(out, slices.Clone(json.RawMessage(s.Bytes())))
+		}
+	}
+	return out, s.Err()
+}
+
+// serveHTTP runs the management interface until the returned function stops it.
+func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door) (stop func(), err error) {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		api.Metrics(instances), &doorMetrics{doors})
+	conf := api.Config{Version: version, Instances: instances, Registry: reg}
+	if c.Records != "" {
+		conf.Records = func(limit int, match func(json.RawMessage) bool) ([]json.RawMessage, error) {
+			return records(c.Records, limit, match)
+		}
+	}
+	handler, _ := api.New(conf)
+	l, err := net.Listen("tcp", c.HTTP)
+	if err != nil {
+		return nil, fmt.Errorf("listen for HTTP on %s: %w; choose another address with --http", c.HTTP, err)
+	}
+	c.HTTP = l.Addr().String()
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	go srv.Serve(l)
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		srv.Shutdown(ctx)
+	}, nil
+}
