@@ -1,6 +1,471 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
 
-func simCommand() *cobra.Command  { return &cobra.Command{Use: "sim"} }
-func demoCommand() *cobra.Command { return &cobra.Command{Use: "demo"} }
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"rtm/api"
+	"rtm/cdr"
+	"rtm/ctf"
+)
+
+// simTenant is the tenant whose subscribers rtm sim plays.
+const simTenant = "sim"
+
+// simPlan costs one micro-unit an octet, so that balances show every octet.
+const simPlan = `kind: Tenant
+name: sim
+currency: EUR
+description: subscribers that rtm sim plays
+---
+kind: Plan
+tenant: sim
+name: octets
+services:
+  - {name: data, unit: octets, price: "1.00", per: 1 MB, step: "1", quota: {size: 10 MB, threshold: "10%%", validity: %d s}}
+limits: {sessions: 1024}
+grace: %d s
+---
+kind: Peer
+host: gw.sim.localdomain
+sources: [127.0.0.0/8, "::1/128"]
+tenants: [sim]
+`
+
+// play is what rtm sim was asked to do.
+type play struct {
+	conf        ctf.Config
+	remote      remote
+	subscribers int
+	accounts    int
+	records     string
+	traceFile   string
+	validity    time.Duration
+	grace       time.Duration
+	timeout     time.Duration
+	asJSON      bool
+	quiet       bool
+}
+
+func simCommand() *cobra.Command {
+	p := &play{}
+	p.conf = ctf.Config{Host: "gw.sim.localdomain", Realm: "sim.localdomain"}
+	targets := ""
+	cmd := &cobra.Command{
+		Use: "sim --target ADDR[,ADDR…]", Short: "play gateways against servers, and check every cent", Args: cobra.NoArgs,
+		Long: `Open sessions over real connections, report usage, resend what is lost, and compare: what the gateways'
+own books say was acknowledged, what the balances say was debited, and what the record files say.
+Subscribers of a tenant "sim" are made through the management interface.`,
+		Example: `  rtm sim --target 127.0.0.20:3868 --sessions 1000
+  rtm sim --target 127.0.0.20:3868,127.0.0.20:3869 --sessions 20000 --hop --dup --records rtm-dev/records`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p.conf.Targets = strings.Split(targets, ",")
+			return p.run(cmd.Context(), cmd.OutOrStdout())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&targets, "target", "127.0.0.20:3868", "instances to play against, with commas between")
+	f.IntVar(&p.conf.Sessions, "sessions", 1000, "how many sessions")
+	f.IntVar(&p.conf.Updates, "updates", 2, "CCR-U per session")
+	f.IntVar(&p.conf.Groups, "groups", 1, "rating groups per session")
+	f.IntVar(&p.conf.Parallel, "parallel", 64, "sessions at once, when there is no rate")
+	f.Float64Var(&p.conf.Rate, "rate", 0, "sessions begun per second (0: as fast as they end)")
+	f.DurationVar(&p.conf.Hold, "hold", 0, "pause between the messages of a session")
+	f.IntVar(&p.subscribers, "subscribers", 500, "how many IMSIs")
+	f.IntVar(&p.accounts, "accounts", 0, "how many accounts they share (0: each its own)")
+	f.BoolVar(&p.conf.Hop, "hop", false, "send every message to another target")
+	f.BoolVar(&p.conf.Dup, "dup", false, "send every message twice, the second one with T to another target")
+	f.Float64Var(&p.conf.Drop, "drop", 0, "share of answers that are taken for lost")
+	f.IntVar(&p.conf.Abandon, "abandon", 0, "leave every n-th session without a word after its first update")
+	f.DurationVar(&p.conf.Tx, "tx", 5*time.Second, "resend after that")
+	f.DurationVar(&p.validity, "validity", time.Hour, "validity of the plan's grants")
+	f.DurationVar(&p.grace, "grace", 30*time.Second, "grace of the plan")
+	f.DurationVar(&p.timeout, "timeout", 10*time.Minute, "give up after that")
+	f.StringVar(&p.records, "records", "", "the servers' directory of record files, to check those too")
+	f.StringVar(&p.traceFile, "trace", "", "write a hex dump of every message for text2pcap")
+	f.Uint64Var(&p.conf.Seed, "seed", 0, "draw usage from this seed (0: from the clock)")
+	f.BoolVar(&p.asJSON, "json", false, "print the result as JSON")
+	return p.remote.bind(cmd)
+}
+
+// A check is one line of the result.
+type check struct {
+	What string `json:"what"`
+	OK   bool   `json:"ok"`
+	Text string `json:"text,omitempty"`
+}
+
+// outcome is the result of a run.
+type outcome struct {
+	Seconds  float64                     `json:"seconds"`
+	Messages int64                       `json:"messages"`
+	Rate     float64                     `json:"messagesPerSecond"`
+	P50      time.Duration               `json:"p50"`
+	P99      time.Duration               `json:"p99"`
+	Resent   int64                       `json:"resent"`
+	Closed   int64                       `json:"connectionsLost"`
+	Octets   int64                       `json:"octetsAcknowledged"`
+	Results  map[uint32]int64            `json:"results"`
+	Matrix   map[string]map[string]int64 `json:"matrix"`
+	Checks   []check                     `json:"checks"`
+}
+
+func (o *outcome) check(ok bool, what, format string, args ...any) {
+	o.Checks = append(o.Checks, check{what, ok, fmt.Sprintf(format, args...)})
+}
+
+func (o *outcome) failed() int {
+	n := 0
+	for _, c := range o.Checks {
+		if !c.OK {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *play) run(ctx context.Context, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	if p.conf.Seed == 0 {
+		p.conf.Seed = uint64(time.Now().UnixNano()) >> 10
+	}
+	owners, err := p.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := p.balances(ctx, owners)
+	if err != nil {
+		return err
+	}
+	if p.traceFile != "" {
+		f, err := os.Create(p.traceFile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		p.conf.Trace = f
+	}
+	sim, err := ctf.New(p.conf)
+	if err != nil {
+		return exitError{err, exitUsage}
+	}
+	stop := p.progress(sim)
+	start := time.Now()
+	err = sim.Run(ctx)
+	stop()
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	o := p.measure(sim, time.Since(start))
+	o.check(err == nil, "all sessions ended", "%d of %d", sim.Counts.Ended.Load()+sim.Counts.Abandoned.Load(), p.conf.Sessions)
+	p.verify(context.WithoutCancel(ctx), o, sim, owners, before)
+	if err := o.print(out, p.asJSON); err != nil {
+		return err
+	}
+	if n := o.failed(); n > 0 {
+		return exitError{fmt.Errorf("%d of %d checks failed", n, len(o.Checks)), exitFailed}
+	}
+	return nil
+}
+
+// prepare makes tenant, plan and subscribers, and returns whose account each
+// IMSI has.
+func (p *play) prepare(ctx context.Context) (owners map[string]string, err error) {
+	if p.accounts <= 0 || p.accounts > p.subscribers {
+		p.accounts = p.subscribers
+	}
+	members := make([][]string, p.accounts)
+	owners = make(map[string]string)
+	for n := range p.subscribers {
+		imsi := fmt.Sprintf("00101%010d", 9_000_000_000+n)
+		p.conf.IMSIs = append(p.conf.IMSIs, imsi)
+		members[n%p.accounts] = append(members[n%p.accounts], imsi)
+		owners[imsi] = fmt.Sprintf("sim-%d-%d", p.accounts, n%p.accounts)
+	}
+	var doc bytes.Buffer
+	fmt.Fprintf(&doc, simPlan, int(p.validity.Seconds()), int(p.grace.Seconds()))
+	for i, imsis := range members {
+		for first := 0; first < len(imsis); first += 16 {
+			name := fmt.Sprintf("sim-%d-%d", p.accounts, i)
+			if first > 0 { // an account lists 16 identities at most
+				return nil, exitError{fmt.Errorf("%d subscribers on %d accounts are more than 16 each", p.subscribers, p.accounts), exitUsage}
+			}
+			fmt.Fprintf(&doc, "---\nkind: Subscriber\ntenant: sim\naccount: %s\nplan: octets\nbalance: \"1000000\"\nidentities: [", name)
+			for j, imsi := range imsis {
+				if j > 0 {
+					doc.WriteString(", ")
+				}
+				fmt.Fprintf(&doc, "%q", "imsi:"+imsi)
+			}
+			doc.WriteString("]\n")
+		}
+	}
+	return owners, p.remote.call(ctx, "POST", "/v1/apply?file=sim", http.Header{"Content-Type": {"application/yaml"}}, &doc, nil)
+}
+
+// account is what the server says of an account.
+type account struct {
+	debited, reserved, credited, overrun int64
+	sessions                             int
+}
+
+func (p *play) balances(ctx context.Context, owners map[string]string) (map[string]account, error) {
+	out := make(map[string]account)
+	for _, name := range owners {
+		if _, ok := out[name]; ok {
+			continue
+		}
+		var s api.Subscriber
+		if err := p.remote.call(ctx, "GET", "/v1/subscribers/"+url.PathEscape(simTenant+"/"+name), nil, nil, &s); err != nil {
+			return nil, err
+		}
+		var a account
+		for _, b := range s.Buckets {
+			a.debited += b.Debited
+			a.reserved += b.Reserved
+			a.credited += b.Credited
+			a.overrun += b.Overrun
+		}
+		a.sessions = len(s.Sessions)
+		out[name] = a
+	}
+	return out, nil
+}
+
+func (p *play) progress(sim *ctf.Sim) (stop func()) {
+	if p.quiet || p.asJSON || !term.IsTerminal(int(os.Stderr.Fd())) {
+		return func() {}
+	}
+	bar := progressbar.NewOptions(p.conf.Sessions, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription("sessions"),
+		progressbar.OptionShowCount(), progressbar.OptionEnableColorCodes(os.Getenv("NO_COLOR") == ""), progressbar.OptionClearOnFinish())
+	done := make(chan struct{})
+	go func() {
+		t := time.NewTicker(200 * time.Millisecond)
+		defer t.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-t.C:
+				bar.Set64(sim.Counts.Ended.Load() + sim.Counts.Abandoned.Load())
+			}
+		}
+	}()
+	return func() { close(done); bar.Finish() }
+}
+
+func (p *play) measure(sim *ctf.Sim, took time.Duration) *outcome {
+	o := &outcome{
+		Seconds: took.Seconds(), Messages: sim.Counts.Answered.Load(), Resent: sim.Counts.Resent.Load(), Closed: sim.Counts.Closed.Load(),
+		Results: sim.Results(), Matrix: make(map[string]map[string]int64),
+	}
+	o.Rate = float64(o.Messages) / took.Seconds()
+	if l := sim.Latencies(); len(l) > 0 {
+		slices.Sort(l)
+		o.P50, o.P99 = l[len(l)/2], l[len(l)*99/100]
+	}
+	for _, b := range sim.Books() {
+		o.Octets += b.Octets
+	}
+	empty := 0
+	for i, target := range p.conf.Targets {
+		row := make(map[string]int64)
+		for k := 1; k < len(ctf.KindNames); k++ {
+			row[ctf.KindNames[k]] = sim.Matrix[i][k].Load()
+			if sim.Matrix[i][k].Load() == 0 && (k != 2 || p.conf.Updates > 0) {
+				empty++
+			}
+		}
+		o.Matrix[target] = row
+	}
+	if p.conf.Hop {
+		o.check(empty == 0, "every instance handled every kind of message", "%d cells of the matrix are empty", empty)
+	}
+	return o
+}
+
+// verify compares the gateways' books with balances, sessions and records.
+func (p *play) verify(ctx context.Context, o *outcome, sim *ctf.Sim, owners map[string]string, before map[string]account) {
+	bad := sim.Counts.Failed.Load()
+	o.check(bad == 0 && sim.Counts.GivenUp.Load() == 0, "every answer is 2001", "%d others, %d never came %s", bad, sim.Counts.GivenUp.Load(), sim.FirstFailure())
+	if p.conf.Dup {
+		o.check(sim.Counts.Different.Load() == 0, "repeats are answered alike", "%d compared, %d differ", sim.Counts.Duplicates.Load(), sim.Counts.Different.Load())
+	}
+	reported, uncertain := make(map[string]int64), make(map[string]int64)
+	for imsi, b := range sim.Books() {
+		reported[owners[imsi]] += b.Octets
+		uncertain[owners[imsi]] += b.Uncertain
+	}
+	after, err := p.settled(ctx, owners)
+	if err != nil {
+		o.check(false, "balances can be read", "%v", err)
+		return
+	}
+	debited, wrong := int64(0), []string{}
+	held, open := int64(0), 0
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		a := after[name]
+		d := a.debited - before[name].debited
+		debited += d
+		held += a.reserved
+		open += a.sessions
+		if d < reported[name] || d > reported[name]+uncertain[name] || a.credited != before[name].credited {
+			wrong = append(wrong, fmt.Sprintf("%s/%s reported %d, debited %d", simTenant, name, reported[name], d))
+		}
+	}
+	text := fmt.Sprintf("%d octets reported, %d micro-units debited, difference %d", o.Octets, debited, debited-o.Octets)
+	o.check(len(wrong) == 0, "each balance is what it was less what was reported", "%s%s", text, more(wrong))
+	o.check(open == 0, "no session is left", "%d are", open)
+	o.check(held == 0, "nothing is reserved", "%d micro-units are", held)
+	if p.records != "" {
+		p.verifyRecords(o, sim, reported, uncertain)
+	}
+}
+
+// settled reads the balances, once timers and abandoned sessions have come to
+// rest.
+func (p *play) settled(ctx context.Context, owners map[string]string) (map[string]account, error) {
+	limit := 10 * time.Second
+	if p.conf.Abandon > 0 {
+		limit += 2*p.validity + p.grace
+	}
+	for deadline := time.Now().Add(limit); ; {
+		after, err := p.balances(ctx, owners)
+		if err != nil {
+			return nil, err
+		}
+		open := 0
+		for _, a := range after {
+			open += a.sessions
+		}
+		if open == 0 || time.Now().After(deadline) {
+			return after, nil
+		}
+		select {
+		case <-ctx.Done():
+			return after, nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func more(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	if len(list) > 5 {
+		list = append(list[:5:5], fmt.Sprintf("and %d more", len(list)-5))
+	}
+	return ": " + strings.Join(list, "; ")
+}
+
+// filed is what the record files add up to.
+type filed struct {
+	octets  map[string]int64
+	finals  map[string]int
+	charged int64
+	twice   int
+	lines   int
+}
+
+func (p *play) read() (*filed, error) {
+	f := &filed{octets: make(map[string]int64), finals: make(map[string]int)}
+	seen := make(map[string]bool)
+	prefix := fmt.Sprintf("%s;%d;", p.conf.Host, p.conf.Seed)
+	err := cdr.Read(p.records, func(r *cdr.Record) error {
+		if seen[r.ID] {
+			f.twice++
+		}
+		seen[r.ID] = true
+		if !strings.HasPrefix(r.Session, prefix) {
+			return nil
+		}
+		f.lines++
+		if r.Type == "final" {
+			f.finals[r.Session]++
+		}
+		if r.Type == "final" || r.Type == "supplementary" {
+			for _, l := range r.Lines {
+				f.octets[r.Account] += l.Octets
+				f.charged += l.Charged
+			}
+		}
+		return nil
+	})
+	return f, err
+}
+
+// verifyRecords compares the books with the files, once those are written.
+func (p *play) verifyRecords(o *outcome, sim *ctf.Sim, reported, uncertain map[string]int64) {
+	sessions := sim.Counts.Ended.Load() + sim.Counts.Abandoned.Load()
+	var f *filed
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		if f, err = p.read(); err != nil || int64(len(f.finals)) >= sessions || time.Now().After(deadline) {
+			break
+		}
+		<-time.After(500 * time.Millisecond)
+	}
+	if err != nil {
+		o.check(false, "record files can be read", "%v", err)
+		return
+	}
+	several := 0
+	for _, n := range f.finals {
+		if n != 1 {
+			several++
+		}
+	}
+	o.check(int64(len(f.finals)) == sessions && several == 0, "one final record per session", "%d of %d, %d more than one", len(f.finals), sessions, several)
+	o.check(f.twice == 0, "no record twice", "%d ids came again", f.twice)
+	sum, wrong := int64(0), []string{}
+	for _, name := range slices.Sorted(maps.Keys(reported)) {
+		sum += f.octets[name]
+		if d := f.octets[name]; d < reported[name] || d > reported[name]+uncertain[name] {
+			wrong = append(wrong, fmt.Sprintf("%s/%s reported %d, in records %d", simTenant, name, reported[name], d))
+		}
+	}
+	o.check(len(wrong) == 0, "records add up to what was reported", "%d octets, %d micro-units%s", sum, f.charged, more(wrong))
+}
+
+// print writes the result: a line per check.
+func (o *outcome) print(w io.Writer, asJSON bool) error {
+	if asJSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(o)
+	}
+	fmt.Fprintf(w, "%d messages in %.1f s, %.0f a second, p50 %s, p99 %s, %d resent, %d connections lost\n",
+		o.Messages, o.Seconds, o.Rate, o.P50.Round(time.Microsecond), o.P99.Round(time.Microsecond), o.Resent, o.Closed)
+	for _, target := range slices.Sorted(maps.Keys(o.Matrix)) {
+		fmt.Fprintf(w, "  %-24s", target)
+		for _, k := range ctf.KindNames[1:] {
+			fmt.Fprintf(w, " %s %d", strings.TrimSuffix(k, "_REQUEST"), o.Matrix[target][k])
+		}
+		fmt.Fprintln(w)
+	}
+	for _, c := range o.Checks {
+		word := "ok  "
+		if !c.OK {
+			word = "FAIL"
+		}
+		fmt.Fprintf(w, "%s %s: %s\n", word, c.What, c.Text)
+	}
+	return nil
+}
