@@ -283,7 +283,7 @@ func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (sh
 	}
 	if p == nil {
 		g.Result = RatingFailed
-		*answer = g.grant()
+		*answer = d.told(g, ask)
 		return false
 	}
 	if g.Plan != d.plan.Version || g.Rule != p.Rule {
@@ -304,7 +304,7 @@ func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (sh
 		}
 		g.Release = d.now.Add(p.Quota.Validity + d.grace())
 	}
-	*answer = g.grant()
+	*answer = d.told(g, ask)
 	return units < size
 }
 
@@ -345,17 +345,22 @@ func (d *decision) reserve(e *Entry, g *Group, p *rating.Price, size int64, shar
 			have += rating.Micros(min(b.offers(d.now, shared), math.MaxInt64-int64(have)))
 		}
 	}
-	can := p.Affordable(g.Paid, have)
+	can := int64(0)
+	if have > 0 || p.Micro == 0 { // what rounding leaves free is not granted by itself
+		can = p.Affordable(g.Paid, have)
+	}
 	n := min(size-units, can)
 	if n > 0 {
 		total, ok := p.Total(g.Paid + n)
 		if !ok {
 			return units, false
 		}
-		d.holdMoney(e, g, int64(total-g.Charged), shared)
+		cost := total - g.Charged
+		d.holdMoney(e, g, int64(cost), shared)
 		units += n
+		more = more || can > n && (p.Micro == 0 || have > cost)
 	}
-	return units, units == size && (more || can > n)
+	return units, units == size && more
 }
 
 func (d *decision) holdMoney(e *Entry, g *Group, cost int64, shared bool) {

@@ -206,6 +206,8 @@ type Grant struct {
 	Holding        uint32             // seconds; zero: none
 	Threshold      int64              // units left at which to ask again; zero: none
 	Final          rating.FinalAction // zero: more can follow
+	Redirect       string             // where to, with rating.Redirect
+	Filter         string             // Filter-Id, with rating.RestrictAccess
 }
 
 // An Answer is what the client is told: facts, so that a repeat is told the

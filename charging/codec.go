@@ -114,7 +114,9 @@ func (a *Account) Decode(b []byte) error {
 		case accountPlan:
 			a.Plan = f.bytes
 		case accountIdentity:
-			a.Identities = append(a.Identities, f.bytes)
+			if len(f.bytes) > 0 {
+				a.Identities = append(a.Identities, f.bytes)
+			}
 		case accountBucket:
 			if !a.grownBuckets().decode(f.bytes) {
 				return ErrRecord
@@ -798,14 +800,14 @@ func (o *Once) Append(b []byte) []byte {
 		b = done(stored.append(b), start)
 	}
 	b = appendInt(b, onceCost, int64(o.Answer.Cost))
-	b = appendUint(b, onceHasCost, flag(o.Answer.HasCost))
+	b = appendUint(b, onceHasCost, bit(o.Answer.HasCost))
 	b = appendUint(b, onceCurrency, uint64(o.Answer.Currency))
-	b = appendUint(b, onceNoCredit, flag(o.Answer.NoCredit))
-	b = appendUint(b, onceChecked, flag(o.Answer.Checked))
+	b = appendUint(b, onceNoCredit, bit(o.Answer.NoCredit))
+	b = appendUint(b, onceChecked, bit(o.Answer.Checked))
 	return appendUint(b, onceBucket, uint64(o.Answer.Bucket))
 }
 
-func flag(v bool) uint64 {
+func bit(v bool) uint64 {
 	if v {
 		return 1
 	}

@@ -355,7 +355,7 @@ func (d *decision) repeat(s *Session) {
 		case g == nil:
 			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(d.refusal(s, ask)))
 		case g.Number == d.r.Number:
-			d.o.Answer.Grants = append(d.o.Answer.Grants, g.grant())
+			d.o.Answer.Grants = append(d.o.Answer.Grants, d.told(g, ask))
 		default:
 			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(Success))
 		}
@@ -442,14 +442,41 @@ func (ask *Ask) result(r Result) Grant {
 	return Grant{Group: ask.Group, Service: ask.Service, Has: ask.Has, Result: r}
 }
 
-// group is the state of the rating group that ask names; nil: none yet.
-func (s *Session) group(ask *Ask) *Group {
+// group is the state of the rating group that ask names; nil: none yet. A
+// Rating-Group alone also names the one quota of that group that was asked for
+// with a Service-Identifier: some gateways leave it out of their reports.
+func (s *Session) group(ask *Ask) (found *Group) {
 	for i := range s.Groups {
 		if g := &s.Groups[i]; g.Group == ask.Group && g.Service == ask.Service && g.Has == ask.Has {
 			return g
 		}
 	}
-	return nil
+	if ask.Has != HasGroup {
+		return nil
+	}
+	for i := range s.Groups {
+		if g := &s.Groups[i]; g.Group == ask.Group && g.Has == HasGroup|HasService {
+			if found != nil {
+				return nil
+			}
+			found = g
+		}
+	}
+	return found
+}
+
+// told is what g was granted, as an answer to ask.
+func (d *decision) told(g *Group, ask *Ask) Grant {
+	a := g.grant()
+	a.Group, a.Service, a.Has = ask.Group, ask.Service, ask.Has
+	if g.Final > rating.Terminate {
+		if plan := d.w.Plans.Version(g.Plan); plan != nil {
+			if p := plan.Rule(g.Rule); p != nil {
+				a.Redirect, a.Filter = p.Redirect, p.Filter
+			}
+		}
+	}
+	return a
 }
 
 // group is like Session.group and adds the state; nil: the session has as many

@@ -120,6 +120,15 @@ func final(enc *diameter.Encoder, g *charging.Grant) {
 	}
 	enc.Open(diameter.FinalUnitIndication)
 	enc.Uint32(diameter.FinalUnitAction, uint32(g.Final-1))
+	if g.Filter != "" {
+		enc.String(diameter.FilterID, g.Filter)
+	}
+	if g.Redirect != "" {
+		enc.Open(diameter.RedirectServer)
+		enc.Uint32(diameter.RedirectAddressType, 2) // URL
+		enc.String(diameter.RedirectServerAddress, g.Redirect)
+		enc.Close()
+	}
 	enc.Close()
 }
 

@@ -1,7 +1,8 @@
 // Package ctf plays gateways (Charging Trigger Functions, TS 32.299): it opens
 // sessions against one or more servers, reports usage, resends what was lost,
 // and keeps its own books of what was acknowledged. It shares the wire formats
-// with the server and nothing else: no figure of its books comes from there.
+// with the server and does not know anything else of it: no figure of its books
+// comes from there.
 package ctf
 
 import (

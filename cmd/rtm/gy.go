@@ -14,6 +14,7 @@ import (
 	"rtm/diameter"
 	"rtm/diameter/peer"
 	"rtm/store"
+	"rtm/tenant"
 )
 
 // A door is where Diameter comes in: it decides who is a peer, turns CCRs into
@@ -52,6 +53,12 @@ type client struct {
 	realm   string
 	host    string
 	self    *creditcontrol.Self // who answers
+	known   *tenant.Peer        // nil: it was learned
+}
+
+// sends reports whether a request of that origin may come over the connection.
+func (c *client) sends(e *creditcontrol.Envelope) bool {
+	return c.known == nil || c.known.Sends(c.host, c.realm, string(e.OriginHost), string(e.OriginRealm))
 }
 
 // call is one CCR on its way, kept with the memory of its request.
@@ -70,7 +77,7 @@ func (d *door) Admit(c peer.Capabilities) (any, diameter.Result) {
 	p, ok := d.instance.Catalogue().Peer(c.Host, c.Realm, c.Remote.Addr())
 	switch {
 	case ok:
-		cl := &client{dialect: creditcontrol.DialectOf(p.Dialect), tenants: p.Tenants, realm: c.Realm, host: c.Host, self: &d.self}
+		cl := &client{dialect: creditcontrol.DialectOf(p.Dialect), tenants: p.Tenants, realm: c.Realm, host: c.Host, self: &d.self, known: p}
 		if cl.dialect == nil {
 			cl.dialect = creditcontrol.Generic
 		}
@@ -130,6 +137,10 @@ func (d *door) receive(c *call) {
 		c.answer()
 		return
 	}
+	if !cl.sends(&c.env) {
+		c.spoofed(cl)
+		return
+	}
 	if r := c.env.Destined(&d.self, cl.realm); r != 0 {
 		c.result(r)
 		return
@@ -149,6 +160,20 @@ func (d *door) receive(c *call) {
 		c.request.Late = c.request.At.Add(cl.dialect.Late)
 	}
 	d.instance.Submit(in)
+}
+
+// spoofed refuses a request in the name of somebody who does not send over this
+// connection.
+func (c *call) spoofed(cl *client) {
+	d := c.door
+	if d.strange.first("origin " + string(c.env.OriginHost) + " over " + cl.host) {
+		d.log.Warn("refused a request with somebody else's Origin-Host", "connection", cl.host, "originHost", string(c.env.OriginHost),
+			"originRealm", string(c.env.OriginRealm), "fix", "if it is a relay, list the realm under relays: of its Peer document")
+	}
+	origin, _ := diameter.Find(c.request.Message.Body, diameter.OriginHost)
+	c.enc.Reset(c.buf[:0])
+	creditcontrol.EncodeError(&c.enc, cl.self, &c.env, origin.Fail(diameter.InvalidAVPValue))
+	c.answer()
 }
 
 // replied is told what became of a request, on a shard's goroutine.

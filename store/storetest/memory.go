@@ -1,6 +1,7 @@
 // Package storetest holds every store to the promises of package store: one
 // suite, a subtest per promise. It also has the simplest store that keeps them,
-// so that the suite itself can be tried on stores that break them.
+// so that the suite itself can be tried on stores that break them. It does not
+// know any backend.
 package storetest
 
 import (

@@ -1,0 +1,429 @@
+package rtmtest
+
+import (
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"rtm"
+	"rtm/charging"
+	"rtm/rating"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// A Player plays a conversation: every message goes to another instance, all of
+// them on one simulated store, with the timers of production. Commands:
+//
+//	plan FILE               the first plan of a YAML file is the account's
+//	account 10.00           a subscriber with that money
+//	at 10:00, at +1h        time passes; what is due happens
+//	CCR-I s1 n=0 rg=10 want rg=20 want=5MiB
+//	CCR-U s1 n=1 rg=10 used=9MiB want
+//	CCR-T s1 n=2 rg=10 used=1MiB
+//	CCR-E e1 n=0 action=debit rg=30 want=1
+//	                        none: neither rating group nor service; root: units at message level
+//	again                   the last message once more
+//	topup 5.00 key=k        credit, once per key
+//	reauth s1, abort s1     the operator prompts a gateway
+//	balance                 the buckets and what is open
+//	log                     the events since the last log
+type Player struct {
+	now    time.Time
+	sim    *Sim
+	shards []*rtm.Shard
+	timers rtm.Timers
+	turn   int
+	key    store.Key
+	plans  planList
+	last   *rtm.Inbound
+	logged uint64
+}
+
+// planList is one plan, in one version.
+type planList struct{ plan *rating.Plan }
+
+func (p planList) Current(time.Time) *rating.Plan { return p.plan }
+func (p planList) Version(n uint32) *rating.Plan {
+	if p.plan == nil || n != p.plan.Version {
+		return nil
+	}
+	return p.plan
+}
+
+// NewPlayer returns a player at midnight of a day, with three instances.
+func NewPlayer() *Player {
+	p := &Player{now: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), key: tenant.AccountKey("lab", "alice")}
+	p.sim = &Sim{rng: rand.New(rand.NewPCG(1, 1))}
+	p.sim.store = NewStore(func() time.Time { return p.now })
+	for _, name := range []string{"A", "B", "C"} {
+		sh := p.sim.shard(name)
+		sh.Plans = func(string, []byte) charging.Plans { return p.plans }
+		p.shards = append(p.shards, sh)
+	}
+	return p
+}
+
+// Play carries out one command and returns its reply, a line each.
+func (p *Player) Play(line string, readFile func(name string) ([]byte, error)) ([]string, error) {
+	f := strings.Fields(line)
+	switch verb := f[0]; {
+	case verb == "plan" && len(f) == 2:
+		b, err := readFile(f[1])
+		if err != nil {
+			return nil, err
+		}
+		return nil, p.load(f[1], b)
+	case verb == "account" && len(f) == 2:
+		return p.account(f[1])
+	case verb == "at" && len(f) == 2:
+		return nil, p.at(f[1])
+	case strings.HasPrefix(verb, "CCR-") && len(f) > 1:
+		return p.ccr(f)
+	case verb == "again" && p.last != nil:
+		return p.answer(p.send(copyOf(p.last))), nil
+	case verb == "topup" && len(f) == 3:
+		return p.topUp(f[1], f[2])
+	case (verb == "reauth" || verb == "abort") && len(f) == 2:
+		kind := charging.Reauthorise
+		if verb == "abort" {
+			kind = charging.Abort
+		}
+		return p.answer(p.send(&rtm.Inbound{Account: p.key, Request: charging.Request{Kind: kind, Realm: []byte("r"), Session: []byte(f[1])}})), nil
+	case verb == "balance":
+		return p.balance()
+	case verb == "log":
+		return p.log()
+	}
+	return nil, fmt.Errorf("%q is not a command", line)
+}
+
+func (p *Player) load(name string, b []byte) error {
+	docs, err := tenant.Parse(name, b)
+	if err != nil {
+		return err
+	}
+	if len(docs.Plans) == 0 {
+		return fmt.Errorf("%s has no plan", name)
+	}
+	plan, err := docs.Plans[0].Compile(1)
+	if err == nil {
+		plan.Currency = 978
+		p.plans.plan = plan
+	}
+	return err
+}
+
+func (p *Player) account(money string) ([]string, error) {
+	m, err := tenant.ParseMoney(money)
+	if err != nil {
+		return nil, err
+	}
+	in := p.send(&rtm.Inbound{Account: p.key, Request: charging.Request{
+		Kind: charging.Provision, Profile: &charging.Profile{Plan: "p", Identities: []string{"imsi:alice"}, Money: m},
+	}})
+	p.sim.store.Commit(store.Commit{Writes: []store.Write{{
+		Op: store.Put, Key: tenant.IdentityKey("imsi:alice"), New: p.sim.version(), Bytes: tenant.EncodeOwner(nil, "lab", "alice"),
+	}}})
+	return p.answer(in), nil
+}
+
+// at lets time pass, and everything happen that becomes due.
+func (p *Player) at(text string) error {
+	to := p.now
+	if d, ok := strings.CutPrefix(text, "+"); ok {
+		span, err := time.ParseDuration(d)
+		if err != nil {
+			return err
+		}
+		to = p.now.Add(span)
+	} else {
+		t, err := time.Parse("15:04:05", text)
+		if err != nil {
+			if t, err = time.Parse("15:04", text); err != nil {
+				return err
+			}
+		}
+		to = time.Date(p.now.Year(), p.now.Month(), p.now.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
+	}
+	if to.Before(p.now) {
+		return fmt.Errorf("%s is in the past", text)
+	}
+	for {
+		wake, ok := p.sim.store.wakes[p.key]
+		if !ok || wake.After(to) {
+			p.now = to
+			return nil
+		}
+		if wake.After(p.now) {
+			p.now = wake
+		}
+		due, next := p.sim.store.Due(rtm.TicksMax, rtm.TickLease)
+		for _, in := range p.timers.Claimed(due, next, p.now, p.now) {
+			p.send(in)
+		}
+	}
+}
+
+// send carries a request through the next instance, to its answer.
+func (p *Player) send(in *rtm.Inbound) *rtm.Inbound {
+	p.turn++
+	sh := p.shards[p.turn%len(p.shards)]
+	in.Arrived, in.Deadline = p.now, p.now.Add(time.Second)
+	batch := []*rtm.Inbound{in}
+	for range 20 {
+		keys := append([]store.Key(nil), sh.Begin(batch, p.now)...)
+		batch = nil
+		if at, ok := sh.Next(); sh.Idle() && ok && at.After(p.now) {
+			p.now = at // a contended account rests
+			continue
+		}
+		var results []store.Result
+		for _, c := range sh.Loaded(p.sim.store.Load(keys), p.now) {
+			results = append(results, p.sim.store.Commit(copied(c)))
+		}
+		for _, r := range sh.Committed(results, p.now) {
+			if r.Outcome != rtm.Forward {
+				return in
+			}
+			batch = append(batch, r.In)
+		}
+	}
+	panic("the loop does not end")
+}
+
+func copyOf(in *rtm.Inbound) *rtm.Inbound {
+	return &rtm.Inbound{
+		Request: in.Request, Identities: in.Identities, OnceDoor: in.OnceDoor, OnceName: in.OnceName, Account: in.Account,
+	}
+}
+
+var kinds = map[string]charging.Kind{"CCR-I": charging.Initial, "CCR-U": charging.Update, "CCR-T": charging.Termination, "CCR-E": charging.Event}
+
+var actions = map[string]charging.Action{
+	"debit": charging.DirectDebiting, "refund": charging.RefundAccount, "check": charging.CheckBalance, "price": charging.PriceEnquiry,
+}
+
+// ccr reads a message and sends it.
+func (p *Player) ccr(f []string) ([]string, error) {
+	r := charging.Request{Kind: kinds[f[0]], Realm: []byte("r"), Host: []byte("gw.r"), Session: []byte(f[1]), Context: 32251, Indexed: true}
+	if r.Kind == 0 {
+		return nil, fmt.Errorf("%s is not a message", f[0])
+	}
+	who := "imsi:alice"
+	for _, word := range f[2:] {
+		name, value, _ := strings.Cut(word, "=")
+		switch name {
+		case "n", "context":
+			n, err := strconv.ParseUint(value, 10, 32)
+			if err != nil {
+				return nil, err
+			}
+			if name == "n" {
+				r.Number = uint32(n)
+			} else {
+				r.Context = uint32(n)
+			}
+		case "action":
+			r.Action = actions[value]
+		case "who":
+			who = value
+		case "realm":
+			r.Realm = []byte(value)
+		default:
+			if err := ask(&r, name, value); err != nil {
+				return nil, err
+			}
+		}
+	}
+	h := fnv.New64a()
+	fmt.Fprint(h, f)
+	r.Content = h.Sum64()
+	p.last = &rtm.Inbound{Request: r}
+	if who != "" {
+		p.last.Identities = []string{who}
+	}
+	if r.Kind == charging.Event && r.Action <= charging.RefundAccount {
+		p.last.OnceDoor, p.last.OnceName = "gy", fmt.Sprintf("%s;%d", r.Session, r.Number)
+	}
+	return p.answer(p.send(copyOf(p.last))), nil
+}
+
+// ask adds what a word says of a rating group.
+func ask(r *charging.Request, name, value string) error {
+	add := func(a charging.Ask) { r.Asks = append(r.Asks, a) }
+	switch name {
+	case "rg":
+		n, err := strconv.ParseUint(value, 10, 32)
+		add(charging.Ask{Group: uint32(n), Has: charging.HasGroup})
+		return err
+	case "none":
+		add(charging.Ask{})
+		return nil
+	case "root":
+		add(charging.Ask{Has: charging.AtMessage})
+		return nil
+	}
+	if len(r.Asks) == 0 {
+		return fmt.Errorf("%s comes before any rating group", name)
+	}
+	a := &r.Asks[len(r.Asks)-1]
+	var u charging.Units
+	if value != "" {
+		if err := quantity(&u, value); err != nil {
+			return err
+		}
+	}
+	switch name {
+	case "want":
+		a.Wants, a.Want = true, u
+	case "used":
+		a.Reports, a.Used = true, u
+	default:
+		return fmt.Errorf("%q is not known", name)
+	}
+	return nil
+}
+
+// quantity reads 5MiB as octets, 30s as seconds, 1.25EUR as money, and a bare
+// number as events and octets alike.
+func quantity(u *charging.Units, text string) error {
+	if m, ok := strings.CutSuffix(text, "EUR"); ok {
+		v, err := tenant.ParseMoney(m)
+		u.Money = v
+		return err
+	}
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+		u.Octets, u.Events = n, n
+		return nil
+	}
+	if n, err := tenant.ParseQuantity(text, rating.Seconds); err == nil {
+		u.Seconds = n
+		return nil
+	}
+	n, err := tenant.ParseQuantity(text, rating.Octets)
+	u.Octets = n
+	return err
+}
+
+// answer is the reply as a scenario shows it.
+func (p *Player) answer(in *rtm.Inbound) []string {
+	a := &in.Answer
+	head := fmt.Sprintf("%d", a.Result)
+	if a.HasCost {
+		head += " cost=" + tenant.FormatMoney(a.Cost)
+	}
+	if a.Checked {
+		head += fmt.Sprintf(" enough=%t", !a.NoCredit)
+	}
+	out := []string{head}
+	for _, g := range a.Grants {
+		line := groupName(g.Group, g.Has) + fmt.Sprintf(" %d", g.Result)
+		if g.Unit != 0 {
+			line += " granted=" + strings.ReplaceAll(tenant.FormatQuantity(g.Units, g.Unit), " ", "")
+		}
+		if g.Validity != 0 {
+			line += " validity=" + (time.Duration(g.Validity) * time.Second).String()
+		}
+		if g.Threshold != 0 {
+			line += " threshold=" + strings.ReplaceAll(tenant.FormatQuantity(g.Threshold, g.Unit), " ", "")
+		}
+		if g.Final != 0 {
+			line += " final=" + g.Final.String()
+		}
+		out = append(out, line)
+	}
+	for _, n := range in.Notices {
+		out = append(out, fmt.Sprintf("to gateway: %s %s try %d", n.Kind, n.Session, n.Tries))
+	}
+	return out
+}
+
+func groupName(group uint32, has charging.Has) string {
+	switch {
+	case has&charging.AtMessage != 0:
+		return "root"
+	case has&charging.HasGroup == 0:
+		return "none"
+	}
+	return fmt.Sprintf("rg=%d", group)
+}
+
+func (p *Player) topUp(amount, key string) ([]string, error) {
+	m, err := tenant.ParseMoney(amount)
+	if err != nil {
+		return nil, err
+	}
+	return p.answer(p.send(&rtm.Inbound{
+		Account: p.key, OnceDoor: "api", OnceName: key,
+		Request: charging.Request{Kind: charging.TopUp, Amount: int64(m), Content: uint64(m) | 1, Cause: "top-up"},
+	})), nil
+}
+
+func (p *Player) balance() ([]string, error) {
+	var a charging.Account
+	if err := a.Decode(p.sim.store.Load([]store.Key{p.key})[0].Bytes); err != nil {
+		return nil, err
+	}
+	if err := a.DecodeAll(); err != nil {
+		return nil, err
+	}
+	var out []string
+	for i := range a.Buckets {
+		b := &a.Buckets[i]
+		line := fmt.Sprintf("%-7s free %s", b.Unit, tenant.FormatQuantity(b.Available(), b.Unit))
+		if b.Reserved != 0 {
+			line += "  reserved " + tenant.FormatQuantity(b.Reserved, b.Unit)
+		}
+		if b.Overrun != 0 {
+			line += "  overrun " + tenant.FormatQuantity(b.Overrun, b.Unit)
+		}
+		out = append(out, line)
+	}
+	for i := range a.Sessions {
+		s := &a.Sessions[i]
+		out = append(out, fmt.Sprintf("session %s  messages %d  closes %s", s.ID, s.Messages, s.Close.Format("15:04:05")))
+	}
+	return out, nil
+}
+
+func (p *Player) log() ([]string, error) {
+	var out []string
+	var e charging.Entry
+	for _, ev := range p.sim.store.streams[p.key.Partition] {
+		if ev.Seq <= p.logged {
+			continue
+		}
+		p.logged = ev.Seq
+		if err := e.Decode(ev.Bytes); err != nil {
+			return nil, err
+		}
+		line := fmt.Sprintf("%s %s", e.At.Format("15:04:05"), e.Sort)
+		if len(e.Session) > 0 {
+			line += fmt.Sprintf(" %s", e.Session)
+		}
+		if e.Cause != 0 {
+			line += " " + e.Cause.String()
+		}
+		if e.Text != "" {
+			line += " " + e.Text
+		}
+		for _, l := range e.Lines {
+			line += "  " + groupName(l.Group, l.Has)
+			if l.Used.Octets+l.Used.Seconds+l.Used.Events != 0 {
+				line += fmt.Sprintf(" used=%d", max(l.Used.Octets, l.Used.Seconds, l.Used.Events))
+			}
+			if l.Charged != 0 {
+				line += " charged=" + tenant.FormatMoney(l.Charged)
+			}
+			if l.Overrun != 0 {
+				line += fmt.Sprintf(" overrun=%d", l.Overrun)
+			}
+		}
+		out = append(out, line)
+	}
+	return out, nil
+}
