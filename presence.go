@@ -111,11 +111,14 @@ func (n *Instance) present(ctx context.Context) error {
 	return err
 }
 
-// Claim refuses to start beside a live instance of the same name or peer host:
+// claim refuses to start beside a live instance of the same name or peer host:
 // gateways would take the two for one.
 func (n *Instance) claim(ctx context.Context) error {
 	_, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
 		for _, p := range *all {
+			if slices.Equal(p.Diameter, n.Presence.Diameter) {
+				continue // it was killed: we hold its addresses now
+			}
 			live := n.Now().Sub(p.Seen) <= presenceStale
 			if live && (p.Name == n.Name || n.Presence.PeerHost != "" && p.PeerHost == n.Presence.PeerHost) {
 				return false, fmt.Errorf("instance %s is running as %s: give this one its own --name and --peer-host, or wait %s if it was killed",

@@ -140,41 +140,10 @@ func (o *outcome) failed() int {
 }
 
 func (p *play) run(ctx context.Context, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
-	defer cancel()
-	if p.conf.Seed == 0 {
-		p.conf.Seed = uint64(time.Now().UnixNano()) >> 10
-	}
-	owners, err := p.prepare(ctx)
+	o, err := p.play(ctx)
 	if err != nil {
 		return err
 	}
-	before, err := p.balances(ctx, owners)
-	if err != nil {
-		return err
-	}
-	if p.traceFile != "" {
-		f, err := os.Create(p.traceFile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		p.conf.Trace = f
-	}
-	sim, err := ctf.New(p.conf)
-	if err != nil {
-		return exitError{err, exitUsage}
-	}
-	stop := p.progress(sim)
-	start := time.Now()
-	err = sim.Run(ctx)
-	stop()
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	o := p.measure(sim, time.Since(start))
-	o.check(err == nil, "all sessions ended", "%d of %d", sim.Counts.Ended.Load()+sim.Counts.Abandoned.Load(), p.conf.Sessions)
-	p.verify(context.WithoutCancel(ctx), o, sim, owners, before)
 	if err := o.print(out, p.asJSON); err != nil {
 		return err
 	}
@@ -182,6 +151,46 @@ func (p *play) run(ctx context.Context, out io.Writer) error {
 		return exitError{fmt.Errorf("%d of %d checks failed", n, len(o.Checks)), exitFailed}
 	}
 	return nil
+}
+
+// play prepares, runs and checks.
+func (p *play) play(ctx context.Context) (*outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	if p.conf.Seed == 0 {
+		p.conf.Seed = uint64(time.Now().UnixNano()) >> 10
+	}
+	owners, err := p.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	before, err := p.balances(ctx, owners)
+	if err != nil {
+		return nil, err
+	}
+	if p.traceFile != "" {
+		f, err := os.Create(p.traceFile)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		p.conf.Trace = f
+	}
+	sim, err := ctf.New(p.conf)
+	if err != nil {
+		return nil, exitError{err, exitUsage}
+	}
+	stop := p.progress(sim)
+	start := time.Now()
+	err = sim.Run(ctx)
+	stop()
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return nil, err
+	}
+	o := p.measure(sim, time.Since(start))
+	o.check(err == nil, "all sessions ended", "%d of %d", sim.Counts.Ended.Load()+sim.Counts.Abandoned.Load(), p.conf.Sessions)
+	p.verify(context.WithoutCancel(ctx), o, sim, owners, before)
+	return o, nil
 }
 
 // prepare makes tenant, plan and subscribers, and returns whose account each

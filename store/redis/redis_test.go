@@ -4,81 +4,31 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"rtm/rtmtest"
 	"rtm/store"
 	"rtm/store/storetest"
 )
 
 // server is a redis-server of this test's own.
 type server struct {
-	t    testing.TB
-	addr string
-	dir  string
-	args []string
-	cmd  *exec.Cmd
+	*rtmtest.Redis
+	t testing.TB
 }
 
-// start runs a redis-server on a free port until the test ends. Debian's
-// redis-tools has the same program under another name.
 func start(t testing.TB, args ...string) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, addr: l.Addr().String(), dir: t.TempDir(), args: args}
-	l.Close()
-	s.run()
-	t.Cleanup(s.kill)
-	return s
-}
-
-func (s *server) run() {
-	s.t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		if path, err = exec.LookPath("redis-check-rdb"); err != nil {
-			s.t.Fatal("no redis-server: run make install")
-		}
-	}
-	_, port, _ := net.SplitHostPort(s.addr)
-	s.cmd = exec.Command(path, append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", s.dir, "--loglevel", "warning"}, s.args...)...)
-	s.cmd.Args[0] = "redis-server"
-	s.cmd.Stderr = os.Stderr
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	for range 500 {
-		if c, err := net.Dial("tcp", s.addr); err == nil {
-			fmt.Fprint(c, "PING\r\n")
-			b := make([]byte, 7)
-			c.SetReadDeadline(time.Now().Add(time.Second))
-			c.Read(b)
-			c.Close()
-			if string(b[:5]) == "+PONG" {
-				return
-			}
-		}
-		<-time.After(10 * time.Millisecond)
-	}
-	s.t.Fatal("redis-server does not answer")
-}
-
-func (s *server) kill() {
-	s.cmd.Process.Kill()
-	s.cmd.Wait()
+	return &server{rtmtest.StartRedis(t, args...), t}
 }
 
 func (s *server) open() *Store {
 	s.t.Helper()
-	st, err := Open(context.Background(), Config{URL: "redis://" + s.addr})
+	st, err := Open(context.Background(), Config{URL: "redis://" + s.Addr})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -99,7 +49,7 @@ func TestStore(t *testing.T) {
 
 func TestNothingLeaks(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	s, err := Open(t.Context(), Config{URL: "redis://" + start(t).addr})
+	s, err := Open(t.Context(), Config{URL: "redis://" + start(t).Addr})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,12 +74,12 @@ func TestWhatWasAcknowledgedIsThereAfterARestart(t *testing.T) {
 			t.Fatal(rs[0])
 		}
 	}
-	srv.kill()
+	srv.Kill()
 	rs, _ := s.Commit(t.Context(), []store.Commit{put("while it is down", store.Version{}, "x")})
 	if rs[0].Outcome == store.Done {
 		t.Fatal("done without a server")
 	}
-	srv.run()
+	srv.Start()
 	after := srv.open()
 	for i := range 100 {
 		recs, err := after.Load(t.Context(), []store.Key{storetest.Key(1, fmt.Sprint(i))})
@@ -174,7 +124,7 @@ func TestForgottenScriptsAreSentAgain(t *testing.T) {
 // A reply that is lost leaves the commit in doubt, and its version tells.
 func TestASwallowedReplyIsInDoubt(t *testing.T) {
 	srv := start(t)
-	relay := newRelay(t, srv.addr)
+	relay := newRelay(t, srv.Addr)
 	s, err := Open(t.Context(), Config{URL: "redis://" + relay.addr})
 	if err != nil {
 		t.Fatal(err)
@@ -230,23 +180,23 @@ func TestAFullServerRefusesAndChangesNothing(t *testing.T) {
 
 func TestServersThatAreRefused(t *testing.T) {
 	master := start(t)
-	_, port, _ := net.SplitHostPort(master.addr)
+	_, port, _ := net.SplitHostPort(master.Addr)
 	for name, c := range map[string]struct {
 		srv  *server
 		want string
 	}{
 		"a replica":   {start(t, "--replicaof", "127.0.0.1 "+port), "connect to its master"},
 		"an evicting": {start(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "noeviction"},
-		"nobody":      {&server{addr: "127.0.0.1:1"}, "is redis-server running"},
+		"nobody":      {&server{Redis: &rtmtest.Redis{Addr: "127.0.0.1:1"}}, "is redis-server running"},
 	} {
-		_, err := Open(t.Context(), Config{URL: "redis://" + c.srv.addr})
+		_, err := Open(t.Context(), Config{URL: "redis://" + c.srv.Addr})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
 	s := master.open()
 	s.client.Do(t.Context(), s.client.B().Set().Key(formatKey).Value("99 1024").Build())
-	if _, err := Open(t.Context(), Config{URL: "redis://" + master.addr}); err == nil || !strings.Contains(err.Error(), "newer program") {
+	if _, err := Open(t.Context(), Config{URL: "redis://" + master.Addr}); err == nil || !strings.Contains(err.Error(), "newer program") {
 		t.Errorf("a newer format: %v", err)
 	}
 	if _, err := Open(t.Context(), Config{URL: "http://x"}); err == nil {

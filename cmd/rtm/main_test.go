@@ -1,0 +1,424 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"rtm/charging"
+	"rtm/rtmtest"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// TestMain makes the test binary the program itself, so that tests can run it
+// as processes and end them by kill −9.
+func TestMain(m *testing.M) {
+	if os.Getenv("RTM_TEST_MAIN") == "1" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// quiet is a log that goes to the test's output when it fails.
+func quiet(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelError}))
+}
+
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(b []byte) (int, error) {
+	l.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// lab is a cluster in this process, with its management interface.
+type lab struct {
+	*cluster
+	targets []string
+	api     string
+	records string
+}
+
+// startLab runs instances on a store until the test ends.
+func startLab(t testing.TB, st store.Store, instances int) *lab {
+	t.Helper()
+	c := defaults()
+	c.Diameter, c.HTTP, c.Records = []string{"127.0.0.1:0"}, "127.0.0.1:0", t.TempDir()
+	l := &lab{cluster: &cluster{config: c, store: st, learn: true, log: quiet(t)}, records: c.Records}
+	for range instances {
+		i, err := l.add(t.Context(), "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.targets = append(l.targets, i.addrs[0])
+	}
+	t.Cleanup(func() {
+		l.leave()
+		st.Close()
+	})
+	stop, err := serveHTTP(&c, l.live, l.doors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	l.api = "http://" + c.HTTP
+	return l
+}
+
+// apply gives the lab what a file declares.
+func (l *lab) apply(t testing.TB, file string) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := remote{url: l.api}
+	h := http.Header{"Content-Type": {"application/yaml"}}
+	if err := r.call(t.Context(), "POST", "/v1/apply", h, bytes.NewReader(b), nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// embedded opens a store in a directory of the test's.
+func embedded(t testing.TB) store.Store {
+	t.Helper()
+	st, err := openStore(t.Context(), "embedded:"+t.TempDir(), quiet(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func onRedis(t testing.TB) store.Store {
+	t.Helper()
+	st, err := openStore(t.Context(), "redis://"+rtmtest.StartRedis(t).Addr, quiet(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// simulate plays and returns the result.
+func simulate(t testing.TB, l *lab, change func(p *play)) *outcome {
+	t.Helper()
+	p := &play{remote: remote{url: l.api}, subscribers: 100, records: l.records, validity: time.Hour, grace: 30 * time.Second, timeout: 2 * time.Minute, quiet: true}
+	p.conf.Host, p.conf.Realm, p.conf.Targets = "gw.sim.localdomain", "sim.localdomain", l.targets
+	p.conf.Sessions, p.conf.Updates, p.conf.Groups, p.conf.Parallel, p.conf.Tx = 2000, 2, 1, 64, 5*time.Second
+	change(p)
+	o, err := p.play(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// all fails the test for every check that does not hold.
+func all(t testing.TB, o *outcome) {
+	t.Helper()
+	for _, c := range o.Checks {
+		if !c.OK {
+			t.Errorf("FAIL %s: %s", c.What, c.Text)
+		}
+	}
+	t.Logf("%d messages, %.0f a second, p99 %s, %d resent", o.Messages, o.Rate, o.P99, o.Resent)
+}
+
+func TestSimBothStores(t *testing.T) {
+	for name, open := range map[string]func(testing.TB) store.Store{"embedded": embedded, "redis": onRedis} {
+		t.Run(name, func(t *testing.T) {
+			l := startLab(t, open(t), 2)
+			o := simulate(t, l, func(p *play) {
+				p.conf.Sessions, p.conf.Groups, p.conf.Hop, p.conf.Dup = 20_000, 2, true, true
+			})
+			all(t, o)
+			for target, row := range o.Matrix {
+				for kind, n := range row {
+					if kind != "" && n == 0 {
+						t.Errorf("%s never handled %s", target, kind)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Sessions that share accounts, lost answers, and gateways that vanish.
+func TestSharedAccountsLossAndSilence(t *testing.T) {
+	l := startLab(t, embedded(t), 3)
+	all(t, simulate(t, l, func(p *play) {
+		p.accounts, p.conf.Sessions, p.conf.Hop, p.conf.Drop, p.conf.Tx = 10, 3000, true, 0.02, 200*time.Millisecond
+		p.conf.Abandon, p.validity, p.grace = 20, 2*time.Second, time.Second
+	}))
+}
+
+// faulty is a store that makes one mistake, now and then: what a mistake in the
+// product would look like from outside.
+type faulty struct {
+	store.Store
+	spoil func(c *store.Commit, n int) (drop bool)
+	n     int
+}
+
+func (f *faulty) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
+	kept, at := make([]store.Commit, 0, len(cs)), make([]int, 0, len(cs))
+	rs := make([]store.Result, len(cs))
+	for i := range cs {
+		w := &cs[i].Writes[0]
+		if w.Key.Kind == tenant.KindAccount && w.Op == store.Put && len(cs[i].Events) > 0 {
+			f.n++
+			if f.spoil(&cs[i], f.n) {
+				rs[i].Outcome = store.Done
+				continue
+			}
+		}
+		kept, at = append(kept, cs[i]), append(at, i)
+	}
+	got, now := f.Store.Commit(ctx, kept)
+	for j, i := range at {
+		rs[i] = got[j]
+	}
+	return rs, now
+}
+
+// change edits the account that a commit writes.
+func change(c *store.Commit, edit func(a *charging.Account)) {
+	var a charging.Account
+	if a.Decode(c.Writes[0].Bytes) == nil && a.Exists {
+		edit(&a)
+		c.Writes[0].Bytes = a.Append(nil)
+	}
+}
+
+func TestSimFindsPlantedFaults(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(c *store.Commit, n int) bool
+		want  string
+	}{
+		"a repeat is charged twice": {func(c *store.Commit, n int) bool {
+			if n%400 == 0 {
+				change(c, func(a *charging.Account) { a.Buckets[0].Debited += 1000 })
+			}
+			return false
+		}, "each balance is what it was"},
+		"a reservation is kept": {func(c *store.Commit, n int) bool {
+			if n%400 == 0 {
+				change(c, func(a *charging.Account) {
+					if len(a.Sessions) == 0 {
+						a.Buckets[0].Reserved += 1000
+					}
+				})
+			}
+			return false
+		}, "nothing is reserved"},
+		"a commit is dropped after its answer": {func(_ *store.Commit, n int) bool { return n > 300 && n%400 == 0 }, "each balance is what it was"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := startLab(t, &faulty{Store: embedded(t), spoil: c.spoil}, 1)
+			o := simulate(t, l, func(p *play) {
+				p.conf.Parallel, p.conf.Tx, p.timeout, p.records = 1, 200*time.Millisecond, 30*time.Second, ""
+			})
+			found := false
+			for _, k := range o.Checks {
+				found = found || !k.OK && strings.HasPrefix(k.What, c.want)
+				if !k.OK && strings.HasPrefix(k.What, "each balance") && !strings.Contains(k.Text, "sim/sim-") {
+					t.Errorf("it does not name the subscriber: %s", k.Text)
+				}
+			}
+			if !found {
+				t.Errorf("not found: %+v", o.Checks)
+			}
+		})
+	}
+}
+
+// What gateways send is what an independent dissector reads.
+func TestTsharkReadsEveryMessage(t *testing.T) {
+	l := startLab(t, embedded(t), 2)
+	dir := t.TempDir()
+	all(t, simulate(t, l, func(p *play) {
+		p.conf.Sessions, p.conf.Groups, p.conf.Hop, p.traceFile = 550, 2, true, dir+"/trace.txt"
+	}))
+	run := func(name string, args ...string) string {
+		t.Helper()
+		out, err := exec.Command(name, args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s (make install brings it)", name, err, out)
+		}
+		return string(out)
+	}
+	run("text2pcap", "-q", "-D", "-t", "%Y-%m-%d %H:%M:%S.%f", "-T", "40000,3868", dir+"/trace.txt", dir+"/trace.pcap")
+	out := run("tshark", "-r", dir+"/trace.pcap", "-o", "tcp.desegment_tcp_streams:FALSE", "-T", "fields", "-e", "diameter.cmd.code", "-e", "_ws.malformed", "-e", "diameter.avp.unknown")
+	messages := 0
+	for line := range strings.Lines(out) {
+		f := strings.Split(strings.TrimRight(line, "\n"), "\t")
+		if strings.HasPrefix(f[0], "272") || strings.HasPrefix(f[0], "257") {
+			messages++
+		}
+		if len(f) > 1 && f[1] != "" || len(f) > 2 && f[2] != "" {
+			t.Errorf("malformed or unknown: %q", line)
+		}
+	}
+	if messages < 2000 {
+		t.Errorf("%d messages were dissected, 2,000 are wanted", messages)
+	}
+}
+
+// process is the program as a process.
+type process struct {
+	t    testing.TB
+	args []string
+	cmd  *exec.Cmd
+	out  bytes.Buffer
+}
+
+func run(t testing.TB, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, args: args}
+	p.start()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		p.cmd.Wait()
+	})
+	return p
+}
+
+func (p *process) start() {
+	p.t.Helper()
+	p.cmd = exec.Command(os.Args[0], p.args...)
+	p.cmd.Env = append(os.Environ(), "RTM_TEST_MAIN=1")
+	p.cmd.Stderr = &p.out
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// kill9 ends the process as the kernel would, and checks that it did.
+func (p *process) kill9() {
+	p.t.Helper()
+	p.cmd.Process.Signal(syscall.SIGKILL)
+	err := p.cmd.Wait()
+	if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() || ws.Signal() != syscall.SIGKILL {
+		p.t.Fatalf("it did not end by SIGKILL: %v\n%s", err, p.out.String())
+	}
+}
+
+func ready(api string) func() bool {
+	return func() bool {
+		res, err := http.Get(api + "/readyz")
+		if err != nil {
+			return false
+		}
+		res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	}
+}
+
+// Two processes on Redis, one of them killed again and again: nothing is lost,
+// nothing is charged twice, and gateways see only resends.
+func TestKillOneOfTwoOnRedis(t *testing.T) {
+	redis := rtmtest.StartRedis(t)
+	records := t.TempDir()
+	var targets, apis []string
+	var procs []*process
+	for _, name := range []string{"a", "b"} {
+		target, api := rtmtest.FreeAddr(t), rtmtest.FreeAddr(t)
+		procs = append(procs, run(t, "serve", "--store", "redis://"+redis.Addr, "--name", name, "--peer-host", name+".ocs.example",
+			"--diameter", target, "--http", api, "--records", records))
+		targets, apis = append(targets, target), append(apis, "http://"+api)
+	}
+	for _, api := range apis {
+		rtmtest.Until(t, api+" is ready", ready(api))
+	}
+	l := &lab{targets: targets, api: apis[0], records: records}
+	stop := make(chan struct{})
+	kills := make(chan int)
+	go func() {
+		n := 0
+		defer func() { kills <- n }()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(killEvery):
+			}
+			procs[1].kill9()
+			n++
+			select {
+			case <-stop:
+				return
+			case <-time.After(presenceGone):
+			}
+			procs[1].start()
+		}
+	}()
+	o := simulate(t, l, func(p *play) {
+		p.conf.Sessions, p.conf.Rate, p.conf.Hold, p.conf.Hop, p.conf.Tx = killSessions, killRate, 500*time.Millisecond, true, 2*time.Second
+		p.records = ""
+	})
+	close(stop)
+	n := <-kills
+	all(t, o)
+	t.Logf("%d kills, %d messages, %d resent, %d connections lost", n, o.Messages, o.Resent, o.Closed)
+	if n < 2 || o.Closed < int64(n) || o.Messages < int64(n)*1000 {
+		t.Errorf("%d kills, %d connections lost, %d messages: not what was to be tried", n, o.Closed, o.Messages)
+	}
+}
+
+// The only process on the embedded store, killed under load and started again.
+func TestKillTheOnlyOneEmbedded(t *testing.T) {
+	dir, records := t.TempDir(), t.TempDir()
+	target, api := rtmtest.FreeAddr(t), rtmtest.FreeAddr(t)
+	p := run(t, "serve", "--store", "embedded:"+dir, "--diameter", target, "--http", api, "--records", records)
+	rtmtest.Until(t, "it is ready", ready("http://"+api))
+	l := &lab{targets: []string{target}, api: "http://" + api, records: records}
+	stop, kills := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { kills <- n }()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(700 * time.Millisecond):
+			}
+			p.kill9()
+			n++
+			p.start()
+		}
+	}()
+	o := simulate(t, l, func(p *play) {
+		p.conf.Sessions, p.conf.Rate, p.conf.Hold, p.conf.Tx, p.conf.Resends = embeddedSessions, 400, 200*time.Millisecond, time.Second, 60
+		p.records = ""
+	})
+	close(stop)
+	n := <-kills
+	all(t, o)
+	t.Logf("%d kills, %d messages, %d resent", n, o.Messages, o.Resent)
+	if n < 5 {
+		t.Errorf("only %d kills", n)
+	}
+}
+
+// How long the short forms of the fault tests run; `make fault-test` runs the
+// long ones.
+const (
+	killEvery    = 2 * time.Second
+	presenceGone = 500 * time.Millisecond
+)
+
+var killSessions, killRate, embeddedSessions = 6000, 500.0, 3000
+
+func init() {
+	if os.Getenv("RTM_FAULTS") == "long" {
+		killSessions, embeddedSessions = 15_000, 8000
+	}
+}
