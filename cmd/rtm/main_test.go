@@ -49,10 +49,13 @@ type lab struct {
 }
 
 // startLab runs instances on a store until the test ends.
-func startLab(t testing.TB, st store.Store, instances int) *lab {
+func startLab(t testing.TB, st store.Store, instances int, set ...func(c *config)) *lab {
 	t.Helper()
 	c := defaults()
 	c.Diameter, c.HTTP, c.Records = []string{"127.0.0.1:0"}, "127.0.0.1:0", t.TempDir()
+	for _, change := range set {
+		change(&c)
+	}
 	l := &lab{cluster: &cluster{config: c, store: st, learn: true, log: quiet(t)}, records: c.Records}
 	for range instances {
 		i, err := l.add(t.Context(), "127.0.0.1:0")
