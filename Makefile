@@ -5,13 +5,19 @@ export CGO_ENABLED = 0
 SEEDS ?= 1000
 RACE  ?= . ./store/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 
-.PHONY: help build check test install race bench sim-test generate clean
+.PHONY: help build check test install race bench demo demo-redis sim-test fault-test soak generate clean
 
 help: ## show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' Makefile
 
 build: ## build bin/rtm
 	$(GO) build -trimpath -o bin/rtm ./cmd/rtm
+
+demo: build ## a minute of it: instances come and go, every cent is accounted for
+	bin/rtm demo
+
+demo-redis: build install ## the same in processes on a redis-server, one of them killed with -9
+	scripts/demo-redis.sh
 
 install: ## install what the tests need (Debian, Ubuntu)
 	@scripts/install.sh
@@ -31,6 +37,12 @@ test: install ## exactly what CI runs: install what is missing, check, race
 
 sim-test: ## simulate SEEDS worlds (default 1000)
 	$(GO) test ./rtmtest -run TestSeed -count=1 -v -args -seeds $(SEEDS)
+
+fault-test: install ## the long form of the tests that kill processes
+	RTM_FAULTS=long $(GO) test ./cmd/rtm -run 'Kill|Shared' -count=1 -v -timeout 30m
+
+soak: ## simulate worlds until a bug shows, or an hour has passed
+	$(GO) test ./rtmtest -run TestSeed -count=1 -timeout 70m -args -seeds 400000
 
 bench: ## benchmarks: ns and allocations of each step
 	$(GO) test -run '^$$' -bench . -benchmem ./...

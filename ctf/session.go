@@ -23,8 +23,7 @@ type session struct {
 	number  uint32
 	granted []int64 // what each rating group may use
 	usage   []int64 // what the message on its way reports
-	final   []bool
-	waiting bool // for an answer
+	waiting bool    // for an answer
 	sent    time.Time
 	first   time.Time
 	pause   time.Duration

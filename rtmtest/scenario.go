@@ -133,21 +133,9 @@ func (p *Player) account(money string) ([]string, error) {
 
 // at lets time pass, and everything happen that becomes due.
 func (p *Player) at(text string) error {
-	to := p.now
-	if d, ok := strings.CutPrefix(text, "+"); ok {
-		span, err := time.ParseDuration(d)
-		if err != nil {
-			return err
-		}
-		to = p.now.Add(span)
-	} else {
-		t, err := time.Parse("15:04:05", text)
-		if err != nil {
-			if t, err = time.Parse("15:04", text); err != nil {
-				return err
-			}
-		}
-		to = time.Date(p.now.Year(), p.now.Month(), p.now.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
+	to, err := p.clock(text)
+	if err != nil {
+		return err
 	}
 	if to.Before(p.now) {
 		return fmt.Errorf("%s is in the past", text)
@@ -166,6 +154,19 @@ func (p *Player) at(text string) error {
 			p.send(in)
 		}
 	}
+}
+
+// clock reads "+90s", "12:01" or "12:01:30".
+func (p *Player) clock(text string) (time.Time, error) {
+	if d, ok := strings.CutPrefix(text, "+"); ok {
+		span, err := time.ParseDuration(d)
+		return p.now.Add(span), err
+	}
+	t, err := time.Parse("15:04:05", text)
+	if err != nil {
+		t, err = time.Parse("15:04", text)
+	}
+	return time.Date(p.now.Year(), p.now.Month(), p.now.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.UTC), err
 }
 
 // send carries a request through the next instance, to its answer.

@@ -77,7 +77,6 @@ type Store struct {
 	durable [store.Partitions]atomic.Uint64 // events up to here are synced
 	groups  chan *group
 	done    sync.WaitGroup
-	swept   time.Time
 	scratch []byte
 }
 
