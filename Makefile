@@ -17,7 +17,7 @@ demo: build ## a minute of it: instances come and go, every cent is accounted fo
 	bin/rtm demo
 
 demo-redis: build install ## the same in processes on a redis-server, one of them killed with -9
-	scripts/demo-redis.sh
+	bin/rtm demo --redis
 
 install: ## install what the tests need (Debian, Ubuntu)
 	@scripts/install.sh

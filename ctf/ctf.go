@@ -34,6 +34,8 @@ type Config struct {
 	Dup         bool          // each message twice, to two targets
 	Drop        float64       // share of answers that are taken for lost
 	Abandon     int           // every n-th session is left without a word; zero: none
+	Watched     int           // CCR-U of the first session, if it is to go on for longer
+	Patient     bool          // begin as soon as one target is there
 	Tx          time.Duration // resend after that
 	Resends     int           // then a message is given up
 	Octets      int64         // used per message and group, at most
@@ -90,7 +92,6 @@ type Counts struct {
 // A Sim is one run.
 type Sim struct {
 	Counts  Counts
-	Patient bool // begin as soon as one target is there
 	config  Config
 	node    *peer.Node
 	links   []*link
@@ -135,7 +136,7 @@ func New(c Config) (*Sim, error) {
 		Matrix: make([][4]atomic.Int64, len(c.Targets)), rng: rand.New(rand.NewPCG(c.Seed, 1)),
 	}
 	node, err := peer.New(peer.Config{
-		PeerHost: c.Host, Realm: c.Realm, Product: "rtm sim", PerPeer: 1000, InFlight: 1 << 16, InFlightAll: 1 << 20, WriteMax: 16 << 20,
+		PeerHost: c.Host, Realm: c.Realm, Product: "rtm sim", PerPeer: 1000, InFlight: 1 << 16, InFlightAll: 1 << 20, OwedMax: 1 << 20, WriteMax: 16 << 20,
 	}, s)
 	s.node = node
 	for i, t := range c.Targets {
@@ -202,7 +203,7 @@ func (s *Sim) connected(ctx context.Context) error {
 				n++
 			}
 		}
-		if n == len(s.links) || s.Patient && n > 0 {
+		if n == len(s.links) || s.config.Patient && n > 0 {
 			return nil
 		}
 		select {
@@ -236,8 +237,11 @@ func (s *Sim) begin() {
 		return
 	}
 	c := &session{
-		sim: s, id: fmt.Sprintf("%s;%d;%d", s.config.Host, s.config.Seed, n), imsi: s.config.IMSIs[int(n)%len(s.config.IMSIs)],
+		sim: s, id: s.id(n), updates: s.config.Updates, imsi: s.config.IMSIs[int(n)%len(s.config.IMSIs)],
 		random: rand.New(rand.NewPCG(s.config.Seed, uint64(n))), granted: make([]int64, s.config.Groups), usage: make([]int64, s.config.Groups),
+	}
+	if n == 1 {
+		c.updates = max(c.updates, s.config.Watched)
 	}
 	c.abandon = s.config.Abandon > 0 && n%int64(s.config.Abandon) == 0
 	s.mu.Lock()
@@ -248,6 +252,11 @@ func (s *Sim) begin() {
 	c.send(kindInitial)
 	c.mu.Unlock()
 }
+
+func (s *Sim) id(n int64) string { return fmt.Sprintf("%s;%d;%d", s.config.Host, s.config.Seed, n) }
+
+// Watched is the Session-Id of the first session.
+func (s *Sim) Watched() string { return s.id(1) }
 
 // ended counts a session that is over, and begins another in its place.
 func (s *Sim) ended(c *session) {

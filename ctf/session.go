@@ -17,6 +17,7 @@ type session struct {
 	imsi    string
 	random  *rand.Rand
 	abandon bool
+	updates int
 
 	mu      sync.Mutex // guards all below
 	kind    uint32
@@ -226,7 +227,7 @@ func (c *session) acknowledged(m *diameter.Message) {
 		return
 	}
 	next := uint32(kindUpdate)
-	if c.abort || int(c.number) >= s.config.Updates && !c.asked || sumOf(c.granted) == 0 {
+	if c.abort || int(c.number) >= c.updates && !c.asked || sumOf(c.granted) == 0 {
 		next = kindTermination
 	}
 	c.asked = false
@@ -358,19 +359,6 @@ func (s *Sim) prompted(r *peer.Request) {
 	default:
 		c.send(kindUpdate)
 	}
-}
-
-// Open lists the Session-Ids that are open now, at most n.
-func (s *Sim) Open(n int) (ids []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id := range s.sessions {
-		if len(ids) == n {
-			return ids
-		}
-		ids = append(ids, id)
-	}
-	return ids
 }
 
 // OpenCount is how many sessions are open now.

@@ -135,19 +135,6 @@ func (c *Conn) unframed(err error) {
 		return
 	}
 	c.answer(&diameter.Message{Header: f.Header}, f.Result, nil)
-	c.flush()
-}
-
-// flush gives the writer a moment before the connection is closed.
-func (c *Conn) flush() {
-	deadline := time.Now().Add(time.Second)
-	c.out.Lock()
-	defer c.out.Unlock()
-	for len(c.pending) > 0 && !c.closed && time.Now().Before(deadline) {
-		timer := time.AfterFunc(100*time.Millisecond, func() { c.space.Broadcast() })
-		c.space.Wait()
-		timer.Stop()
-	}
 }
 
 // capabilities answers a CER. False: it was refused, and the connection must
@@ -155,13 +142,11 @@ func (c *Conn) flush() {
 func (c *Conn) capabilities(m *diameter.Message) bool {
 	refuse := func(r diameter.Result) bool {
 		c.answer(m, r, nil)
-		c.flush()
 		c.node.Counts.Refused.Add(1)
 		return false
 	}
 	if err := m.Check(diameter.DefaultLimits); err != nil {
 		c.failed(m, err)
-		c.flush()
 		return false
 	}
 	common := c.identify(m)
@@ -171,7 +156,6 @@ func (c *Conn) capabilities(m *diameter.Message) bool {
 			missing = diameter.OriginRealm
 		}
 		c.failed(m, diameter.Missing(missing))
-		c.flush()
 		return false
 	}
 	peer, refused := c.node.handler.Admit(c.Capabilities)
@@ -244,6 +228,8 @@ func (c *Conn) describe(e *diameter.Encoder) {
 func (c *Conn) opened() {
 	c.open.Store(true)
 	c.net.SetReadDeadline(time.Time{})
+	c.out.Lock()
+	defer c.out.Unlock()
 	c.watch = time.AfterFunc(c.jittered(), c.watchdog)
 }
 
@@ -269,7 +255,11 @@ func (c *Conn) watchdog() {
 			return c.baseRequest(diameter.DeviceWatchdog, hop, end, c.stateID)
 		})
 	}
-	c.watch.Reset(c.jittered())
+	c.out.Lock()
+	defer c.out.Unlock()
+	if !c.closed {
+		c.watch.Reset(c.jittered())
+	}
 }
 
 func (c *Conn) baseRequest(command diameter.Command, hop, end uint32, more func(e *diameter.Encoder)) []byte {
@@ -303,10 +293,7 @@ func (c *Conn) disconnect() {
 // left closes when the DPA is there and nothing is in hand any more.
 func (c *Conn) left() {
 	if c.parted.Load() && c.inFlight.Load() == 0 {
-		go func() {
-			c.flush()
-			c.Close()
-		}()
+		c.finish()
 	}
 }
 

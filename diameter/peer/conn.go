@@ -31,8 +31,7 @@ type Conn struct {
 	Received     atomic.Int64
 	Sent         atomic.Int64
 	heard        atomic.Int64 // when something last came, unix nanoseconds
-	watch        *time.Timer
-	ready        chan error // a dialled connection: capabilities are exchanged, or why not
+	ready        chan error   // a dialled connection: capabilities are exchanged, or why not
 
 	out      sync.Mutex // guards all below
 	space    sync.Cond  // pending has shrunk, or the connection is closed
@@ -42,6 +41,8 @@ type Conn struct {
 	earliest time.Time // of the marks' deadlines
 	messages int64
 	closed   bool
+	ending   bool // close when pending is written
+	watch    *time.Timer
 	hop      uint32
 	end      uint32
 	waiting  map[uint32]any // requests that Send sent, by Hop-by-Hop
@@ -108,11 +109,12 @@ func (c *Conn) write() {
 	var marks []mark
 	for {
 		c.out.Lock()
-		for len(c.pending) == 0 && !c.closed {
+		for len(c.pending) == 0 && !c.closed && !c.ending {
 			c.work.Wait()
 		}
-		if c.closed {
+		if c.closed || len(c.pending) == 0 {
 			c.out.Unlock()
+			c.Close()
 			return
 		}
 		batch, n, earliest := c.pending, c.messages, c.earliest
@@ -156,6 +158,15 @@ func (c *Conn) punctual(batch []byte, marks []mark, now time.Time, n int64) ([]b
 	return append(kept, batch[at:]...), n
 }
 
+// finish closes the connection when all that is pending is written; a peer that
+// does not read is cut off by the writer's deadline.
+func (c *Conn) finish() {
+	c.out.Lock()
+	defer c.out.Unlock()
+	c.ending = true
+	c.work.Signal()
+}
+
 // room waits until the other end has read enough; false: the connection is
 // closed.
 func (c *Conn) room() bool {
@@ -173,6 +184,7 @@ func (c *Conn) read() {
 	defer c.gone()
 	buf := make([]byte, readBuffer)
 	have := 0
+	var began time.Time // when the message that is not whole yet was first seen
 	var batch []*Request
 	c.net.SetReadDeadline(time.Now().Add(c.node.config.CERTimeout))
 	for {
@@ -185,20 +197,41 @@ func (c *Conn) read() {
 		have += n
 		rest, ok := buf[:have], true
 		rest, batch, ok = c.cut(rest, batch[:0])
+		if len(rest) < have || began.IsZero() {
+			began = time.Now()
+		}
 		if len(batch) > 0 {
 			c.node.handler.Receive(batch)
 			clear(batch)
 		}
-		if !ok || !c.room() {
+		if !ok {
+			c.finish()
+			c.drain(buf)
+			return
+		}
+		if !c.room() {
 			return
 		}
 		buf, have = c.keep(buf, rest)
 		if c.open.Load() {
 			deadline := time.Time{}
 			if have > 0 {
-				deadline = time.Now().Add(c.node.config.SlowMax)
+				deadline = began.Add(c.node.config.SlowMax)
+			} else {
+				began = time.Time{}
 			}
 			c.net.SetReadDeadline(deadline)
+		}
+	}
+}
+
+// drain reads on until the writer closes the connection: with octets unread,
+// closing would reset it, and the last answer might never be seen.
+func (c *Conn) drain(buf []byte) {
+	c.net.SetReadDeadline(time.Now().Add(c.node.config.WriteTimeout))
+	for {
+		if _, err := c.net.Read(buf); err != nil {
+			return
 		}
 	}
 }
@@ -271,11 +304,11 @@ func (c *Conn) request(m *diameter.Message) *Request {
 // gone tidies up after the connection.
 func (c *Conn) gone() {
 	c.Close()
+	c.node.forget(c)
+	c.out.Lock()
 	if c.watch != nil {
 		c.watch.Stop()
 	}
-	c.node.forget(c)
-	c.out.Lock()
 	var lost []any
 	for _, t := range c.waiting {
 		lost = append(lost, t)
@@ -295,10 +328,10 @@ func (c *Conn) gone() {
 
 // Send sends a request: build writes it with the Hop-by-Hop and End-to-End
 // identifiers it is given. The answer comes back with token. False: the
-// connection is closed.
+// connection is closed, or its other end owes OwedMax answers.
 func (c *Conn) Send(token any, build func(hopByHop, endToEnd uint32) []byte) bool {
 	c.out.Lock()
-	if c.closed {
+	if c.closed || len(c.waiting) >= c.node.config.OwedMax {
 		c.out.Unlock()
 		return false
 	}

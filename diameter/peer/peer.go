@@ -33,6 +33,7 @@ type Config struct {
 	WriteTimeout  time.Duration // 5 s of a full buffer: then the connection is closed
 	InFlight      int           // 1,024 requests of one connection are worked on
 	InFlightAll   int           // 16,384 of all
+	OwedMax       int           // 1,024 requests sent over one connection have no answer
 	PerPeer       int           // 4 connections with one Origin-Host
 	Connections   int           // 10,000 in all
 	CERRate       int           // 10 new connections a second from one address, loopback excepted
@@ -56,6 +57,7 @@ func (c *Config) defaults() {
 	set(&c.WriteMax, 1<<20)
 	set(&c.InFlight, 1024)
 	set(&c.InFlightAll, 16384)
+	set(&c.OwedMax, 1024)
 	set(&c.PerPeer, 4)
 	set(&c.Connections, 10_000)
 	set(&c.CERRate, 10)

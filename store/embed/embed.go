@@ -29,6 +29,7 @@ const (
 	cacheMax   = 1 << 16 // headers remembered, twice
 	sweepMax   = 1000    // expired records removed at a time
 	sweepEvery = time.Second
+	memory     = 256 << 20
 )
 
 // format is the number of the layout below; a directory with a higher one is
@@ -47,10 +48,11 @@ const header = 16 // octets before a record's bytes
 
 // Config says where the store is and how it fails.
 type Config struct {
-	Dir  string
-	FS   vfs.FS         // nil: the machine's
-	Log  *slog.Logger   // nil: none
-	Exit func(code int) // nil: os.Exit; called when a sync fails
+	Dir    string
+	Memory int64          // octets that the store's buffers and cache may take; zero: 256 MiB
+	FS     vfs.FS         // nil: the machine's
+	Log    *slog.Logger   // nil: none
+	Exit   func(code int) // nil: os.Exit; called when a sync fails
 }
 
 // A Store is an open directory.
@@ -118,10 +120,13 @@ func Open(c Config) (*Store, error) {
 		log: c.Log, exit: c.Exit, dir: c.Dir, wake: make(chan struct{}, 1), leases: make(map[string]int64),
 		groups: make(chan *group, groupsMax),
 	}
-	cache := pebble.NewCache(64 << 20)
+	if c.Memory == 0 {
+		c.Memory = memory
+	}
+	cache := pebble.NewCache(c.Memory / 2)
 	defer cache.Unref()
 	db, err := pebble.Open(c.Dir, &pebble.Options{
-		FS: c.FS, Cache: cache, MemTableSize: 32 << 20, MemTableStopWritesThreshold: 4, Logger: logger{s},
+		FS: c.FS, Cache: cache, MemTableSize: uint64(c.Memory) / 8, MemTableStopWritesThreshold: 4, Logger: logger{s},
 		L0CompactionThreshold: 4, CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	})
 	if err != nil {
