@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -31,12 +32,39 @@ const (
 // kindCursor is the kind of record that says how far a partition was followed.
 const kindCursor = 'f'
 
-// A cursor says up to which event a partition is in files, and in which file
-// the last of them are.
+// movesMax bounds how many followers a cursor remembers.
+const movesMax = 16
+
+// A cursor says up to which event a partition is in files, and which file each
+// follower's last move went to: a follower that died before its file had its
+// name finishes the file when it is back, whoever followed meanwhile.
 type cursor struct {
-	Seq  uint64 `json:"seq"`
-	From uint64 `json:"from"` // the file holds the events after this
-	File string `json:"file"`
+	Seq   uint64 `json:"seq"`
+	Moves []move `json:"moves"` // the newest first, one of each instance
+}
+
+// A move put the events after From, up to Seq, into a file of an instance.
+type move struct {
+	Instance string `json:"instance"`
+	File     string `json:"file"`
+	From     uint64 `json:"from"`
+	Seq      uint64 `json:"seq"`
+}
+
+// after is c once m is made.
+func (c *cursor) after(m move) cursor {
+	next := cursor{Seq: m.Seq, Moves: []move{m}}
+	for _, old := range c.Moves {
+		if old.Instance != m.Instance && len(next.Moves) < movesMax {
+			next.Moves = append(next.Moves, old)
+		}
+	}
+	return next
+}
+
+// holds reports whether a move put event seq into that file.
+func (c *cursor) holds(file string, seq uint64) bool {
+	return slices.ContainsFunc(c.Moves, func(m move) bool { return m.File == file && seq > m.From && seq <= m.Seq })
 }
 
 // Config says what is followed and where files go.
@@ -61,7 +89,7 @@ type Follower struct {
 	Files   atomic.Int64
 	Failed  atomic.Int64
 
-	broken  bool // a pass failed: a file may be unfinished
+	broken  bool // a pass failed, or none was made yet: a file may be unfinished
 	swept   time.Time
 	number  int
 	cursors map[store.Partition]stored
@@ -72,17 +100,16 @@ type stored struct {
 	version store.Version
 }
 
-// NewFollower makes the directory and finishes what an earlier follower of this
-// instance began.
-func NewFollower(ctx context.Context, c Config) (*Follower, error) {
+// NewFollower makes the directory. The first pass finishes what an earlier
+// follower of this instance began.
+func NewFollower(c Config) (*Follower, error) {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("record files: %w", err)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &Follower{Config: c, cursors: make(map[store.Partition]stored)}
-	return f, f.recover(ctx)
+	return &Follower{Config: c, broken: true, cursors: make(map[store.Partition]stored)}, nil
 }
 
 // Run follows until ctx ends, then makes one last pass.
@@ -141,8 +168,7 @@ func (f *Follower) Pass(ctx context.Context) (full bool, err error) {
 	if err != nil || len(sections) == 0 {
 		return false, err
 	}
-	f.number++
-	name := fmt.Sprintf("%s-%s-%06d.jsonl", time.Now().UTC().Format("20060102-150405.000"), f.Instance, f.number)
+	name := f.name()
 	if err := f.write(name+part, sections); err != nil {
 		return false, err
 	}
@@ -159,6 +185,20 @@ func (f *Follower) Pass(ctx context.Context) (full bool, err error) {
 	}
 	f.announce(ctx, kept)
 	return full, nil
+}
+
+// name is a name that no file has, finished or not.
+func (f *Follower) name() string {
+	for {
+		f.number++
+		name := fmt.Sprintf("%s-%s-%06d.jsonl", time.Now().UTC().Format("20060102-150405.000"), f.Instance, f.number)
+		if _, err := os.Lstat(filepath.Join(f.Dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(f.Dir, name+part)); errors.Is(err, fs.ErrNotExist) {
+			return name
+		}
+	}
 }
 
 // read collects the new events of the partitions that may have some.
@@ -289,15 +329,9 @@ func (f *Follower) move(ctx context.Context, name string, sections []section) (k
 	next := make([]stored, len(sections))
 	for i := range sections {
 		s := &sections[i]
-		next[i] = stored{cursor: cursor{Seq: s.upTo, From: s.was.Seq, File: name}}
-		rand.Read(next[i].version[:])
-		body, err := json.Marshal(next[i].cursor)
-		if err != nil {
-			return nil, err
-		}
-		commits[i] = store.Commit{Writes: []store.Write{{
-			Op: store.Put, Key: cursorKey(s.partition), Seen: s.was.version, New: next[i].version, Bytes: body,
-		}}}
+		next[i] = stored{cursor: s.was.after(move{Instance: f.Instance, File: name, From: s.was.Seq, Seq: s.upTo})}
+		commits[i] = f.put(s.partition, &s.was, next[i].cursor)
+		next[i].version = commits[i].Writes[0].New
 	}
 	rs, _ := f.Store.Commit(ctx, commits)
 	for i := range rs {
@@ -313,6 +347,17 @@ func (f *Follower) move(ctx context.Context, name string, sections []section) (k
 		}
 	}
 	return kept, nil
+}
+
+// put is the commit that writes a partition's cursor over was.
+func (f *Follower) put(p store.Partition, was *stored, c cursor) store.Commit {
+	body, err := json.Marshal(c)
+	if err != nil {
+		panic("a cursor is numbers and strings: " + err.Error())
+	}
+	w := store.Write{Op: store.Put, Key: cursorKey(p), Seen: was.version, Bytes: body}
+	rand.Read(w.New[:])
+	return store.Commit{Writes: []store.Write{w}}
 }
 
 // publish gives a finished file its name.
@@ -350,7 +395,7 @@ func (f *Follower) announce(ctx context.Context, sections []section) {
 }
 
 // recover finishes the files that this instance left unfinished: a line counts
-// if its partition's cursor names the file.
+// if its partition's cursor says that a move put it there.
 func (f *Follower) recover(ctx context.Context) error {
 	parts, err := filepath.Glob(filepath.Join(f.Dir, "*-"+f.Instance+"-*"+part))
 	if err != nil {
@@ -358,17 +403,13 @@ func (f *Follower) recover(ctx context.Context) error {
 	}
 	for _, file := range parts {
 		name := strings.TrimSuffix(filepath.Base(file), part)
+		if err := f.fence(ctx, file); err != nil {
+			return err
+		}
 		var valid bytes.Buffer
-		err := lines(file, func(line []byte) error {
-			var r struct {
-				Partition store.Partition `json:"partition"`
-				Seq       uint64          `json:"seq"`
-			}
-			if json.Unmarshal(line, &r) != nil {
-				return nil // cut off by the crash: its cursor was never moved
-			}
-			c, err := f.cursor(ctx, r.Partition)
-			if err == nil && c.File == name && r.Seq > c.From && r.Seq <= c.Seq {
+		err := positions(file, func(line []byte, p store.Partition, seq uint64) error {
+			c, err := f.cursor(ctx, p)
+			if err == nil && c.holds(name, seq) {
 				valid.Write(line)
 				valid.WriteByte('\n')
 			}
@@ -387,6 +428,52 @@ func (f *Follower) recover(ctx context.Context) error {
 		f.Log.Info("a record file was finished after a restart", "file", name)
 	}
 	return nil
+}
+
+// fence writes the cursor of each partition of a file anew, as it is: a move
+// that is in doubt has then taken place, or never will.
+func (f *Follower) fence(ctx context.Context, file string) error {
+	open := make(map[store.Partition]bool)
+	err := positions(file, func(_ []byte, p store.Partition, _ uint64) error { open[p] = true; return nil })
+	for len(open) > 0 && err == nil {
+		var commits []store.Commit
+		for p := range open {
+			delete(f.cursors, p)
+			var c stored
+			if c, err = f.cursor(ctx, p); err != nil {
+				return err
+			}
+			commits = append(commits, f.put(p, &c, c.cursor))
+		}
+		rs, _ := f.Store.Commit(ctx, commits)
+		for i := range rs {
+			p := commits[i].Writes[0].Key.Partition
+			delete(f.cursors, p)
+			switch rs[i].Outcome {
+			case store.Done:
+				delete(open, p)
+			case store.Conflict: // it moved just now: look again
+			case store.InDoubt, store.Refused:
+				err = fmt.Errorf("fence the cursor of partition %d: %w", p, rs[i].Err)
+			}
+		}
+	}
+	return err
+}
+
+// positions calls each for the lines of a file that say where they come from;
+// one that a crash cut off does not.
+func positions(file string, each func(line []byte, p store.Partition, seq uint64) error) error {
+	return lines(file, func(line []byte) error {
+		var r struct {
+			Partition store.Partition `json:"partition"`
+			Seq       uint64          `json:"seq"`
+		}
+		if json.Unmarshal(line, &r) != nil {
+			return nil
+		}
+		return each(line, r.Partition, r.Seq)
+	})
 }
 
 func lines(file string, each func([]byte) error) error {

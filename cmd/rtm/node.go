@@ -112,7 +112,7 @@ func (i *instance) record(ctx context.Context, c *config, st store.Store, log *s
 	if c.Records == "" {
 		return nil
 	}
-	f, err := cdr.NewFollower(ctx, cdr.Config{
+	f, err := cdr.NewFollower(cdr.Config{
 		Store: st, Dir: c.Records, Instance: c.Name, Log: log, Share: i.core.Rank, Dirty: i.core.TakeDirty,
 	})
 	if err != nil {
