@@ -21,6 +21,7 @@ import (
 
 	"rtm/api"
 	"rtm/cdr"
+	"rtm/rating"
 	"rtm/tenant"
 )
 
@@ -378,7 +379,7 @@ func recordRow(w io.Writer, rec *cdr.Record) {
 		charged += l.Charged
 	}
 	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d octets\t%s\t%s\n", rec.At.Format(time.RFC3339), rec.Type, rec.Account, rec.Session,
-		octets, tenant.FormatQuantity(charged, 4), rec.Cause+rec.Text)
+		octets, tenant.FormatQuantity(charged, rating.Money), rec.Cause+rec.Text)
 }
 
 func cdrList() *cobra.Command {

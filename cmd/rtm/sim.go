@@ -328,11 +328,15 @@ func (p *play) verify(ctx context.Context, o *outcome, sim *ctf.Sim, owners map[
 	}
 	debited, wrong := int64(0), []string{}
 	held, open := int64(0), 0
+	var holding []string
 	for _, name := range slices.Sorted(maps.Keys(after)) {
 		a := after[name]
 		d := a.debited - before[name].debited
 		debited += d
 		held += a.reserved
+		if a.reserved != 0 {
+			holding = append(holding, fmt.Sprintf("%s/%s %d", simTenant, name, a.reserved))
+		}
 		open += a.sessions
 		if d < reported[name] || d > reported[name]+uncertain[name] || a.credited != before[name].credited {
 			wrong = append(wrong, fmt.Sprintf("%s/%s reported %d, debited %d", simTenant, name, reported[name], d))
@@ -341,7 +345,7 @@ func (p *play) verify(ctx context.Context, o *outcome, sim *ctf.Sim, owners map[
 	text := fmt.Sprintf("%d octets reported, %d micro-units debited, difference %d", o.Octets, debited, debited-o.Octets)
 	o.check(len(wrong) == 0, "each balance is what it was less what was reported", "%s%s", text, more(wrong))
 	o.check(open == 0, "no session is left", "%d are", open)
-	o.check(held == 0, "nothing is reserved", "%d micro-units are", held)
+	o.check(held == 0, "nothing is reserved", "%d micro-units are%s", held, more(holding))
 	if p.records != "" {
 		p.verifyRecords(o, sim, reported, uncertain)
 	}
