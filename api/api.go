@@ -23,7 +23,7 @@ import (
 	"rtm/tenant"
 )
 
-// BodyMax bounds what a request may send.
+// BodyMax bounds a file that is applied; other requests may send 1 MiB.
 const BodyMax = 16 << 20
 
 // Config is what the interface needs.
@@ -52,7 +52,9 @@ func New(c Config) (http.Handler, huma.API) {
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", s.ready)
-	return http.MaxBytesHandler(mux, BodyMax), a
+	// A web page that a browser on this machine shows must not reach the
+	// interface, which has no keys.
+	return http.NewCrossOriginProtection().Handler(mux), a
 }
 
 func (s *server) ready(w http.ResponseWriter, r *http.Request) {
@@ -76,7 +78,7 @@ func (s *server) instance() *rtm.Instance { return s.Instances()[0] }
 
 func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/info", s.info)
-	huma.Post(a, "/v1/apply", s.apply)
+	huma.Post(a, "/v1/apply", s.apply, func(o *huma.Operation) { o.MaxBodyBytes = BodyMax })
 	huma.Get(a, "/v1/tenants", s.tenants)
 	huma.Get(a, "/v1/plans", s.plans)
 	huma.Get(a, "/v1/peers", s.peers)

@@ -85,9 +85,11 @@ type Config struct {
 // A Follower writes the events of its share of partitions into files.
 type Follower struct {
 	Config
-	Records atomic.Int64
-	Files   atomic.Int64
-	Failed  atomic.Int64
+	Records  atomic.Int64
+	Files    atomic.Int64
+	Failed   atomic.Int64
+	Sessions atomic.Int64 // that ended, by their final records
+	Open     atomic.Int64 // milliseconds that those were open
 
 	broken  bool // a pass failed, or none was made yet: a file may be unfinished
 	swept   time.Time
@@ -384,6 +386,7 @@ func (f *Follower) announce(ctx context.Context, sections []section) {
 		s := &sections[i]
 		f.Records.Add(int64(len(s.records)))
 		for j := range s.records {
+			f.lived(&s.records[j])
 			if f.Tail != nil {
 				f.Tail(&s.records[j])
 			}
@@ -391,6 +394,19 @@ func (f *Follower) announce(ctx context.Context, sections []section) {
 		if err := f.Store.Trim(ctx, s.partition, s.upTo); err != nil {
 			f.Log.Warn("events that are in files are still in the store", "partition", s.partition, "error", err)
 		}
+	}
+}
+
+// lived counts the life of a session that ended.
+func (f *Follower) lived(r *Record) {
+	if r.Type != charging.FinalRecord.String() {
+		return
+	}
+	f.Sessions.Add(1)
+	from, err := time.Parse(time.RFC3339, r.Opened)
+	to, failed := time.Parse(time.RFC3339, r.Ended)
+	if err == nil && failed == nil {
+		f.Open.Add(to.Sub(from).Milliseconds())
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rtm"
+	"rtm/cdr"
 	"rtm/charging"
 	"rtm/creditcontrol"
 	"rtm/diameter"
@@ -26,6 +27,7 @@ type door struct {
 	learn    bool   // let unknown peers in, for all tenants
 	api      string // for hints in the log
 	log      *slog.Logger
+	files    *cdr.Follower // nil: no records are written
 	strange  strangers
 	Counts   doorCounts
 }

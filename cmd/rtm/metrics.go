@@ -15,12 +15,16 @@ var (
 	latencyDesc  = prometheus.NewDesc("rtm_request_seconds", "From reading a CCR to answering it.", []string{"instance"}, nil)
 	peersDesc    = prometheus.NewDesc("rtm_diameter_connections", "Open Diameter connections.", []string{"instance"}, nil)
 	flightDesc   = prometheus.NewDesc("rtm_diameter_in_flight", "CCRs that are worked on.", []string{"instance"}, nil)
+	recordsDesc  = prometheus.NewDesc("rtm_records_total", "Lines written to record files.", []string{"instance"}, nil)
+	waitDesc     = prometheus.NewDesc("rtm_record_failures_total", "Passes that could not write a record file: records wait in the store.", []string{"instance"}, nil)
+	closedDesc   = prometheus.NewDesc("rtm_sessions_closed_total", "Sessions whose final record this instance wrote to a file.", []string{"instance"}, nil)
+	openDesc     = prometheus.NewDesc("rtm_session_open_seconds_total", "How long those sessions were open; compare rtm_diameter_instance_seconds_total.", []string{"instance"}, nil)
 	refusedDesc  = prometheus.NewDesc("rtm_diameter_refused_total", "Messages and connections that were not served.", []string{"instance", "reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *doorMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc} {
+	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc, recordsDesc, waitDesc, closedDesc, openDesc} {
 		ch <- d
 	}
 }
@@ -44,6 +48,12 @@ func (d *door) collect(ch chan<- prometheus.Metric) {
 		count(requestsDesc, float64(c.Requests[k].Load()), k.String())
 		count(secondsDesc, seconds, k.String())
 		sum += seconds
+	}
+	if f := d.files; f != nil {
+		count(recordsDesc, float64(f.Records.Load()))
+		count(waitDesc, float64(f.Failed.Load()))
+		count(closedDesc, float64(f.Sessions.Load()))
+		count(openDesc, float64(f.Open.Load())/1000)
 	}
 	buckets, all := make(map[float64]uint64), uint64(0)
 	for i := range c.Late {

@@ -118,6 +118,7 @@ func (i *instance) record(ctx context.Context, c *config, st store.Store, log *s
 	if err != nil {
 		return err
 	}
+	i.door.files = f
 	i.followed.Go(func() { f.Run(follow) })
 	return nil
 }
