@@ -9,6 +9,7 @@ import (
 // Committed takes the results of Loaded's commits, in their order, and returns
 // the requests that leave the loop. All others are in the next cycle.
 func (s *Shard) Committed(results []store.Result, now time.Time) []Reply {
+	s.far += (now.Sub(s.now) - s.far) / 8
 	s.now = now
 	for i := range results {
 		sp, r := &s.spans[i], &results[i]
@@ -46,9 +47,8 @@ func (s *Shard) settle(w *work, r *store.Result) {
 	case store.Done:
 		s.done(w)
 		w.tries = 0
-		if r.Contended {
-			w.rest = s.now.Add(restAfter)
-		}
+		w.rest = s.now.Add(time.Duration(r.Contended) * restUnit)
+
 		return
 	case store.Conflict:
 		w.adopt(r.Fresh)

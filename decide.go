@@ -78,6 +78,7 @@ func (s *Shard) last(n int) []store.Write {
 
 func (s *Shard) commit(sp span, c store.Commit) {
 	s.spans = append(s.spans, sp)
+	c.Distance = s.distance()
 	s.commits = append(s.commits, c)
 }
 

@@ -16,11 +16,11 @@ import (
 
 // Bounds and pauses of a shard.
 const (
-	BatchMax      = 256                   // requests of one account decided in one commit
-	AccountsMax   = 1024                  // accounts in one cycle
-	IdentitiesMax = 4                     // identities of one request that are looked up
-	restAfter     = 5 * time.Millisecond  // a contended account rests after a commit
-	pauseMin      = 10 * time.Millisecond // before a refused or failed commit is tried again
+	BatchMax      = 256                    // requests of one account decided in one commit
+	AccountsMax   = 1024                   // accounts in one cycle
+	IdentitiesMax = 4                      // identities of one request that are looked up
+	restUnit      = 200 * time.Microsecond // a contended account rests as many after a commit as its mark says
+	pauseMin      = 10 * time.Millisecond  // before a refused or failed commit is tried again
 	pauseMax      = 50 * time.Millisecond
 	putOff        = time.Minute // a tick that cannot be decided comes again after that
 	extrasMax     = 60          // records beside the account in one commit
@@ -106,6 +106,7 @@ type Shard struct {
 	Plans    Catalogue
 	Instance []byte
 	Jitter   func(n int64) int64 // below n: spreads retries
+	far      time.Duration       // how long a commit takes, of late
 
 	queues  map[string]*work // by account
 	order   []*work          // in the order in which they came to wait
@@ -340,6 +341,10 @@ func (s *Shard) pause(w *work) {
 	w.rest = s.now.Add(s.jittered())
 	w.tries++
 }
+
+// distance is how long this shard needs to come back after a refusal, twice
+// over since that varies, in the unit of a contended account's rest.
+func (s *Shard) distance() uint8 { return uint8(min(1+2*s.far/restUnit, 255)) }
 
 func (s *Shard) jittered() time.Duration {
 	return pauseMin + time.Duration(s.Jitter(int64(pauseMax-pauseMin)))

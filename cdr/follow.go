@@ -135,6 +135,10 @@ func (f *Follower) Run(ctx context.Context) {
 func (f *Follower) pass(ctx context.Context) {
 	for {
 		full, err := f.Pass(ctx)
+		if ctx.Err() != nil { // leaving: what is not in a file stays in the store
+			f.broken = true
+			return
+		}
 		if err != nil {
 			f.Failed.Add(1)
 			f.Log.Error("records wait: events stay in the store until they are in a file", "dir", f.Dir, "error", err)

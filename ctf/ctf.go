@@ -35,6 +35,7 @@ type Config struct {
 	Drop        float64       // share of answers that are taken for lost
 	Abandon     int           // every n-th session is left without a word; zero: none
 	Watched     int           // CCR-U of the first session, if it is to go on for longer
+	Length      time.Duration // after that every session ends with its next message; zero: no matter how long it takes
 	Patient     bool          // begin as soon as one target is there
 	Tx          time.Duration // resend after that
 	Resends     int           // then a message is given up
@@ -95,10 +96,12 @@ type Sim struct {
 	config  Config
 	node    *peer.Node
 	links   []*link
+	ends    time.Time    // when Length is over; zero: never
 	next    atomic.Int64 // target of the next message
 	begun   atomic.Int64
 	left    atomic.Int64
 	done    chan struct{}
+	end     sync.Once
 	results sync.Map          // Result-Code → *atomic.Int64
 	Matrix  [][4]atomic.Int64 // answered, by target and CC-Request-Type
 
@@ -106,6 +109,7 @@ type Sim struct {
 	books    map[string]*Book
 	sessions map[string]*session // those that are open
 	latency  []time.Duration
+	slowest  time.Duration
 	rng      *rand.Rand
 	trace    sync.Mutex
 	firstBad string
@@ -159,6 +163,9 @@ func (s *Sim) Run(ctx context.Context) error {
 		return err
 	}
 	wg.Go(func() { s.watch(ctx) })
+	if s.config.Length > 0 {
+		s.ends = time.Now().Add(s.config.Length)
+	}
 	s.left.Store(int64(s.config.Sessions))
 	if s.config.Rate > 0 {
 		wg.Go(func() { s.pace(ctx) })
@@ -253,6 +260,9 @@ func (s *Sim) begin() {
 	c.mu.Unlock()
 }
 
+// over reports whether the time that was asked for is over.
+func (s *Sim) over() bool { return !s.ends.IsZero() && time.Now().After(s.ends) }
+
 func (s *Sim) id(n int64) string { return fmt.Sprintf("%s;%d;%d", s.config.Host, s.config.Seed, n) }
 
 // Watched is the Session-Id of the first session.
@@ -263,11 +273,11 @@ func (s *Sim) ended(c *session) {
 	s.mu.Lock()
 	delete(s.sessions, c.id)
 	s.mu.Unlock()
-	if s.config.Rate == 0 {
+	switch left := s.left.Add(-1); {
+	case left == 0, s.over() && s.OpenCount() == 0:
+		s.end.Do(func() { close(s.done) })
+	case s.config.Rate == 0 && !s.over():
 		s.begin()
-	}
-	if s.left.Add(-1) == 0 {
-		close(s.done)
 	}
 }
 
@@ -362,9 +372,17 @@ func (s *Sim) Latencies() []time.Duration {
 
 const latencyMax = 100_000
 
+// Slowest is the longest of all of them.
+func (s *Sim) Slowest() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.slowest
+}
+
 func (s *Sim) took(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.slowest = max(s.slowest, d)
 	if len(s.latency) < latencyMax {
 		s.latency = append(s.latency, d)
 		return

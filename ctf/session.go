@@ -227,7 +227,7 @@ func (c *session) acknowledged(m *diameter.Message) {
 		return
 	}
 	next := uint32(kindUpdate)
-	if c.abort || int(c.number) >= c.updates && !c.asked || sumOf(c.granted) == 0 {
+	if c.abort || s.over() || int(c.number) >= c.updates && !c.asked || sumOf(c.granted) == 0 {
 		next = kindTermination
 	}
 	c.asked = false

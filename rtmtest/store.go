@@ -27,7 +27,7 @@ type Store struct {
 type entry struct {
 	store.Record
 	expires   time.Time
-	contended bool
+	contended uint8
 }
 
 // NewStore returns an empty store.
@@ -73,16 +73,19 @@ func (s *Store) Commit(c store.Commit) store.Result {
 	first := s.at(c.Writes[0].Key)
 	if !same && s.bug != "version-unchecked" {
 		if first != nil {
-			first.contended = true
+			first.contended = max(first.contended, c.Distance, 1)
 		}
 		return store.Result{Outcome: store.Conflict, Fresh: fresh}
 	}
 	r := store.Result{Outcome: store.Done}
 	if first != nil {
-		r.Contended, first.contended = first.contended, false
+		r.Contended = first.contended
 	}
 	for _, w := range c.Writes {
 		s.write(w)
+	}
+	if first = s.at(c.Writes[0].Key); first != nil {
+		first.contended = c.Left(r.Contended)
 	}
 	s.arm(c)
 	p := c.Writes[0].Key.Partition

@@ -86,6 +86,13 @@ type Commit struct {
 	Index  Index
 	Wake   time.Time // rounded down to a millisecond
 	Events [][]byte  // appended to the partition's stream, in this order
+
+	// Distance is how long this committer needs to come back if it is refused,
+	// in the committers' own measure; zero counts as 1. A refusal leaves it as a
+	// mark on the first record, unless a larger one is there; a commit that is
+	// Done is told the mark, and takes it off if it comes from as far, else
+	// lowers it by one.
+	Distance uint8
 }
 
 // An Outcome is what became of a commit.
@@ -118,7 +125,7 @@ func (o Outcome) String() string {
 // A Result tells what became of one commit.
 type Result struct {
 	Outcome   Outcome
-	Contended bool     // Done: someone was refused on the first record since its last Done; this commit cleared the mark
+	Contended uint8    // Done: the mark that refusals left on the first record; zero: nobody waits
 	Fresh     []Record // Conflict: the record of each Write, in their order, as they are now
 	Err       error    // InDoubt, Refused: the reason, for the operator
 }
@@ -187,6 +194,14 @@ func (c *Commit) Check() error {
 		return ErrTooLarge
 	}
 	return nil
+}
+
+// Left is what a commit that is Done leaves of a mark.
+func (c *Commit) Left(mark uint8) uint8 {
+	if mark <= max(c.Distance, 1) {
+		return 0
+	}
+	return mark - 1
 }
 
 // A Store keeps records. All verbs may be used from several goroutines; a

@@ -92,6 +92,7 @@ Subscribers of a tenant "sim" are made through the management interface.`,
 	f.BoolVar(&p.conf.Dup, "dup", false, "send every message twice, the second one with T to another target")
 	f.Float64Var(&p.conf.Drop, "drop", 0, "share of answers that are taken for lost")
 	f.IntVar(&p.conf.Abandon, "abandon", 0, "leave every n-th session without a word after its first update")
+	f.DurationVar(&p.conf.Length, "length", 0, "end all sessions after that (0: when they have sent their updates)")
 	f.DurationVar(&p.conf.Tx, "tx", 5*time.Second, "resend after that")
 	f.DurationVar(&p.validity, "validity", time.Hour, "validity of the plan's grants")
 	f.DurationVar(&p.grace, "grace", 30*time.Second, "grace of the plan")
@@ -117,6 +118,7 @@ type outcome struct {
 	Rate     float64                     `json:"messagesPerSecond"`
 	P50      time.Duration               `json:"p50"`
 	P99      time.Duration               `json:"p99"`
+	Max      time.Duration               `json:"max"`
 	Resent   int64                       `json:"resent"`
 	Closed   int64                       `json:"connectionsLost"`
 	Octets   int64                       `json:"octetsAcknowledged"`
@@ -188,10 +190,14 @@ func (p *play) play(ctx context.Context) (*outcome, error) {
 		return nil, err
 	}
 	o := p.measure(sim, time.Since(start))
-	o.check(err == nil, "all sessions ended", "%d of %d", sim.Counts.Ended.Load()+sim.Counts.Abandoned.Load(), p.conf.Sessions)
+	begun := sim.Counts.Started.Load()
+	o.check(err == nil, "all sessions ended", "%d of %d", sim.Counts.Ended.Load()+sim.Counts.Abandoned.Load(), begun)
 	p.verify(context.WithoutCancel(ctx), o, sim, owners, before)
 	return o, nil
 }
+
+// membersMax is how many identities an account lists at most.
+const membersMax = 16
 
 // prepare makes tenant, plan and subscribers, and returns whose account each
 // IMSI has.
@@ -199,31 +205,32 @@ func (p *play) prepare(ctx context.Context) (owners map[string]string, err error
 	if p.accounts <= 0 || p.accounts > p.subscribers {
 		p.accounts = p.subscribers
 	}
-	members := make([][]string, p.accounts)
+	shared := p.accounts < p.subscribers
+	names, members := make([]string, p.accounts), make([][]string, p.accounts)
 	owners = make(map[string]string)
 	for n := range p.subscribers {
-		imsi := fmt.Sprintf("00101%010d", 9_000_000_000+n)
+		// Whoever shares accounts in another way has other IMSIs, so that runs of all kinds go on one server.
+		k, imsi := n%p.accounts, fmt.Sprintf("001018%09d", n)
+		names[k] = fmt.Sprintf("sim-%d", k)
+		if shared {
+			imsi, names[k] = fmt.Sprintf("001019%04d%05d", p.accounts%10_000, n), fmt.Sprintf("sim-%d-of-%d", k, p.accounts)
+		}
 		p.conf.IMSIs = append(p.conf.IMSIs, imsi)
-		members[n%p.accounts] = append(members[n%p.accounts], imsi)
-		owners[imsi] = fmt.Sprintf("sim-%d-%d", p.accounts, n%p.accounts)
+		members[k] = append(members[k], imsi)
+		owners[imsi] = names[k]
+	}
+	if most := len(members[0]); most > membersMax {
+		return nil, exitError{fmt.Errorf("%d subscribers on %d accounts are up to %d each; an account lists at most %d",
+			p.subscribers, p.accounts, most, membersMax), exitUsage}
+	}
+	if shared && (p.accounts >= 10_000 || p.subscribers > 100_000) {
+		return nil, exitError{errors.New("at most 9,999 accounts can be shared, by at most 100,000 subscribers"), exitUsage}
 	}
 	var doc bytes.Buffer
 	fmt.Fprintf(&doc, simPlan, int(p.validity.Seconds()), int(p.grace.Seconds()))
 	for i, imsis := range members {
-		for first := 0; first < len(imsis); first += 16 {
-			name := fmt.Sprintf("sim-%d-%d", p.accounts, i)
-			if first > 0 { // an account lists 16 identities at most
-				return nil, exitError{fmt.Errorf("%d subscribers on %d accounts are more than 16 each", p.subscribers, p.accounts), exitUsage}
-			}
-			fmt.Fprintf(&doc, "---\nkind: Subscriber\ntenant: sim\naccount: %s\nplan: octets\nbalance: \"1000000\"\nidentities: [", name)
-			for j, imsi := range imsis {
-				if j > 0 {
-					doc.WriteString(", ")
-				}
-				fmt.Fprintf(&doc, "%q", "imsi:"+imsi)
-			}
-			doc.WriteString("]\n")
-		}
+		fmt.Fprintf(&doc, "---\nkind: Subscriber\ntenant: sim\naccount: %s\nplan: octets\nbalance: \"1000000\"\nidentities: [\"imsi:%s\"]\n",
+			names[i], strings.Join(imsis, `", "imsi:`))
 	}
 	return owners, p.remote.call(ctx, "POST", "/v1/apply?file=sim", http.Header{"Content-Type": {"application/yaml"}}, &doc, nil)
 }
@@ -287,7 +294,7 @@ func (p *play) measure(sim *ctf.Sim, took time.Duration) *outcome {
 	o.Rate = float64(o.Messages) / took.Seconds()
 	if l := sim.Latencies(); len(l) > 0 {
 		slices.Sort(l)
-		o.P50, o.P99 = l[len(l)/2], l[len(l)*99/100]
+		o.P50, o.P99, o.Max = l[len(l)/2], l[len(l)*99/100], sim.Slowest()
 	}
 	for _, b := range sim.Books() {
 		o.Octets += b.Octets

@@ -16,7 +16,7 @@ type head struct {
 	expiry    int64
 	wake      int64 // its entry in the time index, 0: none
 	armed     bool  // wake is known
-	contended bool  // a commit was refused on it since the last one that was done
+	contended uint8 // the largest mark of those refused on it since the last one that was done
 }
 
 // heads remembers the heads of records, the newest ones for sure: when one half
@@ -126,11 +126,11 @@ func (s *Store) one(c *store.Commit, now time.Time, g *group) store.Result {
 		same = same && h.seen(now) == c.Writes[i].Seen
 	}
 	if !same {
-		found[0].contended = true
+		found[0].contended = max(found[0].contended, c.Distance, 1)
 		return s.conflict(c)
 	}
 	r := store.Result{Outcome: store.Done, Contended: found[0].contended}
-	found[0].contended = false
+	found[0].contended = c.Left(found[0].contended)
 	for i := range c.Writes {
 		s.write(&c.Writes[i], found[i], now)
 	}

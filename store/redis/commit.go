@@ -20,34 +20,36 @@ import (
 //	KEYS[1..n]      records             KEYS[n+1]  index       KEYS[n+2]  stream
 //	ARGV[1]         n                   ARGV[2]    index: "" leave, LT earlier, XX exact, REM remove
 //	ARGV[3]         wake in ms          ARGV[4]    the first record's member of the index
-//	ARGV[4i+1..]    of record i: version seen · "" check, P put, D delete · value · expiry in ms or 0
-//	ARGV[4n+5..]    events
+//	ARGV[5]         the mark that a refusal leaves, an octet
+//	ARGV[4i+2..]    of record i: version seen · "" check, P put, D delete · value · expiry in ms or 0
+//	ARGV[4n+6..]    events
 //	returns         {1, seconds, micros, contended} | {0, seconds, micros, value 1, value 2, …}
 const commitScript = `
 local n, same, now = tonumber(ARGV[1]), true, redis.call('TIME')
 for i = 1, n do
-  if redis.call('GETRANGE', KEYS[i], 0, 7) ~= ARGV[4*i+1] then same = false end
+  if redis.call('GETRANGE', KEYS[i], 0, 7) ~= ARGV[4*i+2] then same = false end
 end
 if not same then
   local fresh = {0, now[1], now[2]}
   for i = 1, n do fresh[i+3] = redis.call('GET', KEYS[i]) end
-  if fresh[4] then redis.call('SETRANGE', KEYS[1], 8, '\1') end
+  if fresh[4] and string.byte(fresh[4], 9) < string.byte(ARGV[5]) then redis.call('SETRANGE', KEYS[1], 8, ARGV[5]) end
   return fresh
 end
-local contended = redis.call('GETRANGE', KEYS[1], 8, 8) == '\1'
-if contended and ARGV[6] == '' then redis.call('SETRANGE', KEYS[1], 8, '\0') end
+local contended = string.byte(redis.call('GETRANGE', KEYS[1], 8, 8)) or 0
 for i = 1, n do
-  local op = ARGV[4*i+2]
+  local op = ARGV[4*i+3]
   if op == 'P' then
-    if ARGV[4*i+4] == '0' then redis.call('SET', KEYS[i], ARGV[4*i+3])
-    else redis.call('SET', KEYS[i], ARGV[4*i+3], 'PX', ARGV[4*i+4]) end
+    if ARGV[4*i+5] == '0' then redis.call('SET', KEYS[i], ARGV[4*i+4])
+    else redis.call('SET', KEYS[i], ARGV[4*i+4], 'PX', ARGV[4*i+5]) end
   elseif op == 'D' then redis.call('DEL', KEYS[i]) end
 end
+local left = contended > string.byte(ARGV[5]) and contended - 1 or 0
+if contended > 0 and ARGV[7] ~= 'D' and (left > 0 or ARGV[7] == '') then redis.call('SETRANGE', KEYS[1], 8, string.char(left)) end
 if ARGV[2] == 'LT' then redis.call('ZADD', KEYS[n+1], 'LT', ARGV[3], ARGV[4])
 elseif ARGV[2] == 'XX' then redis.call('ZADD', KEYS[n+1], ARGV[3], ARGV[4])
 elseif ARGV[2] == 'REM' then redis.call('ZREM', KEYS[n+1], ARGV[4]) end
-for i = 4*n+5, #ARGV do redis.call('XADD', KEYS[n+2], '0-*', 'e', ARGV[i]) end
-return {1, now[1], now[2], contended and 1 or 0}
+for i = 4*n+6, #ARGV do redis.call('XADD', KEYS[n+2], '0-*', 'e', ARGV[i]) end
+return {1, now[1], now[2], contended}
 `
 
 // dueScript claims what is due in one partition.
@@ -129,7 +131,7 @@ func arguments(c *store.Commit) (keys, args []string) {
 	n := len(c.Writes)
 	p := c.Writes[0].Key.Partition
 	keys = make([]string, 0, n+2)
-	args = make([]string, 0, 4+4*n+len(c.Events))
+	args = make([]string, 0, 5+4*n+len(c.Events))
 	op, wake := "", "0"
 	switch {
 	case c.Index == store.Earlier && !c.Wake.IsZero():
@@ -142,7 +144,7 @@ func arguments(c *store.Commit) (keys, args []string) {
 	if !c.Wake.IsZero() {
 		wake = strconv.FormatInt(c.Wake.UnixMilli(), 10)
 	}
-	args = append(args, strconv.Itoa(n), op, wake, member(c.Writes[0].Key))
+	args = append(args, strconv.Itoa(n), op, wake, member(c.Writes[0].Key), string([]byte{max(c.Distance, 1)}))
 	for i := range c.Writes {
 		w := &c.Writes[i]
 		keys = append(keys, recordKey(w.Key))
@@ -213,7 +215,7 @@ func (s *Store) result(c *store.Commit, r rueidis.RedisResult, now *time.Time) s
 	}
 	if status == 1 {
 		contended, _ := m[3].AsInt64()
-		return store.Result{Outcome: store.Done, Contended: contended == 1}
+		return store.Result{Outcome: store.Done, Contended: uint8(contended)}
 	}
 	fresh := make([]store.Record, len(c.Writes))
 	for i := range min(len(fresh), len(m)-3) {

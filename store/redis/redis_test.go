@@ -124,8 +124,8 @@ func TestForgottenScriptsAreSentAgain(t *testing.T) {
 // A reply that is lost leaves the commit in doubt, and its version tells.
 func TestASwallowedReplyIsInDoubt(t *testing.T) {
 	srv := start(t)
-	relay := newRelay(t, srv.Addr)
-	s, err := Open(t.Context(), Config{URL: "redis://" + relay.addr})
+	relay := rtmtest.StartRelay(t, srv.Addr, 0)
+	s, err := Open(t.Context(), Config{URL: "redis://" + relay.Addr})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestASwallowedReplyIsInDoubt(t *testing.T) {
 	if rs, _ := s.Commit(t.Context(), []store.Commit{put("warm", store.Version{}, "x")}); rs[0].Outcome != store.Done {
 		t.Fatal(rs[0])
 	}
-	relay.swallow.Store(true)
+	relay.Swallow.Store(true)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	c := put("a", store.Version{}, "once")

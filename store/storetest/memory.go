@@ -26,7 +26,7 @@ type Memory struct {
 type entry struct {
 	store.Record
 	expires   time.Time
-	contended bool
+	contended uint8
 }
 
 type wake struct{ at, leased time.Time }
@@ -96,13 +96,13 @@ func (m *Memory) one(c *store.Commit) store.Result {
 	first := m.at(c.Writes[0].Key)
 	if !same {
 		if first != nil {
-			first.contended = true
+			first.contended = max(first.contended, c.Distance, 1)
 		}
 		return store.Result{Outcome: store.Conflict, Fresh: fresh}
 	}
-	r := store.Result{Outcome: store.Done, Contended: first != nil && first.contended}
+	r := store.Result{Outcome: store.Done}
 	if first != nil {
-		first.contended = false
+		r.Contended = first.contended
 	}
 	for _, w := range c.Writes {
 		switch w.Op {
@@ -116,6 +116,9 @@ func (m *Memory) one(c *store.Commit) store.Result {
 			}
 			m.records[w.Key] = e
 		}
+	}
+	if first = m.at(c.Writes[0].Key); first != nil {
+		first.contended = c.Left(r.Contended)
 	}
 	m.arm(c)
 	s := m.stream(c.Writes[0].Key.Partition)

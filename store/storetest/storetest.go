@@ -46,7 +46,7 @@ var Promises = []Promise{
 	{"checks only: done while what was seen holds, refused after", checksOnly},
 	{"a commit is there whole or not at all over several records", whole},
 	{"a record deleted and created anew has another version", recreated},
-	{"whoever was refused leaves a mark, and the next who is done takes it off", contended},
+	{"whoever was refused leaves a mark, and those who are done take it off", contended},
 	{"a malformed or too large commit is refused and changes nothing", malformed},
 	{"a record that expires is there before and missing after", expires},
 	{"a put without expiry outlives an earlier one with", outlives},
@@ -259,7 +259,7 @@ func recreated(t T, s store.Store) {
 func contended(t T, s store.Store) {
 	k := Key(11, "a")
 	w := put(k, store.Version{}, "x")
-	if r := must(t, s, store.Commit{Writes: []store.Write{w}}); r.Contended {
+	if r := must(t, s, store.Commit{Writes: []store.Write{w}}); r.Contended != 0 {
 		t.Fatalf("a new record is contended")
 	}
 	refused(t, s, store.Commit{Writes: []store.Write{put(k, NewVersion(), "y")}})
@@ -267,16 +267,21 @@ func contended(t T, s store.Store) {
 		t.Fatalf("the mark changed the record: %q", got.Bytes)
 	}
 	next := put(k, w.New, "z")
-	if r := must(t, s, store.Commit{Writes: []store.Write{next}}); !r.Contended {
-		t.Fatalf("nobody was told of the refusal")
+	for _, d := range []uint8{7, 200, 9} {
+		refused(t, s, store.Commit{Writes: []store.Write{put(k, NewVersion(), "y")}, Distance: d})
+	}
+	if r := must(t, s, store.Commit{Writes: []store.Write{next}, Distance: 50}); r.Contended != 200 {
+		t.Fatalf("the mark is %d, the furthest of those refused left 200", r.Contended)
+	}
+	check := store.Commit{Writes: []store.Write{{Op: store.Check, Key: k, Seen: next.New}}, Distance: 198}
+	for _, want := range []uint8{199, 198, 0} {
+		if r := must(t, s, check); r.Contended != want {
+			t.Fatalf("the mark is %d, want %d", r.Contended, want)
+		}
 	}
 	refused(t, s, store.Commit{Writes: []store.Write{put(k, NewVersion(), "y")}})
-	check := store.Commit{Writes: []store.Write{{Op: store.Check, Key: k, Seen: next.New}}}
-	if r := must(t, s, check); !r.Contended {
-		t.Fatalf("a check was not told of the refusal")
-	}
-	if r := must(t, s, check); r.Contended {
-		t.Fatalf("the mark is still there")
+	if r := must(t, s, store.Commit{Writes: []store.Write{put(k, next.New, "w")}, Distance: 255}); r.Contended != 1 {
+		t.Fatalf("the mark of a refusal without a distance is %d", r.Contended)
 	}
 }
 
