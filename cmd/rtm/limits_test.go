@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"rtm/diameter"
+	"rtm/rtmtest"
+	"rtm/store"
+)
+
+// stalled is a store whose commits wait while it is held.
+type stalled struct {
+	store.Store
+	held sync.RWMutex
+}
+
+func (s *stalled) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
+	s.held.RLock()
+	defer s.held.RUnlock()
+	return s.Store.Commit(ctx, cs)
+}
+
+// 10,000 requests are in flight, on 10 connections, while the store hangs: the
+// whole server has no goroutine per message, and it answers when the store does.
+func TestTenThousandInFlight(t *testing.T) {
+	st := &stalled{Store: embedded(t)}
+	l := startLab(t, st, 1)
+	l.apply(t, "../../examples/lab.yaml")
+	const connections, each = 10, 1000
+	var wires []*wire
+	for n := range connections {
+		wires = append(wires, dialPeer(t, l.targets[0], fmt.Sprintf("gw%d.test", n), "test"))
+	}
+	st.held.Lock()
+	for n, w := range wires {
+		var e diameter.Encoder
+		e.Reset(nil)
+		for i := range uint32(each) {
+			e.Request(diameter.CreditControl, diameter.ApplicationCreditControl, diameter.FlagProxiable, i, i)
+			e.String(diameter.SessionID, fmt.Sprintf("gw%d;%d", n, i))
+			e.String(diameter.OriginHost, fmt.Sprintf("gw%d.test", n))
+			e.String(diameter.OriginRealm, "test")
+			e.String(diameter.DestinationRealm, l.config.OriginRealm)
+			e.Uint32(diameter.AuthApplicationID, 4)
+			e.String(diameter.ServiceContextID, "32251@3gpp.org")
+			e.Uint32(diameter.CCRequestType, 1)
+			e.Uint32(diameter.CCRequestNumber, 0)
+			e.Open(diameter.SubscriptionID)
+			e.Uint32(diameter.SubscriptionIDType, 1)
+			e.String(diameter.SubscriptionIDData, fmt.Sprintf("0010100000000%02d", 1+i%10))
+			e.Close()
+			e.Bytes()
+		}
+		if _, err := w.Write(e.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := l.instances[0].node
+	rtmtest.Until(t, "all are in flight", func() bool { return node.Counts.InFlight.Load() == connections*each })
+	if got, most := runtime.NumGoroutine(), 3*connections+4*runtime.NumCPU()+32; got > most {
+		t.Errorf("%d goroutines, at most %d are wanted", got, most)
+	} else {
+		t.Logf("%d goroutines with %d requests in flight", got, node.Counts.InFlight.Load())
+	}
+	st.held.Unlock()
+	for _, w := range wires {
+		if _, ok := w.next(5 * time.Second); !ok {
+			t.Error("a gateway heard nothing, and the store is back")
+		}
+	}
+}
