@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -223,6 +224,7 @@ func (f *Follower) read(ctx context.Context) (sections []section, full bool, err
 		if !dirty && !sweep {
 			continue
 		}
+		runtime.Gosched() // charging comes first
 		s, more, err := f.section(ctx, p)
 		if err != nil {
 			return nil, false, err

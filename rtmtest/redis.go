@@ -73,6 +73,9 @@ func (r *Redis) pong() bool {
 	return n >= 5 && string(b[:5]) == "+PONG"
 }
 
+// PID is the server's process.
+func (r *Redis) PID() int { return r.cmd.Process.Pid }
+
 // Kill ends the server with SIGKILL.
 func (r *Redis) Kill() {
 	r.cmd.Process.Kill()
