@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -26,6 +25,7 @@ import (
 const (
 	BatchMax   = 20_000 // events in one file
 	readMax    = 1000   // events of one partition at a time
+	strideMax  = 16     // partitions between two pauses
 	SweepEvery = 5 * time.Second
 	PassEvery  = 500 * time.Millisecond
 )
@@ -92,6 +92,7 @@ type Follower struct {
 	Sessions atomic.Int64 // that ended, by their final records
 	Open     atomic.Int64 // milliseconds that those were open
 
+	behind  bool // the last pass did not take all there was
 	broken  bool // a pass failed, or none was made yet: a file may be unfinished
 	swept   time.Time
 	number  int
@@ -123,7 +124,7 @@ func (f *Follower) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			f.swept = time.Time{}
+			f.swept, f.behind = time.Time{}, true
 			f.pass(last)
 			cancel()
 			return
@@ -172,6 +173,7 @@ func (f *Follower) Pass(ctx context.Context) (full bool, err error) {
 		f.broken = false
 	}
 	sections, full, err := f.read(ctx)
+	f.behind = full
 	if err != nil || len(sections) == 0 {
 		return false, err
 	}
@@ -224,13 +226,13 @@ func (f *Follower) read(ctx context.Context) (sections []section, full bool, err
 		if !dirty && !sweep {
 			continue
 		}
-		runtime.Gosched() // charging comes first
 		s, more, err := f.section(ctx, p)
 		if err != nil {
 			return nil, false, err
 		}
 		if len(s.records) > 0 {
 			sections = append(sections, s)
+			f.giveWay(ctx, len(sections))
 		}
 		total += len(s.records)
 		full = full || more
@@ -242,6 +244,20 @@ func (f *Follower) read(ctx context.Context) (sections []section, full bool, err
 		f.swept = time.Now()
 	}
 	return sections, full, nil
+}
+
+// giveWay spreads a pass over the time until the next one, unless it is behind:
+// charging on the same cores must not wait for a burst of records.
+func (f *Follower) giveWay(ctx context.Context, sections int) {
+	if f.behind || sections%strideMax != 0 {
+		return
+	}
+	t := time.NewTimer(PassEvery / 4 * strideMax / store.Partitions)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // section reads what is new in one partition.
@@ -341,7 +357,12 @@ func (f *Follower) move(ctx context.Context, name string, sections []section) (k
 		commits[i] = f.put(s.partition, &s.was, next[i].cursor)
 		next[i].version = commits[i].Writes[0].New
 	}
-	rs, _ := f.Store.Commit(ctx, commits)
+	var rs []store.Result
+	for part := range slices.Chunk(commits, strideMax) {
+		done, _ := f.Store.Commit(ctx, part)
+		rs = append(rs, done...)
+		f.giveWay(ctx, len(rs))
+	}
 	for i := range rs {
 		switch rs[i].Outcome {
 		case store.Done:
@@ -400,6 +421,7 @@ func (f *Follower) announce(ctx context.Context, sections []section) {
 		if err := f.Store.Trim(ctx, s.partition, s.upTo); err != nil {
 			f.Log.Warn("events that are in files are still in the store", "partition", s.partition, "error", err)
 		}
+		f.giveWay(ctx, i+1)
 	}
 }
 
