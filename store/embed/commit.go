@@ -46,6 +46,10 @@ func appendKey(b []byte, k store.Key) []byte {
 	return append(append(b, k.Kind), k.Name...)
 }
 
+func eventKey(p store.Partition, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(partitionKey('e', p), seq)
+}
+
 func partitionKey(kind byte, p store.Partition) []byte { return []byte{kind, byte(p >> 8), byte(p)} }
 
 // after is the first key behind all that begin with prefix.

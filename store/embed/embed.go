@@ -29,6 +29,7 @@ const (
 	cacheMax   = 1 << 16 // headers remembered, twice
 	sweepMax   = 1000    // expired records removed at a time
 	sweepEvery = time.Second
+	trimMax    = 10_000 // events trimmed one by one, more by a range
 	memory     = 256 << 20
 )
 
@@ -75,6 +76,9 @@ type Store struct {
 	low    int64            // no entry of the time index is earlier
 	next   [store.Partitions]uint64
 	batch  *pebble.Batch
+
+	trimMu  sync.Mutex               // guards trimmed, and writes what it says
+	trimmed [store.Partitions]uint64 // events up to here are gone
 
 	durable [store.Partitions]atomic.Uint64 // events up to here are synced
 	groups  chan *group
@@ -225,10 +229,9 @@ func (s *Store) setMeta(b *pebble.Batch, name string, v int64) {
 
 // lastEvent is the highest Seq that partition p ever gave out.
 func (s *Store) lastEvent(p store.Partition) (uint64, error) {
-	trimmed := uint64(0)
 	v, closer, err := s.db.Get(partitionKey('q', p))
 	if err == nil {
-		trimmed = binary.BigEndian.Uint64(v)
+		s.trimmed[p] = binary.BigEndian.Uint64(v)
 		closer.Close()
 	} else if !errors.Is(err, pebble.ErrNotFound) {
 		return 0, err
@@ -239,9 +242,9 @@ func (s *Store) lastEvent(p store.Partition) (uint64, error) {
 	}
 	defer it.Close()
 	if it.Last() {
-		return max(trimmed, binary.BigEndian.Uint64(it.Key()[3:])), nil
+		return max(s.trimmed[p], binary.BigEndian.Uint64(it.Key()[3:])), nil
 	}
-	return trimmed, it.Error()
+	return s.trimmed[p], it.Error()
 }
 
 // Load implements store.Store.

@@ -74,11 +74,7 @@ func (s *Store) Events(_ context.Context, p store.Partition, afterSeq uint64, n 
 	if last <= afterSeq {
 		return nil, nil
 	}
-	prefix := partitionKey('e', p)
-	it, err := s.db.NewIter(&pebble.IterOptions{
-		LowerBound: binary.BigEndian.AppendUint64(prefix[:3:3], afterSeq+1),
-		UpperBound: binary.BigEndian.AppendUint64(prefix[:3:3], last+1),
-	})
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: eventKey(p, afterSeq+1), UpperBound: eventKey(p, last+1)})
 	if err != nil {
 		return nil, err
 	}
@@ -103,13 +99,27 @@ func (s *Store) Trim(_ context.Context, p store.Partition, upTo uint64) error {
 	if upTo == 0 {
 		return nil
 	}
-	prefix := partitionKey('e', p)
+	s.trimMu.Lock()
+	defer s.trimMu.Unlock()
+	from := s.trimmed[p]
+	if from >= upTo {
+		return nil
+	}
 	b := s.db.NewBatch()
 	defer b.Close()
-	seq := binary.BigEndian.AppendUint64(nil, upTo)
-	b.DeleteRange(prefix, binary.BigEndian.AppendUint64(prefix[:3:3], upTo+1), nil)
-	b.Set(partitionKey('q', p), seq, nil)
-	return s.db.Apply(b, pebble.NoSync)
+	if upTo-from > trimMax {
+		b.DeleteRange(eventKey(p, 0), eventKey(p, upTo+1), nil)
+	} else { // range tombstones slow every Get down while they are in memory
+		for seq := from + 1; seq <= upTo; seq++ {
+			b.Delete(eventKey(p, seq), nil)
+		}
+	}
+	b.Set(partitionKey('q', p), binary.BigEndian.AppendUint64(nil, upTo), nil)
+	if err := s.db.Apply(b, pebble.NoSync); err != nil {
+		return err
+	}
+	s.trimmed[p] = upTo
+	return nil
 }
 
 // Scan implements store.Store; the cursor is the key to go on from.
