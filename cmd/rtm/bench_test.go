@@ -32,7 +32,8 @@ func cpu(b *testing.B, pid int) time.Duration {
 
 // BenchmarkClosedLoop is the main job with processes of their own for server and
 // Redis, and the generator in this one: sessions of I, U, U, T over one instance,
-// as fast as they are answered; then the latency at half of that rate.
+// as fast as they are answered; then the latency at half of that rate, and at
+// two fixed ones.
 func BenchmarkClosedLoop(b *testing.B) {
 	b.Run("embedded", func(b *testing.B) { closedLoop(b, "embedded:"+b.TempDir(), 0) })
 	b.Run("redis everysec", func(b *testing.B) {
@@ -90,7 +91,12 @@ func closedLoop(b *testing.B, where string, redis int) {
 			b.ReportMetric(float64((after[i]+before[i]).Microseconds())/messages, name+"-µs/CCR")
 		}
 	}
-	half := play(int(rate/2/4*3), rate/2/4) // for three seconds
-	b.ReportMetric(float64(half.P50.Microseconds())/1000, "half-p50-ms")
-	b.ReportMetric(float64(half.P99.Microseconds())/1000, "half-p99-ms")
+	for _, at := range []struct {
+		name string
+		rate float64
+	}{{"half", rate / 2}, {"at-5000", 5000}, {"at-10000", 10_000}} {
+		o := play(int(at.rate/4*3), at.rate/4) // for three seconds
+		b.ReportMetric(float64(o.P50.Microseconds())/1000, at.name+"-p50-ms")
+		b.ReportMetric(float64(o.P99.Microseconds())/1000, at.name+"-p99-ms")
+	}
 }
