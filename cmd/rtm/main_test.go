@@ -440,8 +440,9 @@ func TestKillOneOfTwoOnRedis(t *testing.T) {
 	n := <-kills
 	all(t, o)
 	t.Logf("%d kills, %d messages, %d resent, %d connections lost", n, o.Messages, o.Resent, o.Closed)
-	if n < 8 || o.Closed < int64(n) || o.Messages < int64(n)*1000 {
-		t.Errorf("%d kills, %d connections lost, %d messages: not what was to be tried", n, o.Closed, o.Messages)
+	// A kill after the last message is none that a gateway could feel.
+	if o.Closed < 8 || o.Messages < o.Closed*1000 {
+		t.Errorf("%d of %d kills were felt by %d messages: not what was to be tried", o.Closed, n, o.Messages)
 	}
 }
 
