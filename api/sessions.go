@@ -183,7 +183,7 @@ func (s *server) instances(context.Context, *struct{}) (*body[instanceList], err
 
 type recordsInput struct {
 	Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Type    string `query:"type" doc:"message, final, supplementary, event, ledger, released, unattributed, undelivered, provisioned"`
+	Type    string `query:"type" enum:"message,final,supplementary,event,ledger,released,unattributed,undelivered,provisioned" doc:"only records of this type"`
 	Session string `query:"session"`
 	Account string `query:"account"`
 }

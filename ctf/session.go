@@ -284,7 +284,11 @@ func code(b []byte) uint32 {
 // Closed implements peer.Handler: what was on its way over that connection goes
 // elsewhere at once, with T.
 func (s *Sim) Closed(conn *peer.Conn, unanswered []any) {
-	s.Counts.Closed.Add(1)
+	select {
+	case <-s.done: // the gateway itself has left
+	default:
+		s.Counts.Closed.Add(1)
+	}
 	for _, l := range s.links {
 		if l.conn.CompareAndSwap(conn, nil) {
 			select {

@@ -41,6 +41,14 @@ func (r *remote) bind(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// A refusal is an answer of the server that says no.
+type refusal struct {
+	status int // of HTTP
+	text   string
+}
+
+func (r refusal) Error() string { return r.text }
+
 // call asks the server and decodes its answer into out, if that is not nil.
 func (r *remote) call(ctx context.Context, method, path string, header http.Header, in io.Reader, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
@@ -71,13 +79,13 @@ func (r *remote) call(ctx context.Context, method, path string, header http.Head
 			Errors        []struct{ Message, Location string }
 		}
 		if json.Unmarshal(b, &p) != nil || p.Detail == "" {
-			return fmt.Errorf("the server answered %s", res.Status)
+			return refusal{res.StatusCode, "the server answered " + res.Status}
 		}
 		text := p.Detail
 		for _, e := range p.Errors {
 			text += "\n  " + e.Location + ": " + e.Message
 		}
-		return errors.New(text)
+		return refusal{res.StatusCode, text}
 	}
 	if out == nil {
 		return nil
@@ -246,6 +254,9 @@ func balanceCommand() *cobra.Command {
 			var t api.TopUp
 			h := http.Header{"Idempotency-Key": {key}}
 			if err := r.call(cmd.Context(), "POST", "/v1/subscribers/"+url.PathEscape(args[0])+"/topups", h, bytes.NewReader(in), &t); err != nil {
+				if no, ok := errors.AsType[refusal](err); ok && no.status < 500 {
+					return err // it was certainly not carried out
+				}
 				return fmt.Errorf("%w\nrepeating it with --key %s is safe: it is carried out once", err, key)
 			}
 			return r.print(cmd.OutOrStdout(), t, func(w io.Writer) {
@@ -373,13 +384,39 @@ func (r *remote) records(ctx context.Context, q url.Values) ([]cdr.Record, error
 }
 
 func recordRow(w io.Writer, rec *cdr.Record) {
-	octets, charged := int64(0), int64(0)
+	charged := int64(0)
 	for _, l := range rec.Lines {
-		octets += l.Octets
 		charged += l.Charged
 	}
-	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d octets\t%s\t%s\n", rec.At.Format(time.RFC3339), rec.Type, rec.Account, rec.Session,
-		octets, tenant.FormatQuantity(charged, rating.Money), rec.Cause+rec.Text)
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", rec.At.Format(time.RFC3339), rec.Type, rec.Account, rec.Session,
+		quantities(rec), tenant.FormatQuantity(charged, rating.Money), rec.Cause+rec.Text)
+}
+
+// quantities is what a record says was used or credited, such as "1048576 octets, 3 events".
+func quantities(rec *cdr.Record) string {
+	var octets, seconds, events int64
+	for _, l := range rec.Lines {
+		octets, seconds, events = octets+l.Octets, seconds+l.Seconds, events+l.Events
+	}
+	var out []string
+	add := func(n int64, unit string) {
+		if n != 0 {
+			out = append(out, fmt.Sprintf("%d %s", n, unit))
+		}
+	}
+	add(octets, rating.Octets.String())
+	add(seconds, rating.Seconds.String())
+	add(events, rating.Events.String())
+	for _, m := range rec.Movements {
+		switch {
+		case m.Credit == 0:
+		case m.Unit == rating.Money.String():
+			out = append(out, "+"+tenant.FormatMoney(rating.Micros(m.Credit)))
+		default:
+			out = append(out, fmt.Sprintf("+%d %s", m.Credit, m.Unit))
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 func cdrList() *cobra.Command {
@@ -399,7 +436,7 @@ func cdrList() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&limit, "limit", limit, "how many at most, up to 1000")
-	cmd.Flags().StringVar(&kind, "type", "", "message, final, supplementary, event, ledger, released, …")
+	cmd.Flags().StringVar(&kind, "type", "", "message, final, supplementary, event, ledger, released, unattributed, undelivered or provisioned")
 	cmd.Flags().StringVar(&session, "session", "", "of this Session-Id")
 	return r.bind(cmd)
 }
@@ -408,6 +445,7 @@ func cdrTail() *cobra.Command {
 	r := &remote{}
 	return r.bind(&cobra.Command{
 		Use: "tail", Short: "show records as they are written", Args: cobra.NoArgs,
+		Long: "Show records as they are written, at most the newest 1,000 of each second: the record files hold them all.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			seen := make(map[string]bool)
 			for first := true; ; first = false {
