@@ -4,14 +4,24 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"rtm/creditcontrol"
 	"rtm/diameter"
 	"rtm/rtmtest"
 	"rtm/store"
+	"rtm/tenant"
 )
+
+// What a document may say a peer is, is what the decoder knows.
+func TestDialectsAreKnown(t *testing.T) {
+	if got := creditcontrol.Dialects(); !slices.Equal(got, tenant.Dialects) {
+		t.Errorf("creditcontrol knows %v, documents may say %v", got, tenant.Dialects)
+	}
+}
 
 // stalled is a store whose commits wait while it is held.
 type stalled struct {
