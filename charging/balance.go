@@ -140,7 +140,7 @@ func (d *decision) debit(e *Entry, line int, s *Session, g *Group, ask *Ask) Res
 	l.Unit, l.Plan, l.Rule, l.Result = p.Unit, g.Plan, g.Rule, Success
 	used := ask.Used.Of(p.Unit)
 	l.Overrun = max(used-g.Granted, 0)
-	g.Overrun += l.Overrun
+	g.Overrun = sum(g.Overrun, l.Overrun)
 
 	rest := d.spend(e, g, used, func(b *Bucket) bool { return b.pays(p) })
 	l.Allowed = used - rest
@@ -169,14 +169,18 @@ func (d *decision) pay(e *Entry, l *Line, g *Group, p *rating.Price, units int64
 	d.overrun(e, d.spend(e, g, int64(l.Charged), money), money)
 }
 
+// add sums up what a session has used; neither is negative. A sum that no wire
+// can carry stays at the largest that can be stored.
 func (u *Units) add(v *Units) {
-	u.Octets += v.Octets
-	u.Input += v.Input
-	u.Output += v.Output
-	u.Seconds += v.Seconds
-	u.Events += v.Events
-	u.Money += v.Money
+	u.Octets = sum(u.Octets, v.Octets)
+	u.Input = sum(u.Input, v.Input)
+	u.Output = sum(u.Output, v.Output)
+	u.Seconds = sum(u.Seconds, v.Seconds)
+	u.Events = sum(u.Events, v.Events)
+	u.Money = sum(u.Money, v.Money)
 }
+
+func sum[N ~int64](a, b N) N { return a + min(b, math.MaxInt64-a) }
 
 // release gives back what g holds.
 func (d *decision) release(e *Entry, g *Group) {

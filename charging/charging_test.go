@@ -91,6 +91,9 @@ func TestPropertyWhateverComes(t *testing.T) {
 				t.Fatalf("unsound after %s", r.Kind)
 			}
 			if !o.Changed {
+				if b := a.Append(nil); !bytes.Equal(b, rec) {
+					t.Fatalf("%s changed the account and says that it did not:\n%x\n%x", r.Kind, rec, b)
+				}
 				continue
 			}
 			for i := range o.Log.Entries {
@@ -133,7 +136,16 @@ func drawRequest(t *rapid.T, number *uint32) *Request {
 	}
 	n := *number - uint32(rapid.IntRange(0, int(min(*number, 3))).Draw(t, "behind"))
 	groups := rapid.SliceOfN(rapid.Uint32Range(100, 121), 0, 4).Draw(t, "groups")
-	return ccr(kind, n, rapid.Int64Range(0, 15<<20).Draw(t, "used"), groups...)
+	r := ccr(kind, n, rapid.Int64Range(0, 15<<20).Draw(t, "used"), groups...)
+	for i := range r.Asks {
+		r.Asks[i].Reports = r.Asks[i].Reports || rapid.IntRange(0, 3).Draw(t, "reports") == 0
+	}
+	if rapid.IntRange(0, 3).Draw(t, "at message") == 0 {
+		ask := Ask{Has: AtMessage, Wants: kind != Termination, Reports: true}
+		ask.Used.Octets = rapid.Int64Range(0, 15<<20).Draw(t, "used at message")
+		r.Asks = append(r.Asks, ask)
+	}
+	return r
 }
 
 // verify decodes a record anew and holds it against the ledger.

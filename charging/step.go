@@ -201,10 +201,28 @@ func (d *decision) initial() {
 
 	s = d.open()
 	d.apply(s)
+	if d.o.Abandon {
+		return
+	}
 	d.o.Changed, d.o.Open, d.o.Opened = true, true, true
-	if d.refused(); d.o.Answer.Result != Success {
+	switch d.refused(); {
+	case d.o.Answer.Result == Success:
+	case d.r.reports():
+		d.o.Open = false
+		d.close(s, Refused) // what it used is charged and on record
+	default:
 		d.discard(s)
 	}
+}
+
+// reports reports whether r says that anything was used.
+func (r *Request) reports() bool {
+	for i := range r.Asks {
+		if ask := &r.Asks[i]; ask.Reports && ask.Used != (Units{}) {
+			return true
+		}
+	}
+	return false
 }
 
 // open adds the session that r begins.
@@ -325,11 +343,11 @@ func (d *decision) late(c *Session) {
 		if !ask.Reports {
 			continue
 		}
+		e.Lines = append(e.Lines, Line{Group: ask.Group, Service: ask.Service, Has: ask.Has, Used: ask.Used, Result: EndUserServiceDenied})
 		g := d.group(c, ask)
 		if g == nil {
 			continue
 		}
-		e.Lines = append(e.Lines, Line{})
 		d.debit(e, len(e.Lines)-1, c, g, ask)
 		d.release(e, g)
 	}
