@@ -54,6 +54,7 @@ type Instance struct {
 	version   func() store.Version
 	since     time.Time
 	others    atomic.Pointer[[]Presence]
+	outbox    outbox
 	leaving   atomic.Bool
 	dirty     [store.Partitions]atomic.Bool // events were written since TakeDirty
 	stop      chan struct{}
@@ -109,6 +110,7 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	}
 	n.catalogue.Store(cat)
 	n.hints.init()
+	n.outbox.to, n.outbox.some = make(map[string][]Parcel), make(chan struct{}, 1)
 	n.version, n.since = oneVersion, time.Now()
 	if err := n.claim(ctx); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"rtm/charging"
@@ -156,18 +157,53 @@ func (n *Instance) dispatch(account store.Key, due charging.Due) {
 		if p.Name == n.Name || !slices.Contains(p.Peers, host) && !slices.Contains(p.Realms, realm) {
 			continue
 		}
-		go n.send(p.Name, Parcel{account, due})
+		n.outbox.put(p.Name, Parcel{account, due})
 		return
 	}
 }
 
-func (n *Instance) send(to string, parcel Parcel) {
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
-	swap(ctx, n.Store, parcelsKey(to), n.version, time.Minute, func(all *[]Parcel) (bool, error) {
-		*all = append(*all, parcel)
-		return len(*all) <= inboxMax, nil
-	}) // a parcel that is lost is sent again by the session's timer
+// An outbox holds parcels until the next round takes them away.
+type outbox struct {
+	mu   sync.Mutex // guards to
+	to   map[string][]Parcel
+	some chan struct{}
+}
+
+// put adds a parcel. One that finds the outbox full is lost here, and sent
+// again by the session's timer.
+func (o *outbox) put(instance string, p Parcel) {
+	o.mu.Lock()
+	if len(o.to[instance]) < inboxMax {
+		o.to[instance] = append(o.to[instance], p)
+	}
+	o.mu.Unlock()
+	select {
+	case o.some <- struct{}{}:
+	default:
+	}
+}
+
+func (o *outbox) take() map[string][]Parcel {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	to := o.to
+	o.to = make(map[string][]Parcel)
+	return to
+}
+
+// send takes the parcels to their instances. One that is lost on the way is
+// sent again by the session's timer.
+func (n *Instance) send(ctx context.Context) {
+	for to, parcels := range n.outbox.take() {
+		_, err := swap(ctx, n.Store, parcelsKey(to), n.version, time.Minute, func(all *[]Parcel) (bool, error) {
+			room := max(inboxMax-len(*all), 0)
+			*all = append(*all, parcels[:min(len(parcels), room)]...)
+			return room > 0, nil
+		})
+		if err != nil {
+			n.Log.Debug("notices did not reach another instance", "to", to, "error", err)
+		}
+	}
 }
 
 // collect sends the notices that others left for this instance.
@@ -193,19 +229,27 @@ func (n *Instance) attend() {
 	t := time.NewTicker(presenceEvery)
 	defer t.Stop()
 	for {
+		work := n.round
 		select {
 		case <-n.stop:
 			return
+		case <-n.outbox.some:
+			work = n.send
 		case <-t.C:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-		if err := n.present(ctx); err != nil {
-			n.Log.Debug("presence is not up to date", "error", err)
-		}
-		if n.Notify != nil {
-			n.collect(ctx)
-		}
+		work(ctx)
 		cancel()
+	}
+}
+
+// round tells of this instance, and sends what others left for it.
+func (n *Instance) round(ctx context.Context) {
+	if err := n.present(ctx); err != nil {
+		n.Log.Debug("presence is not up to date", "error", err)
+	}
+	if n.Notify != nil {
+		n.collect(ctx)
 	}
 }
 

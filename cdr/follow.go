@@ -95,6 +95,8 @@ type Follower struct {
 	behind  bool // the last pass did not take all there was
 	broken  bool // a pass failed, or none was made yet: a file may be unfinished
 	swept   time.Time
+	pending [store.Partitions]bool // may have new events
+	next    int                    // the partition to begin with: all have their turn
 	number  int
 	cursors map[store.Partition]stored
 }
@@ -166,6 +168,11 @@ type section struct {
 // Pass writes one file of what is new in this follower's partitions, if
 // anything is. full: there is more.
 func (f *Follower) Pass(ctx context.Context) (full bool, err error) {
+	defer func() {
+		if err != nil {
+			f.swept = time.Time{} // what was read and is in no file is read again
+		}
+	}()
 	if f.broken {
 		if err := f.recover(ctx); err != nil {
 			return false, err
@@ -196,11 +203,26 @@ func (f *Follower) Pass(ctx context.Context) (full bool, err error) {
 	return full, nil
 }
 
+// A file's name: when it was begun, by whom, and a number.
+const (
+	stamp    = "20060102-150405.000"
+	finished = ".jsonl"
+)
+
+// mine reports whether a file of that name is this follower's.
+func (f *Follower) mine(name string) bool {
+	if len(name) < len(stamp) {
+		return false
+	}
+	by, ok := strings.CutPrefix(name[len(stamp):], "-"+f.Instance+"-")
+	return ok && !strings.Contains(by, "-")
+}
+
 // name is a name that no file has, finished or not.
 func (f *Follower) name() string {
 	for {
 		f.number++
-		name := fmt.Sprintf("%s-%s-%06d.jsonl", time.Now().UTC().Format("20060102-150405.000"), f.Instance, f.number)
+		name := fmt.Sprintf("%s-%s-%06d%s", time.Now().UTC().Format(stamp), f.Instance, f.number, finished)
 		if _, err := os.Lstat(filepath.Join(f.Dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -216,34 +238,42 @@ func (f *Follower) read(ctx context.Context) (sections []section, full bool, err
 	if f.Share != nil {
 		place, of = f.Share()
 	}
-	sweep := time.Since(f.swept) >= SweepEvery
+	f.look()
 	total := 0
-	for p := range store.Partition(store.Partitions) {
-		if int(p)%of != place {
+	for i := range store.Partitions {
+		p := (f.next + i) % store.Partitions
+		if p%of != place || !f.pending[p] {
 			continue
 		}
-		dirty := f.Dirty != nil && f.Dirty(p)
-		if !dirty && !sweep {
-			continue
-		}
-		s, more, err := f.section(ctx, p)
+		s, more, err := f.section(ctx, store.Partition(p))
 		if err != nil {
 			return nil, false, err
 		}
+		f.pending[p] = more
+		full = full || more
 		if len(s.records) > 0 {
 			sections = append(sections, s)
 			f.giveWay(ctx, len(sections))
 		}
-		total += len(s.records)
-		full = full || more
-		if total >= BatchMax {
+		if total += len(s.records); total >= BatchMax {
+			f.next = p + 1
 			return sections, true, nil
 		}
 	}
-	if sweep && !full {
+	return sections, full, nil
+}
+
+// look notes which partitions may have new events: those that were written to
+// here, and now and then all, since others write too.
+func (f *Follower) look() {
+	sweep := time.Since(f.swept) >= SweepEvery
+	if sweep {
 		f.swept = time.Now()
 	}
-	return sections, full, nil
+	for p := range f.pending {
+		dirty := f.Dirty != nil && f.Dirty(store.Partition(p))
+		f.pending[p] = f.pending[p] || dirty || sweep
+	}
 }
 
 // giveWay spreads a pass over the time until the next one, unless it is behind:
@@ -370,6 +400,7 @@ func (f *Follower) move(ctx context.Context, name string, sections []section) (k
 			kept = append(kept, sections[i])
 		case store.Conflict:
 			delete(f.cursors, sections[i].partition)
+			f.pending[sections[i].partition] = true
 		case store.InDoubt, store.Refused:
 			// Whether this section counts is for the cursor to say: recover, later.
 			return nil, fmt.Errorf("move the cursor of partition %d: %w", sections[i].partition, rs[i].Err)
@@ -441,12 +472,16 @@ func (f *Follower) lived(r *Record) {
 // recover finishes the files that this instance left unfinished: a line counts
 // if its partition's cursor says that a move put it there.
 func (f *Follower) recover(ctx context.Context) error {
-	parts, err := filepath.Glob(filepath.Join(f.Dir, "*-"+f.Instance+"-*"+part))
+	entries, err := os.ReadDir(f.Dir)
 	if err != nil {
 		return err
 	}
-	for _, file := range parts {
-		name := strings.TrimSuffix(filepath.Base(file), part)
+	for _, e := range entries {
+		name, unfinished := strings.CutSuffix(e.Name(), part)
+		if !unfinished || !f.mine(name) {
+			continue
+		}
+		file := filepath.Join(f.Dir, e.Name())
 		if err := f.fence(ctx, file); err != nil {
 			return err
 		}
@@ -547,7 +582,7 @@ func Files(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Type()&fs.ModeType == 0 && strings.HasSuffix(e.Name(), ".jsonl") {
+		if e.Type()&fs.ModeType == 0 && strings.HasSuffix(e.Name(), finished) {
 			names = append(names, filepath.Join(dir, e.Name()))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"runtime"
 	"strings"
 
@@ -98,7 +99,7 @@ func (c *config) keys() []key {
 		return key{flag, func(v string) { *at(c) = v }, func(from *config) { *at(c) = *at(from) }}
 	}
 	list := func(flag string, at func(*config) *[]string) key {
-		return key{flag, func(v string) { *at(c) = strings.Split(v, ",") }, func(from *config) { *at(c) = *at(from) }}
+		return key{flag, func(v string) { *at(c) = strings.FieldsFunc(v, func(r rune) bool { return r == ',' }) }, func(from *config) { *at(c) = *at(from) }}
 	}
 	return []key{
 		text("name", func(c *config) *string { return &c.Name }), text("store", func(c *config) *string { return &c.Store }),
@@ -112,7 +113,30 @@ func (c *config) keys() []key {
 	}
 }
 
+// nameShape is what an instance may be called: the name is part of those of its
+// record files.
+var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// identityShape is a DiameterIdentity (RFC 6733, section 4.3.1).
+var identityShape = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?$`)
+
 func (c *config) check() error {
+	for _, k := range []struct {
+		name   string
+		values []string
+	}{
+		{"originHost", []string{c.OriginHost}}, {"originRealm", []string{c.OriginRealm}}, {"peerHost", []string{c.PeerHost}},
+		{"realms", c.Realms}, {"identities", c.Identities},
+	} {
+		for _, v := range k.values {
+			if !identityShape.MatchString(v) {
+				return fmt.Errorf("%s: %q is no Diameter identity, such as ocs.example.net", k.name, v)
+			}
+		}
+	}
+	if !nameShape.MatchString(c.Name) {
+		return fmt.Errorf("name: %q is not up to 64 letters, digits, dots, dashes and underscores", c.Name)
+	}
 	host, _, err := net.SplitHostPort(c.HTTP)
 	if err != nil {
 		return fmt.Errorf("http: %q is not HOST:PORT", c.HTTP)
