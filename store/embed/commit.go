@@ -77,24 +77,32 @@ func (s *Store) commit() {
 			s.sweep()
 			continue
 		}
-		s.queueMu.Lock()
-		requests := s.queue
-		s.queue = nil
-		for _, r := range requests {
-			r.taken = true
-		}
-		s.queueMu.Unlock()
-		if len(requests) > 0 {
-			s.groups <- s.decide(requests)
+		if g := s.decide(); len(g.requests) > 0 {
+			s.groups <- g
 		}
 	}
 }
 
-// decide checks and applies the commits of all requests, in their order.
-func (s *Store) decide(requests []*request) *group {
-	g := &group{requests: requests}
+// take empties the queue. Whoever gives up one of these waits for mu, which is
+// held until they are decided: their memory is the caller's again after that.
+func (s *Store) take() []*request {
+	s.queueMu.Lock()
+	defer s.queueMu.Unlock()
+	requests := s.queue
+	s.queue = nil
+	for _, r := range requests {
+		r.taken = true
+	}
+	return requests
+}
+
+// decide checks and applies the commits of all requests that wait, in their
+// order.
+func (s *Store) decide() *group {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	requests := s.take()
+	g := &group{requests: requests}
 	s.batch = s.db.NewBatch()
 	now := s.clock.now()
 	for _, r := range requests {
