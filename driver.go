@@ -33,10 +33,12 @@ type Config struct {
 	Shards int // zero: Shards
 	// Presence is what others are told; PeerHost must be this instance's own.
 	Presence Presence
-	// Notify sends a RAR or ASR if the client is connected here; nil: nobody is.
-	Notify func(account store.Key, due charging.Due) bool
-	// Connected lists the Origin-Hosts and realms that are connected here.
-	Connected func() (hosts, realms []string)
+	// Notify sends a RAR or ASR over the connection of the client itself, or of
+	// a relay towards it. False: there is none here. nil: there never is.
+	Notify func(account store.Key, due charging.Due, relayed bool) bool
+	// Connected lists the Origin-Hosts that are connected here, and the realms
+	// that relays among them lead to; "*" is any.
+	Connected func() (hosts, relays []string)
 }
 
 // An Instance drives shards and timers against a store. All it knows about

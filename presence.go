@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,9 +30,9 @@ type Presence struct {
 	Diameter []string  `json:"diameter,omitempty"`
 	HTTP     string    `json:"http,omitempty"`
 	Since    time.Time `json:"since"`
-	Seen     time.Time `json:"seen"`            // by the store's clock
-	Peers    []string  `json:"peers,omitempty"` // Origin-Hosts connected to it
-	Realms   []string  `json:"realms,omitempty"`
+	Seen     time.Time `json:"seen"`             // by the store's clock
+	Peers    []string  `json:"peers,omitempty"`  // Origin-Hosts connected to it
+	Relays   []string  `json:"relays,omitempty"` // realms that its relays lead to; "*": any
 	Leaving  bool      `json:"leaving,omitempty"`
 	Requests int64     `json:"requests"` // decided so far
 	Busy     int64     `json:"busy"`     // nanoseconds spent deciding them
@@ -92,7 +93,7 @@ func swap[T any](ctx context.Context, s store.Store, key store.Key, draw func() 
 func (n *Instance) present(ctx context.Context) error {
 	me := n.Presence
 	if n.Connected != nil {
-		me.Peers, me.Realms = n.Connected()
+		me.Peers, me.Relays = n.Connected()
 	}
 	me.Name, me.Since = n.Name, n.since
 	me.Requests, me.Busy = n.Load.Requests.Load(), n.Load.Busy.Load()
@@ -146,20 +147,34 @@ func (n *Instance) Rank() (place, of int) {
 	return max(i, 0), max(len(all), 1)
 }
 
-// dispatch sends a notice, or hands it to an instance that is connected to the
-// client. If nobody is, the session's timer tries again.
+// dispatch sends a notice over the gateway's own connection, here or at another
+// instance, else through a relay. If nobody is connected, the session's timer
+// tries again.
 func (n *Instance) dispatch(account store.Key, due charging.Due) {
-	if n.Notify == nil || n.Notify(account, due) {
-		return
-	}
 	host, realm := string(due.Host), string(due.Realm)
-	for _, p := range n.Instances() {
-		if p.Name == n.Name || !slices.Contains(p.Peers, host) && !slices.Contains(p.Realms, realm) {
-			continue
-		}
-		n.outbox.put(p.Name, Parcel{account, due})
-		return
+	switch {
+	case n.Notify == nil || n.Notify(account, due, false):
+	case n.post(account, due, func(p *Presence) bool { return containsFold(p.Peers, host) }):
+	case n.Notify(account, due, true):
+	default:
+		n.post(account, due, func(p *Presence) bool { return containsFold(p.Relays, realm) || containsFold(p.Relays, "*") })
 	}
+}
+
+// post leaves a notice for the first other instance that leads to the gateway.
+func (n *Instance) post(account store.Key, due charging.Due, leads func(*Presence) bool) bool {
+	all := n.Instances()
+	for i := range all {
+		if p := &all[i]; p.Name != n.Name && leads(p) {
+			n.outbox.put(p.Name, Parcel{account, due})
+			return true
+		}
+	}
+	return false
+}
+
+func containsFold(list []string, s string) bool {
+	return slices.ContainsFunc(list, func(l string) bool { return strings.EqualFold(l, s) })
 }
 
 // An outbox holds parcels until the next round takes them away.
@@ -218,7 +233,7 @@ func (n *Instance) collect(ctx context.Context) {
 	}
 	for _, p := range mine {
 		if n.Notify != nil {
-			n.Notify(p.Account, p.Due)
+			_ = n.Notify(p.Account, p.Due, false) || n.Notify(p.Account, p.Due, true)
 		}
 	}
 }

@@ -383,7 +383,9 @@ func (d *decision) notify() {
 }
 
 // notified notes the client's answer to a RAR or ASR (RFC 8506 §5.5, RFC 6733
-// §8.5). A client that does not know the session will never end it.
+// §8.5). A client that does not know the session will never end it. An answer
+// that says that the request did not arrive or was not understood leaves the
+// notice to the timer, which tries again.
 func (d *decision) notified() {
 	s := d.session()
 	if d.o.Abandon {
@@ -393,14 +395,15 @@ func (d *decision) notified() {
 	if s == nil || s.Notice.Kind == 0 || s.Notice.Number != d.r.Notice {
 		return
 	}
-	d.o.Changed = true
-	if d.r.Result == UnknownSession {
+	switch {
+	case d.r.Result == UnknownSession:
+		d.o.Changed = true
 		d.close(s, Gone)
-		return
+	case d.r.Result/1000 == 2:
+		d.o.Changed, d.o.Open = true, true
+		s.Notice.Kind, s.Notice.Next = 0, time.Time{}
+		s.wake()
 	}
-	s.Notice.Kind, s.Notice.Next = 0, time.Time{}
-	s.wake()
-	d.o.Open = true
 }
 
 // topUp credits a bucket, once per key.

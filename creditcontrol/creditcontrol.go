@@ -18,6 +18,7 @@ const (
 	ProxiesMax    = 16      // Proxy-Info AVPs
 	RoutesMax     = 32      // Route-Record AVPs
 	IdentitiesMax = 8       // subscriber identities that are looked at
+	ServicesMax   = 64      // Service-Identifiers beside the first ones that come back
 	digitsMax     = 64      // octets of an E.164 or IMSI identity
 	unitsMax      = 1 << 53 // of one Requested-Service-Unit
 	usedMax       = 1 << 50 // of one report
@@ -95,7 +96,15 @@ type Envelope struct {
 	ProxyInfo        [][]byte  // whole AVPs
 	Routes           [][]byte  // values of Route-Record
 	Identities       []Identity
+	Services         []FurtherService
 	Dialect          *Dialect
+}
+
+// A FurtherService is a Service-Identifier behind the first one of a
+// Multiple-Services-Credit-Control: it comes back in the answer.
+type FurtherService struct {
+	Ask int // of the Request
+	ID  uint32
 }
 
 // Retransmitted reports whether the T flag is set. It is only ever logged.
@@ -105,6 +114,7 @@ func (e *Envelope) reset(m *diameter.Message, d *Dialect) {
 	*e = Envelope{
 		Header: m.Header, Dialect: d,
 		ProxyInfo: e.ProxyInfo[:0], Routes: e.Routes[:0], Identities: e.Identities[:0],
+		Services: e.Services[:0],
 	}
 }
 
@@ -116,17 +126,17 @@ type Self struct {
 	Realms      []string // realms served beside OriginRealm
 }
 
-// Destined reports whether a request that came from a peer of that realm is
-// for us: zero, or the protocol error to answer (RFC 6733 §6.1). A gateway's
-// own realm counts as served, since Open5GS names it as Destination-Realm.
-func (e *Envelope) Destined(s *Self, peerRealm string) diameter.Result {
+// Destined reports whether a request is for us: zero, or the protocol error to
+// answer (RFC 6733 §6.1). A gateway's own realm counts as served, since Open5GS
+// names it as Destination-Realm.
+func (e *Envelope) Destined(s *Self) diameter.Result {
 	for _, r := range e.Routes {
 		if s.host(r) {
 			return diameter.LoopDetected
 		}
 	}
 	if len(e.DestinationRealm) > 0 && !fold(e.DestinationRealm, s.OriginRealm) &&
-		!fold(e.DestinationRealm, peerRealm) && !among(s.Realms, e.DestinationRealm) {
+		!bytes.EqualFold(e.DestinationRealm, e.OriginRealm) && !among(s.Realms, e.DestinationRealm) {
 		return diameter.RealmNotServed
 	}
 	if len(e.DestinationHost) > 0 && !s.host(e.DestinationHost) {

@@ -233,14 +233,176 @@ func TestServiceContextIDs(t *testing.T) {
 
 func TestMoney(t *testing.T) {
 	for _, c := range []struct {
-		v    int64
-		x    int32
-		want rating.Micros
-		ok   bool
-	}{{125, -2, 1_250_000, true}, {10, 0, 10_000_000, true}, {1, -6, 1, true}, {1, -7, 0, false}, {10, -7, 1, true}, {-1, 0, 0, false}, {1, 60, 0, false}, {0, 60, 0, true}} {
-		if got, ok := micros(c.v, c.x); ok != c.ok || ok && got != c.want {
-			t.Errorf("%d×10^%d: got %d %t, want %d %t", c.v, c.x, got, ok, c.want, c.ok)
+		v            int64
+		x            int32
+		asked, used  rating.Micros
+		asks, report bool
+	}{
+		{125, -2, 1_250_000, 1_250_000, true, true}, {10, 0, 10_000_000, 10_000_000, true, true}, {1, -6, 1, 1, true, true},
+		{1, -7, 0, 1, false, true}, {12_345_678, -8, 0, 123_457, false, true}, {10, -7, 1, 1, true, true},
+		{-1, 0, 0, 0, false, false}, {1, 60, 0, 0, false, false}, {0, 60, 0, 0, true, true},
+	} {
+		if got, ok := micros(c.v, c.x, false); ok != c.asks || ok && got != c.asked {
+			t.Errorf("%d×10^%d asked for: got %d %t", c.v, c.x, got, ok)
 		}
+		if got, ok := micros(c.v, c.x, true); ok != c.report || ok && got != c.used {
+			t.Errorf("%d×10^%d used: got %d %t", c.v, c.x, got, ok)
+		}
+	}
+}
+
+// update is a CCR-U with what more adds.
+func update(more func(e *diameter.Encoder)) []byte {
+	var e diameter.Encoder
+	e.Reset(nil)
+	e.Request(diameter.CreditControl, diameter.ApplicationCreditControl, diameter.FlagProxiable, 1, 1)
+	e.String(diameter.SessionID, "gw;1;1")
+	e.String(diameter.OriginHost, "gw.far")
+	e.String(diameter.OriginRealm, "far")
+	e.String(diameter.DestinationRealm, "mvne.example")
+	e.Uint32(diameter.AuthApplicationID, uint32(diameter.ApplicationCreditControl))
+	e.String(diameter.ServiceContextID, "32251@3gpp.org")
+	e.Uint32(diameter.CCRequestType, typeUpdate)
+	e.Uint32(diameter.CCRequestNumber, 1)
+	more(&e)
+	return e.Bytes()
+}
+
+// amount is one AVP of a unit.
+type amount struct {
+	attr diameter.Attr
+	n    uint64
+}
+
+func used(e *diameter.Encoder, amounts ...amount) {
+	e.Open(diameter.UsedServiceUnit)
+	for _, a := range amounts {
+		if a.attr == diameter.TariffChangeUsage {
+			e.Uint32(a.attr, uint32(a.n))
+			continue
+		}
+		e.Uint64(a.attr, a.n)
+	}
+	e.Close()
+}
+
+// Octets in one report or several, as total, as parts, or as both.
+func TestOctetsOfSeveralReports(t *testing.T) {
+	const total, in, out, side = diameter.CCTotalOctets, diameter.CCInputOctets, diameter.CCOutputOctets, diameter.TariffChangeUsage
+	for _, c := range []struct {
+		reports      [][]amount
+		octets, late int64
+	}{
+		{[][]amount{{{total, 100}}, {{in, 40}}, {{out, 60}}}, 100, 0},                                // one per unit
+		{[][]amount{{{in, 40}, {out, 60}}, {{in, 1}}}, 101, 0},                                       // parts only
+		{[][]amount{{{total, 100}, {in, 40}, {out, 70}}}, 100, 0},                                    // the total wins
+		{[][]amount{{{total, 100}, {in, 40}, {out, 60}}, {{in, 10}, {out, 20}}}, 130, 0},             // two periods
+		{[][]amount{{{total, 0}}, {{in, 40}, {out, 60}}}, 100, 0},                                    // nothing used is lost
+		{[][]amount{{{total, 7}, {side, 0}}, {{total, 5}, {side, 1}}}, 12, 5},                        // a tariff change
+		{[][]amount{{{total, 7}}, {{in, 3}, {out, 4}}, {{in, 2}, {out, 3}, {side, 1}}}, 12, 5},       // and parts
+		{[][]amount{{{total, 1 << 49}, {side, 0}}, {{total, 1 << 49}, {side, 1}}}, 1 << 50, 1 << 49}, // as much as may be
+	} {
+		_, r, err := decode(t, update(func(e *diameter.Encoder) {
+			e.Open(diameter.MultipleServicesCreditControl)
+			for _, u := range c.reports {
+				used(e, u...)
+			}
+			e.Close()
+		}))
+		if err != nil || r.Asks[0].Used.Octets != c.octets || r.Asks[0].After.Octets != c.late {
+			t.Errorf("%v: got %+v (%v), want %d, %d of them late", c.reports, r.Asks, err, c.octets, c.late)
+		}
+	}
+}
+
+// What may be there once is refused the second time, at every level.
+func TestRepeatedAVPs(t *testing.T) {
+	service := func(more func(e *diameter.Encoder)) func(e *diameter.Encoder) {
+		return func(e *diameter.Encoder) {
+			e.Open(diameter.MultipleServicesCreditControl)
+			more(e)
+			e.Close()
+		}
+	}
+	twice := func(attr diameter.Attr) func(e *diameter.Encoder) {
+		return func(e *diameter.Encoder) { e.Uint32(attr, 1); e.Uint32(attr, 2) }
+	}
+	for name, more := range map[string]func(e *diameter.Encoder){
+		"CC-Total-Octets": service(func(e *diameter.Encoder) {
+			used(e, amount{diameter.CCTotalOctets, 1 << 30}, amount{diameter.CCTotalOctets, 0})
+		}),
+		"Tariff-Change-Usage": service(func(e *diameter.Encoder) {
+			used(e, amount{diameter.TariffChangeUsage, 1}, amount{diameter.TariffChangeUsage, 0})
+		}),
+		"Requested-Service-Unit": service(func(e *diameter.Encoder) {
+			for range 2 {
+				e.Open(diameter.RequestedServiceUnit)
+				e.Close()
+			}
+		}),
+		"Rating-Group":              service(twice(diameter.RatingGroup)),
+		"Rating-Group of a message": twice(diameter.RatingGroup),
+		"Termination-Cause":         twice(diameter.TerminationCause),
+		"Origin-State-Id":           twice(diameter.OriginStateID),
+		"Subscription-Id-Data": func(e *diameter.Encoder) {
+			e.Open(diameter.SubscriptionID)
+			e.Uint32(diameter.SubscriptionIDType, 1)
+			e.String(diameter.SubscriptionIDData, "1")
+			e.String(diameter.SubscriptionIDData, "2")
+			e.Close()
+		},
+	} {
+		if _, _, err := decode(t, update(more)); err == nil || err.Result != diameter.AVPOccursTooManyTimes {
+			t.Errorf("%s twice: %v, want 5009", name, err)
+		}
+	}
+}
+
+// All Service-Identifiers of a service come back, the first of which names it.
+func TestServiceIdentifiersComeBack(t *testing.T) {
+	e, r, err := decode(t, update(func(e *diameter.Encoder) {
+		for _, ids := range [][]uint32{{11, 12, 13}, {21}} {
+			e.Open(diameter.MultipleServicesCreditControl)
+			for _, id := range ids {
+				e.Uint32(diameter.ServiceIdentifier, id)
+			}
+			e.Uint32(diameter.RatingGroup, ids[0])
+			e.Close()
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := charging.Answer{Result: charging.Success}
+	for _, a := range r.Asks {
+		answer.Grants = append(answer.Grants, charging.Grant{Group: a.Group, Service: a.Service, Has: a.Has, Result: charging.Success})
+	}
+	var enc diameter.Encoder
+	enc.Reset(nil)
+	Encode(&enc, self, e, &answer)
+	m, _, ferr := diameter.Frame(enc.Bytes(), diameter.MessageMax)
+	if ferr != nil {
+		t.Fatal(ferr)
+	}
+	var got [][]uint32
+	for b := m.Body; len(b) > 0; {
+		var a diameter.AVP
+		a, b, _ = diameter.Next(b)
+		if a.Attr != diameter.MultipleServicesCreditControl {
+			continue
+		}
+		var ids []uint32
+		for g := a.Data; len(g) > 0; {
+			var s diameter.AVP
+			if s, g, _ = diameter.Next(g); s.Attr == diameter.ServiceIdentifier {
+				id, _ := s.Uint32()
+				ids = append(ids, id)
+			}
+		}
+		got = append(got, ids)
+	}
+	if d := cmp.Diff([][]uint32{{11, 12, 13}, {21}}, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }
 

@@ -16,7 +16,39 @@ type decoder struct {
 	seen uint32 // single-occurrence AVPs met
 	base charging.Ask
 	used bool // units at message level were met
+	sent octets
 	hash uint64
+}
+
+// octets adds up the octets of several Used-Service-Units, before and after a
+// tariff change. Some gateways report each unit in one of its own: then the
+// total is there beside input and output, and counts alone.
+type octets [2]struct {
+	total, parts int64 // by CC-Total-Octets; by CC-Input- and CC-Output-Octets alone
+	both         bool  // one report had total and parts
+}
+
+// add takes in one report.
+func (o *octets) add(u *unit) {
+	side := &o[0]
+	if u.after {
+		side = &o[1]
+	}
+	if !u.total {
+		side.parts += u.Input + u.Output
+		return
+	}
+	side.total += u.Octets
+	side.both = side.both || u.Input+u.Output > 0
+}
+
+// sum is what was used on one side of the tariff change.
+func (o *octets) sum(side int) int64 {
+	s := &o[side]
+	if s.total > 0 && !s.both {
+		return s.total
+	}
+	return s.total + s.parts
 }
 
 // Decode reads a CCR. e and r are filled as far as it goes also when an error
@@ -81,19 +113,26 @@ var single = [...]diameter.Attr{
 	diameter.DestinationRealm, diameter.AuthApplicationID, diameter.ServiceContextID, diameter.CCRequestType,
 	diameter.CCRequestNumber, diameter.CCSubSessionID, diameter.RequestedAction, diameter.RequestedServiceUnit,
 	diameter.EventTimestamp, diameter.ServiceIdentifier, diameter.ServiceInformation, diameter.UserEquipmentInfo,
-	diameter.UserName, diameter.MultipleServicesIndicator,
+	diameter.UserName, diameter.MultipleServicesIndicator, diameter.RatingGroup, diameter.TerminationCause,
+	diameter.OriginStateID,
 }
 
-// once refuses the second one of an AVP that may only be there once.
-func (c *decoder) once(a *diameter.AVP) *diameter.AVPError {
-	for i := range single {
-		if single[i] != a.Attr {
+// amounts are those that a Requested- or Used-Service-Unit holds at most once.
+var amounts = [...]diameter.Attr{
+	diameter.CCTime, diameter.CCTotalOctets, diameter.CCInputOctets, diameter.CCOutputOctets,
+	diameter.CCServiceSpecificUnits, diameter.CCMoney, diameter.TariffChangeUsage,
+}
+
+// once refuses the second one of an AVP of list. seen is a bit of each that was met.
+func once(list []diameter.Attr, seen *uint32, a *diameter.AVP) *diameter.AVPError {
+	for i := range list {
+		if list[i] != a.Attr {
 			continue
 		}
-		if c.seen&(1<<i) != 0 {
+		if *seen&(1<<i) != 0 {
 			return a.Fail(diameter.AVPOccursTooManyTimes)
 		}
-		c.seen |= 1 << i
+		*seen |= 1 << i
 		return nil
 	}
 	return nil
@@ -101,7 +140,7 @@ func (c *decoder) once(a *diameter.AVP) *diameter.AVPError {
 
 // avp takes one AVP of message level.
 func (c *decoder) avp(a *diameter.AVP) *diameter.AVPError {
-	if err := c.once(a); err != nil {
+	if err := once(single[:], &c.seen, a); err != nil {
 		return err
 	}
 	e := c.e
@@ -168,7 +207,7 @@ func (c *decoder) content(a *diameter.AVP) *diameter.AVPError {
 	case diameter.UsedServiceUnit:
 		c.used = true
 		c.mix(a.Data)
-		return reported(a, &c.base)
+		return reported(a, &c.base, &c.sent)
 	case diameter.ServiceInformation:
 		particulars(a.Data, &c.r.Particulars)
 	case diameter.UserEquipmentInfo:
@@ -271,6 +310,8 @@ func (c *decoder) service(a *diameter.AVP) *diameter.AVPError {
 	c.mix(a.Data)
 	c.r.Asks = append(c.r.Asks, charging.Ask{})
 	ask := &c.r.Asks[len(c.r.Asks)-1]
+	var sent octets
+	wished := false
 	for b := a.Data; len(b) > 0; {
 		var s diameter.AVP
 		s, b, _ = diameter.Next(b)
@@ -283,14 +324,20 @@ func (c *decoder) service(a *diameter.AVP) *diameter.AVPError {
 			ask.Group, err = s.Uint32()
 			ask.Has |= charging.HasGroup
 		case diameter.ServiceIdentifier: // may be several; the first one names the quota
-			if ask.Has&charging.HasService == 0 {
-				ask.Service, err = s.Uint32()
-				ask.Has |= charging.HasService
+			var id uint32
+			switch id, err = s.Uint32(); {
+			case ask.Has&charging.HasService == 0:
+				ask.Service, ask.Has = id, ask.Has|charging.HasService
+			case len(c.e.Services) < ServicesMax:
+				c.e.Services = append(c.e.Services, FurtherService{len(c.r.Asks) - 1, id})
 			}
 		case diameter.RequestedServiceUnit:
-			err = requested(&s, ask)
+			if wished {
+				return s.Fail(diameter.AVPOccursTooManyTimes)
+			}
+			wished, err = true, requested(&s, ask)
 		case diameter.UsedServiceUnit:
-			err = reported(&s, ask)
+			err = reported(&s, ask, &sent)
 		case diameter.ReportingReason, ietfReportingReason:
 			ask.Reason = reason(&s)
 		}
@@ -320,14 +367,18 @@ func requested(a *diameter.AVP, ask *charging.Ask) *diameter.AVPError {
 	if err := u.read(a, unitsMax); err != nil {
 		return err
 	}
+	if !u.total {
+		u.Octets = u.Input + u.Output
+	}
 	ask.Want = u.Units
 	ask.Wants = !u.some || u.Units != charging.Units{}
 	return nil
 }
 
-// reported takes a Used-Service-Unit and adds it to those before it.
-func reported(a *diameter.AVP, ask *charging.Ask) *diameter.AVPError {
-	var u unit
+// reported takes a Used-Service-Unit and adds it to those before it, whose
+// octets are in sent.
+func reported(a *diameter.AVP, ask *charging.Ask, sent *octets) *diameter.AVPError {
+	u := unit{used: true}
 	if err := u.read(a, usedMax); err != nil {
 		return err
 	}
@@ -335,30 +386,35 @@ func reported(a *diameter.AVP, ask *charging.Ask) *diameter.AVPError {
 	if u.reason != 0 {
 		ask.Reason = u.reason
 	}
-	if !sum(&ask.Used, &u.Units) {
-		return a.Fail(diameter.InvalidAVPValue)
-	}
+	sent.add(&u)
 	if u.after {
-		sum(&ask.After, &u.Units)
+		add(&ask.After, &u.Units)
+		ask.After.Octets = sent.sum(1)
+	}
+	add(&ask.Used, &u.Units)
+	ask.Used.Octets = sent.sum(0) + sent.sum(1)
+	n := &ask.Used
+	if max(n.Octets, n.Input, n.Output, n.Seconds, n.Events, int64(n.Money)) > usedMax {
+		return a.Fail(diameter.InvalidAVPValue)
 	}
 	return nil
 }
 
-// sum adds v to u; false: it would be more than one report may hold.
-func sum(u, v *charging.Units) bool {
-	u.Octets += v.Octets
+// add adds v to u, but for the total of octets.
+func add(u, v *charging.Units) {
 	u.Input += v.Input
 	u.Output += v.Output
 	u.Seconds += v.Seconds
 	u.Events += v.Events
 	u.Money += v.Money
-	return max(u.Octets, u.Input, u.Output, u.Seconds, u.Events, int64(u.Money)) <= usedMax
 }
 
 // unit is a Requested- or Used-Service-Unit.
 type unit struct {
 	charging.Units
-	some   bool // an amount is there, if only zero
+	seen   uint32 // of amounts
+	used   bool   // it reports
+	some   bool   // an amount is there, if only zero
 	total  bool
 	after  bool
 	reason uint8
@@ -368,7 +424,10 @@ func (u *unit) read(group *diameter.AVP, most uint64) *diameter.AVPError {
 	for b := group.Data; len(b) > 0; {
 		var a diameter.AVP
 		a, b, _ = diameter.Next(b)
-		var err *diameter.AVPError
+		err := once(amounts[:], &u.seen, &a)
+		if err != nil {
+			return err
+		}
 		switch a.Attr {
 		case diameter.CCTime:
 			var v uint32
@@ -394,9 +453,6 @@ func (u *unit) read(group *diameter.AVP, most uint64) *diameter.AVPError {
 		if err != nil {
 			return err
 		}
-	}
-	if !u.total {
-		u.Octets = u.Input + u.Output // usage in input and output only: total is the sum
 	}
 	return nil
 }
@@ -430,7 +486,7 @@ func (u *unit) money(a *diameter.AVP) *diameter.AVPError {
 		exponent = int32(binary.BigEndian.Uint32(x.Data))
 	}
 	v := int64(binary.BigEndian.Uint64(digits.Data))
-	m, ok := micros(v, exponent)
+	m, ok := micros(v, exponent, u.used)
 	if !ok {
 		return a.Fail(diameter.InvalidAVPValue)
 	}
@@ -438,9 +494,9 @@ func (u *unit) money(a *diameter.AVP) *diameter.AVPError {
 	return nil
 }
 
-// micros is v × 10^exponent in micro-units; false: negative, too much, or
-// finer than a micro-unit.
-func micros(v int64, exponent int32) (rating.Micros, bool) {
+// micros is v × 10^exponent in micro-units; false: negative or too much. What
+// is finer than a micro-unit is rounded up if it is a report, else refused.
+func micros(v int64, exponent int32, report bool) (rating.Micros, bool) {
 	if v < 0 {
 		return 0, false
 	}
@@ -452,16 +508,28 @@ func micros(v int64, exponent int32) (rating.Micros, bool) {
 		v = int64(lo)
 	}
 	for ; exponent < 0 && v != 0; exponent++ {
-		if v%10 != 0 {
+		rest := v % 10
+		if v /= 10; rest != 0 && !report {
 			return 0, false
+		} else if rest != 0 {
+			v++
 		}
-		v /= 10
 	}
 	return rating.Micros(v), v <= unitsMax
 }
 
+var subscriptionID = [...]diameter.Attr{diameter.SubscriptionIDType, diameter.SubscriptionIDData}
+
 // subscription takes a Subscription-Id.
 func (c *decoder) subscription(a *diameter.AVP) *diameter.AVPError {
+	seen := uint32(0)
+	for b := a.Data; len(b) > 0; {
+		var s diameter.AVP
+		s, b, _ = diameter.Next(b)
+		if err := once(subscriptionID[:], &seen, &s); err != nil {
+			return err
+		}
+	}
 	kind, ok := diameter.Find(a.Data, diameter.SubscriptionIDType)
 	if !ok {
 		return diameter.Missing(diameter.SubscriptionIDType)

@@ -25,6 +25,11 @@ func Encode(enc *diameter.Encoder, s *Self, e *Envelope, a *charging.Answer) {
 		if g.Has&charging.HasService != 0 {
 			enc.Uint32(diameter.ServiceIdentifier, g.Service)
 		}
+		for _, s := range e.Services {
+			if s.Ask == i {
+				enc.Uint32(diameter.ServiceIdentifier, s.ID)
+			}
+		}
 		if g.Has&charging.HasGroup != 0 {
 			enc.Uint32(diameter.RatingGroup, g.Group)
 		}

@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,11 +58,30 @@ type client struct {
 	host    string
 	self    *creditcontrol.Self // who answers
 	known   *tenant.Peer        // nil: it was learned
+	relays  atomic.Bool         // it was learned, and sent a message of another host
 }
+
+// OriginHost is who answers this client.
+func (c *client) OriginHost() string { return c.self.OriginHost }
 
 // sends reports whether a request of that origin may come over the connection.
 func (c *client) sends(e *creditcontrol.Envelope) bool {
-	return c.known == nil || c.known.Sends(c.host, c.realm, string(e.OriginHost), string(e.OriginRealm))
+	if c.known != nil {
+		return c.known.Sends(c.host, c.realm, string(e.OriginHost), string(e.OriginRealm))
+	}
+	if !c.relays.Load() && !strings.EqualFold(c.host, string(e.OriginHost)) {
+		c.relays.Store(true)
+	}
+	return true
+}
+
+// leadsTo reports whether the client is a relay towards that realm, as far as
+// is known.
+func (c *client) leadsTo(realm string) bool {
+	if c.known != nil {
+		return c.known.LeadsTo(realm)
+	}
+	return c.relays.Load()
 }
 
 // call is one CCR on its way, kept with the memory of its request.
@@ -102,7 +123,12 @@ func (d *door) Admit(c peer.Capabilities) (any, diameter.Result) {
 	return nil, diameter.UnknownPeer
 }
 
+// peerDocument is the command that makes a peer known. The names are a
+// stranger's: they are part of it only if no shell sees anything in them.
 func peerDocument(c peer.Capabilities) string {
+	if !identityShape.MatchString(c.Host) || !identityShape.MatchString(c.Realm) {
+		return "none: its name or realm is no Diameter identity"
+	}
 	return fmt.Sprintf("rtm apply -f - <<< '{kind: Peer, host: %s, realm: %s, sources: [%s], tenants: [YOUR-TENANT]}'",
 		c.Host, c.Realm, prefixOf(c))
 }
@@ -143,7 +169,7 @@ func (d *door) receive(c *call) {
 		c.spoofed(cl)
 		return
 	}
-	if r := c.env.Destined(&d.self, cl.realm); r != 0 {
+	if r := c.env.Destined(&d.self); r != 0 {
 		c.result(r)
 		return
 	}
@@ -157,6 +183,9 @@ func (d *door) receive(c *call) {
 	}
 	if in.Request.Kind == charging.Event && in.Request.Action <= charging.RefundAccount {
 		in.OnceDoor, in.OnceName = "gy", fmt.Sprintf("%s;%s;%d", c.env.OriginRealm, c.env.SessionID, c.env.Number)
+		if in.Request.Sub != 0 {
+			in.OnceName += fmt.Sprintf(";%d", in.Request.Sub)
+		}
 	}
 	if k := in.Request.Kind; k == charging.Initial || k == charging.Update {
 		c.request.Late = c.request.At.Add(cl.dialect.Late)
@@ -209,9 +238,15 @@ func (d *door) unknown(in *rtm.Inbound) {
 	if len(in.Identities) == 0 || !d.strange.first(in.Identities[0]) {
 		return
 	}
-	d.log.Warn("unknown subscriber answered 5030", "identity", in.Identities[0], "peer", string(in.Request.Host),
-		"fix", "rtm subscriber add "+in.Identities[0]+" --tenant TENANT --plan PLAN --api "+d.api)
+	fix := "none: no shell should see this identity"
+	if subscriberShape.MatchString(in.Identities[0]) {
+		fix = "rtm subscriber add " + in.Identities[0] + " --tenant TENANT --plan PLAN --api " + d.api
+	}
+	d.log.Warn("unknown subscriber answered 5030", "identity", in.Identities[0], "peer", string(in.Request.Host), "fix", fix)
 }
+
+// subscriberShape is an identity that can be part of a command.
+var subscriberShape = regexp.MustCompile(`^[a-z]+:[A-Za-z0-9+@._-]+$`)
 
 // result answers with nothing but a result.
 func (c *call) result(r diameter.Result) {
@@ -261,35 +296,55 @@ type notice struct {
 	due     charging.Due
 }
 
-// notify sends a RAR or ASR if its client, or a relay towards it, is connected
-// here.
-func (d *door) notify(account store.Key, due charging.Due) bool {
-	conn := d.node.Find(string(due.Host), string(due.Realm))
+// notify sends a RAR or ASR over the connection of its client, or else, if that
+// is wanted, of a relay towards it. No other gateway of the realm gets it: that
+// would answer, truly, that it does not know the session.
+func (d *door) notify(account store.Key, due charging.Due, relayed bool) bool {
+	conn := d.node.Find(string(due.Host))
+	if relayed {
+		conn = d.relay(string(due.Realm))
+	}
 	if conn == nil {
 		return false
 	}
 	target := &creditcontrol.Target{Session: due.Session, Host: due.Host, Realm: due.Realm}
+	self := conn.Peer.(*client).self
 	return conn.Send(&notice{account, due}, func(hop, end uint32) []byte {
 		var enc diameter.Encoder
 		enc.Reset(nil)
 		if due.Kind == charging.Abort {
-			creditcontrol.EncodeAbort(&enc, &d.self, target, hop, end)
+			creditcontrol.EncodeAbort(&enc, self, target, hop, end)
 		} else {
-			creditcontrol.EncodeReAuth(&enc, &d.self, target, due.Group, due.HasGroup, hop, end)
+			creditcontrol.EncodeReAuth(&enc, self, target, due.Group, due.HasGroup, hop, end)
 		}
 		return enc.Bytes()
 	})
 }
 
-// connected lists who is connected here, for the other instances.
-func (d *door) connected() (hosts, realms []string) {
+// relay is a connection of a relay towards that realm; nil: there is none.
+func (d *door) relay(realm string) *peer.Conn {
 	for _, c := range d.node.Conns() {
-		hosts = append(hosts, c.Host)
-		if !slices.Contains(realms, c.Realm) {
-			realms = append(realms, c.Realm)
+		if c.Peer.(*client).leadsTo(realm) {
+			return c
 		}
 	}
-	return hosts, realms
+	return nil
+}
+
+// connected lists who is connected here, and the realms that relays among them
+// lead to, for the other instances.
+func (d *door) connected() (hosts, relays []string) {
+	for _, c := range d.node.Conns() {
+		hosts = append(hosts, c.Host)
+		switch cl := c.Peer.(*client); {
+		case cl.known != nil:
+			relays = append(relays, cl.known.Relays...)
+		case cl.relays.Load():
+			relays = append(relays, "*")
+		}
+	}
+	slices.Sort(relays)
+	return hosts, slices.Compact(relays)
 }
 
 // strangers remembers whom the log has named already.

@@ -64,7 +64,7 @@ func (c *Conn) base(m *diameter.Message) bool {
 		c.answer(m, diameter.Success, nil)
 		time.AfterFunc(c.node.config.SlowMax, c.Close) // who sent the DPR closes; not for ever
 	case diameter.CapabilitiesExchange:
-		c.answer(m, diameter.UnableToComply, nil)
+		c.answer(m, diameter.UnableToComply, c.describe)
 	case diameter.CreditControl, diameter.ReAuth, diameter.AbortSession:
 		c.refuse(m, diameter.ApplicationUnsupported)
 	default:
@@ -97,11 +97,7 @@ func (c *Conn) refuse(m *diameter.Message, r diameter.Result) {
 		if s, ok := diameter.Find(m.Body, diameter.SessionID); ok {
 			e.Octets(diameter.SessionID, s.Data)
 		}
-		host := c.node.config.OriginHost
-		if host == "" {
-			host = c.node.config.PeerHost
-		}
-		e.String(diameter.OriginHost, host)
+		e.String(diameter.OriginHost, c.answersAs())
 		e.String(diameter.OriginRealm, c.node.config.Realm)
 		e.Uint32(diameter.ResultCode, uint32(r))
 		for b := m.Body; len(b) > 0; {
@@ -116,9 +112,23 @@ func (c *Conn) refuse(m *diameter.Message, r diameter.Result) {
 	})
 }
 
+// answersAs is the name in answers to applications' requests.
+func (c *Conn) answersAs() string {
+	if p, ok := c.Peer.(interface{ OriginHost() string }); ok {
+		return p.OriginHost()
+	}
+	if c.node.config.OriginHost != "" {
+		return c.node.config.OriginHost
+	}
+	return c.node.config.PeerHost
+}
+
 // failed answers a base request with an AVP that cannot be used.
 func (c *Conn) failed(m *diameter.Message, err *diameter.AVPError) {
 	c.answer(m, err.Result, func(e *diameter.Encoder) {
+		if m.Command == diameter.CapabilitiesExchange && !err.Result.Protocol() {
+			c.describe(e) // a CEA without these is none
+		}
 		if err.Failed != nil {
 			e.Open(diameter.FailedAVP)
 			e.Raw(err.Failed)
@@ -141,7 +151,11 @@ func (c *Conn) unframed(err error) {
 // be closed.
 func (c *Conn) capabilities(m *diameter.Message) bool {
 	refuse := func(r diameter.Result) bool {
-		c.answer(m, r, nil)
+		if r.Protocol() {
+			c.answer(m, r, nil)
+		} else {
+			c.answer(m, r, c.describe)
+		}
 		c.node.Counts.Refused.Add(1)
 		return false
 	}
@@ -257,6 +271,7 @@ func (c *Conn) watchdog() {
 	}
 	c.out.Lock()
 	defer c.out.Unlock()
+	c.forgive()
 	if !c.closed {
 		c.watch.Reset(c.jittered())
 	}

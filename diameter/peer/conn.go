@@ -45,8 +45,18 @@ type Conn struct {
 	watch    *time.Timer
 	hop      uint32
 	end      uint32
-	waiting  map[uint32]any // requests that Send sent, by Hop-by-Hop
+	waiting  map[uint32]owed // requests that Send sent, by Hop-by-Hop
 }
+
+// owed is a request that the other end has not answered yet.
+type owed struct {
+	token any
+	since time.Time
+}
+
+// owedFor is how long an answer is expected. After that it comes too late for
+// whoever sent the request, and its place is free again.
+const owedFor = time.Minute
 
 // mark is one message in pending that must not leave after its time.
 type mark struct {
@@ -56,7 +66,7 @@ type mark struct {
 
 func (n *Node) conn(nc net.Conn, dialled bool) *Conn {
 	c := &Conn{
-		node: n, net: nc, dialled: dialled, Since: time.Now(), waiting: make(map[uint32]any),
+		node: n, net: nc, dialled: dialled, Since: time.Now(), waiting: make(map[uint32]owed),
 		hop: rand.Uint32(), end: uint32(time.Now().Unix())<<20 | rand.Uint32()>>12,
 	}
 	c.space.L, c.work.L = &c.out, &c.out
@@ -310,8 +320,8 @@ func (c *Conn) gone() {
 		c.watch.Stop()
 	}
 	var lost []any
-	for _, t := range c.waiting {
-		lost = append(lost, t)
+	for _, w := range c.waiting {
+		lost = append(lost, w.token)
 	}
 	clear(c.waiting)
 	c.out.Unlock()
@@ -328,17 +338,19 @@ func (c *Conn) gone() {
 
 // Send sends a request: build writes it with the Hop-by-Hop and End-to-End
 // identifiers it is given. The answer comes back with token. False: the
-// connection is closed, or its other end owes OwedMax answers.
+// connection is closed, or its other end owes OwedMax answers; what keeps the
+// connection itself is sent all the same.
 func (c *Conn) Send(token any, build func(hopByHop, endToEnd uint32) []byte) bool {
+	_, own := token.(ours)
 	c.out.Lock()
-	if c.closed || len(c.waiting) >= c.node.config.OwedMax {
+	if c.closed || len(c.waiting) >= c.node.config.OwedMax && !own {
 		c.out.Unlock()
 		return false
 	}
 	c.hop++
 	c.end++
 	hop, end := c.hop, c.end
-	c.waiting[hop] = token
+	c.waiting[hop] = owed{token, time.Now()}
 	c.out.Unlock()
 	c.enqueue(build(hop, end), time.Time{})
 	return true
@@ -347,15 +359,24 @@ func (c *Conn) Send(token any, build func(hopByHop, endToEnd uint32) []byte) boo
 // answered gives an answer to whoever sent the request; others are dropped.
 func (c *Conn) answered(m *diameter.Message) {
 	c.out.Lock()
-	token, ok := c.waiting[m.HopByHop]
+	w, ok := c.waiting[m.HopByHop]
 	delete(c.waiting, m.HopByHop)
 	c.out.Unlock()
 	if !ok {
 		return
 	}
-	if w, own := token.(ours); own {
-		c.basic(w, m)
+	if own, ok := w.token.(ours); ok {
+		c.basic(own, m)
 		return
 	}
-	c.node.handler.Answered(c, token, m)
+	c.node.handler.Answered(c, w.token, m)
+}
+
+// forgive forgets answers that nobody expects any more. c.out is held.
+func (c *Conn) forgive() {
+	for hop, w := range c.waiting {
+		if time.Since(w.since) > owedFor {
+			delete(c.waiting, hop)
+		}
+	}
 }

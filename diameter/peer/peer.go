@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +34,7 @@ type Config struct {
 	WriteTimeout  time.Duration // 5 s of a full buffer: then the connection is closed
 	InFlight      int           // 1,024 requests of one connection are worked on
 	InFlightAll   int           // 16,384 of all
-	OwedMax       int           // 1,024 requests sent over one connection have no answer
+	OwedMax       int           // 1,024 requests sent over one connection have no answer; after a minute none is expected
 	PerPeer       int           // 4 connections with one Origin-Host
 	Connections   int           // 10,000 in all
 	CERRate       int           // 10 new connections a second from one address, loopback excepted
@@ -95,7 +96,8 @@ type Capabilities struct {
 // that reads the connection, and must not wait.
 type Handler interface {
 	// Admit decides on a CER: zero, or the Result-Code that refuses it (3010).
-	// peer is kept in Conn.Peer.
+	// peer is kept in Conn.Peer. If it has a method OriginHost() string, what
+	// this layer answers to applications' requests carries that name.
 	Admit(c Capabilities) (peer any, refuse diameter.Result)
 	// Receive gets the requests that came together. Each is answered or dropped
 	// exactly once, by anyone.
@@ -251,10 +253,11 @@ func (n *Node) begin(c *Conn) {
 func (n *Node) admit(host string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.hosts[host] >= n.config.PerPeer {
+	name := strings.ToLower(host)
+	if n.hosts[name] >= n.config.PerPeer {
 		return false
 	}
-	n.hosts[host]++
+	n.hosts[name]++
 	return true
 }
 
@@ -263,40 +266,36 @@ func (n *Node) forget(c *Conn) {
 	defer n.mu.Unlock()
 	delete(n.conns, c)
 	if c.counted {
-		if n.hosts[c.Host]--; n.hosts[c.Host] <= 0 {
-			delete(n.hosts, c.Host)
+		name := strings.ToLower(c.Host)
+		if n.hosts[name]--; n.hosts[name] <= 0 {
+			delete(n.hosts, name)
 		}
 	}
 	n.Counts.Closed.Add(1)
 }
 
-// Conns lists the open connections that exchanged capabilities.
+// Conns lists the connections that exchanged capabilities and have not begun to
+// disconnect.
 func (n *Node) Conns() []*Conn {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var cs []*Conn
 	for c := range n.conns {
-		if c.open.Load() {
+		if c.open.Load() && !c.leaving.Load() {
 			cs = append(cs, c)
 		}
 	}
 	return cs
 }
 
-// Find is an open connection towards that host, else any towards that realm;
-// nil: there is none.
-func (n *Node) Find(host, realm string) *Conn {
-	var second *Conn
+// Find is an open connection to that host; nil: there is none.
+func (n *Node) Find(host string) *Conn {
 	for _, c := range n.Conns() {
-		switch {
-		case c.leaving.Load():
-		case c.Host == host:
+		if strings.EqualFold(c.Host, host) {
 			return c
-		case c.Realm == realm:
-			second = c
 		}
 	}
-	return second
+	return nil
 }
 
 // Leave ends all connections as a node does that will be back: no new ones, a

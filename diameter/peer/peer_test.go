@@ -640,9 +640,9 @@ func TestServerInitiated(t *testing.T) {
 		n.Accept(near)
 		f := &far{t: t, Conn: other}
 		f.open("gw")
-		c := n.Find("gw", "")
-		if c == nil || n.Find("nobody", "far") != c || n.Find("nobody", "nowhere") != nil {
-			t.Fatal("the connection is not found by its host and realm")
+		c := n.Find("GW")
+		if c == nil || n.Find("nobody") != nil {
+			t.Fatal("the connection is not found by its host")
 		}
 		rar := func(hop, end uint32) []byte {
 			return message(diameter.ReAuth, 4, hop, func(e *diameter.Encoder) { e.String(diameter.SessionID, "s") })
