@@ -253,6 +253,9 @@ func TestCapabilities(t *testing.T) {
 			if (m.Flags&diameter.FlagError != 0) != c.result.Protocol() {
 				t.Errorf("%s: E bit of %s is wrong", c.what, c.result)
 			}
+			if product := text(m, diameter.ProductName); (product == "") != c.result.Protocol() {
+				t.Errorf("%s: Product-Name %q", c.what, product)
+			}
 			if _, closed := f.closes(time.Second); closed != (c.result != diameter.Success) {
 				t.Errorf("%s: closed is %v", c.what, closed)
 			}
@@ -746,5 +749,66 @@ func TestGoroutines(t *testing.T) {
 	}
 	for _, r := range h.inHand() {
 		r.Drop()
+	}
+}
+
+// A peer that answers no RAR, but every DWR, keeps its connection, and after a
+// minute its RARs stand in nobody's way.
+func TestAnswersThatNeverCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ours3
+		c.OwedMax = 2
+		n := node(t, c, &host{})
+		near, other := net.Pipe()
+		n.Accept(near)
+		f := &far{t: t, Conn: other}
+		f.open("gw")
+		conn := n.Find("gw")
+		watched := make(chan int)
+		go func() {
+			answered := 0
+			for m := f.next(24 * time.Hour); m != nil; m = f.next(24 * time.Hour) {
+				if m.Command != diameter.DeviceWatchdog {
+					continue
+				}
+				var e diameter.Encoder
+				e.Reset(nil)
+				e.Answer(&m.Header, 0)
+				e.Uint32(diameter.ResultCode, uint32(diameter.Success))
+				f.send(e.Bytes())
+				answered++
+			}
+			watched <- answered
+		}()
+		rar := func(hop, end uint32) []byte {
+			return message(diameter.ReAuth, 4, hop, func(e *diameter.Encoder) { e.String(diameter.SessionID, "s") })
+		}
+		if !conn.Send(1, rar) || !conn.Send(2, rar) || conn.Send(3, rar) {
+			t.Error("two requests may be owed, and no third")
+		}
+		pass(10 * time.Minute)
+		if len(n.Conns()) != 1 || !conn.Send(4, rar) {
+			t.Error("ten minutes later the connection is closed, or takes no request")
+		}
+		n.Close()
+		f.Close()
+		if answered := <-watched; answered < 8 {
+			t.Errorf("%d watchdogs in ten minutes", answered)
+		}
+	})
+}
+
+// Names are compared without case (RFC 6733 §1.3).
+func TestNamesWithoutCase(t *testing.T) {
+	n := node(t, ours3, &host{})
+	defer n.Close()
+	for _, name := range []string{"gw.far", "Gw.far", "GW.far", "gw.FAR"} {
+		pipe(t, n).open(name)
+	}
+	f := pipe(t, n)
+	f.send(cer("GW.FAR", 4))
+	f.want(diameter.CapabilitiesExchange, diameter.UnableToComply)
+	if n.Find("Gw.Far") == nil || len(n.Conns()) != 4 {
+		t.Errorf("%d connections", len(n.Conns()))
 	}
 }
