@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +42,7 @@ type doorCounts struct {
 	Malformed atomic.Int64
 	Silent    atomic.Int64
 	Busy      atomic.Int64
+	Panics    atomic.Int64
 	Late      [len(latencies) + 1]atomic.Int64
 }
 
@@ -154,8 +156,24 @@ func (d *door) Receive(batch []*peer.Request) {
 	}
 }
 
+// caught answers 5012 to a request on which the program has failed: a mistake of
+// ours in one message must not end the connections of all.
+func (c *call) caught() {
+	failed := recover()
+	if failed == nil {
+		return
+	}
+	c.door.Counts.Panics.Add(1)
+	c.door.log.Error("a request could not be worked on: please report it", "panic", failed,
+		"session", string(c.env.SessionID), "number", c.env.Number, "stack", string(debug.Stack()))
+	if c.request.Conn != nil {
+		c.result(diameter.UnableToComply)
+	}
+}
+
 // receive decodes one CCR and sends it on, or answers it at once.
 func (d *door) receive(c *call) {
+	defer c.caught()
 	cl := c.request.Conn.Peer.(*client)
 	c.in.Reset()
 	if err := creditcontrol.Decode(&c.request.Message, cl.dialect, &c.env, &c.in.Request); err != nil {
@@ -210,6 +228,7 @@ func (c *call) spoofed(cl *client) {
 // replied is told what became of a request, on a shard's goroutine.
 func replied(in *rtm.Inbound, o rtm.Outcome) {
 	c := in.Token.(*call)
+	defer c.caught()
 	d := c.door
 	cl := c.request.Conn.Peer.(*client)
 	switch o {

@@ -67,7 +67,7 @@ func (d *door) collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(flightDesc, prometheus.GaugeValue, float64(n.InFlight.Load()), name)
 	for reason, v := range map[string]int64{
 		"malformed": c.Malformed.Load() + n.Malformed.Load(), "busy": c.Busy.Load() + n.Busy.Load(),
-		"silent": c.Silent.Load(), "late": n.Late.Load(), "connection": n.Refused.Load(),
+		"silent": c.Silent.Load(), "panic": c.Panics.Load(), "late": n.Late.Load(), "connection": n.Refused.Load(),
 	} {
 		count(refusedDesc, float64(v), reason)
 	}
