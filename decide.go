@@ -120,7 +120,7 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 	}
 	for i := 0; i < len(w.batch); i++ {
 		in := w.batch[i]
-		if i > 0 && (d.size > bytesMax || len(w.extras) > extrasMax) {
+		if i > 0 && (d.size+len(w.record.Bytes) > bytesMax || len(w.extras) > extrasMax) {
 			s.postpone(w, i)
 			break
 		}
@@ -193,8 +193,9 @@ func (s *Shard) step(w *work, in *Inbound) (ok bool) {
 			s.outcome.NeedPlan = false
 		}
 	}()
+	s.owner = w.tenant
 	world := charging.World{
-		Now: s.now, Plans: s.plans(w, in), Tenant: w.tenant, Account: w.name,
+		Now: s.now, Plans: s.plans(w, in), Named: s.named, Tenant: w.tenant, Account: w.name,
 		Version: w.version, Instance: s.Instance, Took: s.now.Sub(in.Arrived),
 	}
 	if in.Request.Kind <= charging.Termination && len(w.extras) > 0 {

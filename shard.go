@@ -125,6 +125,8 @@ type Shard struct {
 	rest    time.Time // the directory and the session index are not asked before
 	now     time.Time
 
+	named   func(plan []byte) charging.Plans // of owner
+	owner   string                           // the tenant of the account in hand
 	arena   []byte
 	account charging.Account
 	outcome charging.Outcome
@@ -196,7 +198,9 @@ type indexWrite struct {
 
 // NewShard returns an empty shard.
 func NewShard() *Shard {
-	return &Shard{queues: make(map[string]*work), Counts: Counts{Results: make(map[charging.Result]uint64)}}
+	s := &Shard{queues: make(map[string]*work), Counts: Counts{Results: make(map[charging.Result]uint64)}}
+	s.named = func(plan []byte) charging.Plans { return s.Plans(s.owner, plan) }
+	return s
 }
 
 // Waiting is how many requests are in the shard.

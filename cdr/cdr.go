@@ -54,6 +54,7 @@ type Line struct {
 	ServiceID   *uint32 `json:"serviceIdentifier,omitempty"`
 	Result      uint32  `json:"result,omitempty"`
 	Unit        string  `json:"unit,omitempty"`
+	Plan        string  `json:"plan,omitempty"` // if it is another than the record's
 	PlanVersion uint32  `json:"planVersion,omitempty"`
 	Rule        uint32  `json:"rule,omitempty"`
 	Octets      int64   `json:"octets,omitempty"`
@@ -130,7 +131,7 @@ func FromEntry(e *charging.Entry, p store.Partition, seq uint64) Record {
 
 func lineOf(l *charging.Line) Line {
 	out := Line{
-		Result: uint32(l.Result), PlanVersion: l.Plan, Rule: l.Rule, Octets: l.Used.Octets, Input: l.Used.Input,
+		Result: uint32(l.Result), Plan: string(l.PlanName), PlanVersion: l.Plan, Rule: l.Rule, Octets: l.Used.Octets, Input: l.Used.Input,
 		Output: l.Used.Output, Seconds: l.Used.Seconds, Events: l.Used.Events, Allowed: l.Allowed, Paid: l.Paid,
 		Charged: int64(l.Charged), Overrun: l.Overrun, Granted: l.Granted,
 	}

@@ -1,6 +1,7 @@
 package charging
 
 import (
+	"bytes"
 	"math"
 	"time"
 
@@ -62,13 +63,21 @@ func (d *decision) take(e *Entry, b *Bucket, h *Hold, want int64) int64 {
 }
 
 // spend debits amount from the buckets that belong says, what g holds there
-// first, and returns what they could not pay.
-func (d *decision) spend(e *Entry, g *Group, amount int64, belongs func(*Bucket) bool) int64 {
+// first, and returns what they could not pay. An overtaken report was used of
+// an earlier grant: it takes from what is free before what g holds now.
+func (d *decision) spend(e *Entry, g *Group, amount int64, overtaken bool, belongs func(*Bucket) bool) int64 {
+	if overtaken {
+		amount = d.spendFree(e, amount, belongs)
+	}
 	for i := range g.Holds {
 		if b := d.a.bucket(g.Holds[i].Bucket); amount > 0 && b != nil && belongs(b) {
 			amount -= d.take(e, b, &g.Holds[i], amount)
 		}
 	}
+	return d.spendFree(e, amount, belongs)
+}
+
+func (d *decision) spendFree(e *Entry, amount int64, belongs func(*Bucket) bool) int64 {
 	for i := range d.a.Buckets {
 		if b := &d.a.Buckets[i]; amount > 0 && belongs(b) {
 			amount -= d.take(e, b, nil, amount)
@@ -77,11 +86,11 @@ func (d *decision) spend(e *Entry, g *Group, amount int64, belongs func(*Bucket)
 	return amount
 }
 
-// overrun debits what nobody could pay: it is owed, not lost. The bucket is
-// the last one that could have paid.
-func (d *decision) overrun(e *Entry, amount int64, belongs func(*Bucket) bool) {
+// overrun debits what nobody could pay, and returns how much that was: it is
+// owed, not lost. The bucket is the last one that could have paid.
+func (d *decision) overrun(e *Entry, amount int64, belongs func(*Bucket) bool) int64 {
 	if amount == 0 {
-		return
+		return 0
 	}
 	var last *Bucket
 	for i := range d.a.Buckets {
@@ -90,24 +99,56 @@ func (d *decision) overrun(e *Entry, amount int64, belongs func(*Bucket) bool) {
 		}
 	}
 	if last == nil {
-		return
+		return 0
 	}
 	before := min(last.Available(), 0)
 	last.Debited += amount
 	beyond := before - min(last.Available(), 0)
 	last.Overrun += beyond
 	e.move(last, Movement{Debit: amount, Overrun: beyond})
+	return amount
 }
 
 func money(b *Bucket) bool { return b.Unit == rating.Money }
 
+// pinned are the plans of the name that prices g; nil: they are not here.
+func (d *decision) pinned(g *Group) Plans {
+	switch {
+	case d.own(g):
+		return d.w.Plans
+	case d.w.Named == nil:
+		return nil
+	}
+	return d.w.Named(g.PlanName)
+}
+
+// own reports whether g is priced by the plan that the account has now.
+func (d *decision) own(g *Group) bool {
+	return len(g.PlanName) == 0 || bytes.Equal(g.PlanName, d.a.Plan)
+}
+
+// version is the version of a plan that g was granted under. nil: it is not
+// here, and the request has to wait for it.
+func (d *decision) version(g *Group) *rating.Plan {
+	if plans := d.pinned(g); plans != nil {
+		if plan := plans.Version(g.Plan); plan != nil {
+			return plan
+		}
+	}
+	d.needPlan()
+	return nil
+}
+
+func (d *decision) needPlan() {
+	d.o.NeedPlan = true
+	d.abandon(UnableToComply)
+}
+
 // price is what usage of g costs: as granted, or as it would be granted now.
-func (d *decision) price(g *Group, ask *Ask) (*rating.Price, Result) {
+func (d *decision) price(g *Group) (*rating.Price, Result) {
 	if g.Rule != 0 {
-		plan := d.w.Plans.Version(g.Plan)
+		plan := d.version(g)
 		if plan == nil {
-			d.o.NeedPlan = true
-			d.abandon(UnableToComply)
 			return nil, UnableToComply
 		}
 		if p := plan.Rule(g.Rule); p != nil {
@@ -117,47 +158,58 @@ func (d *decision) price(g *Group, ask *Ask) (*rating.Price, Result) {
 	if d.plan == nil {
 		return nil, RatingFailed
 	}
-	f := d.facts(ask)
+	f := d.facts(g)
 	p, _, ok := d.plan.Price(&f)
 	if !ok {
 		return nil, RatingFailed
 	}
-	g.Plan, g.Rule = d.plan.Version, p.Rule
+	g.PlanName, g.Plan, g.Rule = nil, d.plan.Version, p.Rule
 	return p, Success
 }
 
 // debit charges what ask reports to the account: allowances to the unit, the
 // rest in money as price(total) − price(before), all of it, whatever is left.
-func (d *decision) debit(e *Entry, line int, s *Session, g *Group, ask *Ask) Result {
+// What a vanished client was charged for is not charged again.
+func (d *decision) debit(e *Entry, line int, g *Group, ask *Ask, overtaken bool) Result {
 	l := &e.Lines[line]
 	l.Group, l.Service, l.Has, l.Reason, l.Used = ask.Group, ask.Service, ask.Has, ask.Reason, ask.Used
 	g.Used.add(&ask.Used)
-	p, result := d.price(g, ask)
+	p, result := d.price(g)
 	if p == nil {
 		l.Result = result
 		return result
 	}
-	l.Unit, l.Plan, l.Rule, l.Result = p.Unit, g.Plan, g.Rule, Success
+	l.Unit, l.PlanName, l.Plan, l.Rule, l.Result = p.Unit, d.foreign(g), g.Plan, g.Rule, Success
 	used := ask.Used.Of(p.Unit)
-	l.Overrun = max(used-g.Granted, 0)
+	l.Overrun = max(used-g.left, 0)
+	g.left = max(g.left-used, 0)
 	g.Overrun = sum(g.Overrun, l.Overrun)
+	known := min(used, g.Assumed)
+	used, g.Assumed = used-known, g.Assumed-known
 
-	rest := d.spend(e, g, used, func(b *Bucket) bool { return b.pays(p) })
+	rest := d.spend(e, g, used, overtaken, func(b *Bucket) bool { return b.pays(p) })
+	if p.NoMoney {
+		rest -= d.overrun(e, rest, func(b *Bucket) bool { return b.pays(p) })
+	}
 	l.Allowed = used - rest
 	g.Allowed += l.Allowed
-	switch {
-	case rest == 0:
-	case p.NoMoney:
-		d.overrun(e, rest, func(b *Bucket) bool { return b.pays(p) })
-	default:
-		d.pay(e, l, g, p, rest)
+	if rest > 0 && !p.NoMoney {
+		d.pay(e, l, g, p, rest, overtaken)
 	}
 	l.Paid = g.Paid
 	return Success
 }
 
+// foreign is the name of the plan that prices g, if it is not the account's.
+func (d *decision) foreign(g *Group) []byte {
+	if d.own(g) {
+		return nil
+	}
+	return g.PlanName
+}
+
 // pay charges units that no allowance paid for.
-func (d *decision) pay(e *Entry, l *Line, g *Group, p *rating.Price, units int64) {
+func (d *decision) pay(e *Entry, l *Line, g *Group, p *rating.Price, units int64, overtaken bool) {
 	total, ok := p.Total(g.Paid + units)
 	if !ok || g.Paid > math.MaxInt64/2 || total < g.Charged {
 		d.abandon(UnableToComply)
@@ -166,7 +218,7 @@ func (d *decision) pay(e *Entry, l *Line, g *Group, p *rating.Price, units int64
 	l.Charged = total - g.Charged
 	g.Paid, g.Charged = g.Paid+units, total
 	g.Debited += l.Charged
-	d.overrun(e, d.spend(e, g, int64(l.Charged), money), money)
+	d.overrun(e, d.spend(e, g, int64(l.Charged), overtaken, money), money)
 }
 
 // add sums up what a session has used; neither is negative. A sum that no wire
@@ -260,18 +312,24 @@ func (d *decision) shares(e *Entry, s *Session, asking int64) {
 // asking is the rating group that ask i wants quota for; nil: it wants none, is
 // refused, or is overtaken by a higher number.
 func (d *decision) asking(s *Session, i int) *Group {
-	ask := &d.r.Asks[i]
-	if !ask.Wants || d.r.Kind == Termination {
+	g := d.wanting(s, i)
+	if g == nil || d.r.Kind == Termination || g.Number != d.r.Number || g.Result != Success && g.Result != CreditLimitReached {
+		return nil
+	}
+	return g
+}
+
+// wanting is the rating group that ask i wants quota for; nil: none, or an
+// earlier ask of the message wants the same one, and gets it.
+func (d *decision) wanting(s *Session, i int) *Group {
+	g := s.group(&d.r.Asks[i])
+	if g == nil || !d.r.Asks[i].Wants {
 		return nil
 	}
 	for j := range i {
-		if o := &d.r.Asks[j]; o.Wants && o.Group == ask.Group && o.Service == ask.Service && o.Has == ask.Has {
-			return nil // named twice in one message: the first one got it
+		if d.r.Asks[j].Wants && s.group(&d.r.Asks[j]) == g {
+			return nil
 		}
-	}
-	g := s.group(ask)
-	if g == nil || g.Number != d.r.Number || g.Result != Success && g.Result != CreditLimitReached {
-		return nil
 	}
 	return g
 }
@@ -280,7 +338,7 @@ func (d *decision) asking(s *Session, i int) *Group {
 // reports whether less was there than a whole quota.
 func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (short bool) {
 	ask, answer := &d.r.Asks[i], &d.o.Answer.Grants[i]
-	f := d.facts(ask)
+	f := d.facts(g)
 	var p *rating.Price
 	if d.plan != nil {
 		p, _, _ = d.plan.Price(&f)
@@ -290,8 +348,12 @@ func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (sh
 		*answer = d.told(g, ask)
 		return false
 	}
-	if g.Plan != d.plan.Version || g.Rule != p.Rule {
-		g.Plan, g.Rule, g.Paid, g.Charged = d.plan.Version, p.Rule, 0, 0
+	if g.Rule != 0 && d.own(g) && d.plan.Version < g.Plan {
+		d.needPlan() // another instance knows a newer one
+		return false
+	}
+	if !d.own(g) || g.Plan != d.plan.Version || g.Rule != p.Rule {
+		g.PlanName, g.Plan, g.Rule, g.Paid, g.Charged = nil, d.plan.Version, p.Rule, 0, 0
 	}
 	size := quotaOf(p, ask)
 	units, more := d.reserve(e, g, p, size, shared)
@@ -354,16 +416,17 @@ func (d *decision) reserve(e *Entry, g *Group, p *rating.Price, size int64, shar
 		can = p.Affordable(g.Paid, have)
 	}
 	n := min(size-units, can)
+	cost := rating.Micros(0)
 	if n > 0 {
 		total, ok := p.Total(g.Paid + n)
 		if !ok {
 			return units, false
 		}
-		cost := total - g.Charged
+		cost = total - g.Charged
 		d.holdMoney(e, g, int64(cost), shared)
 		units += n
-		more = more || can > n && (p.Micro == 0 || have > cost)
 	}
+	more = more || can > n && (p.Micro == 0 || have > cost)
 	return units, units == size && more
 }
 

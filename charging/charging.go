@@ -271,6 +271,7 @@ type Group struct {
 	Holding        uint32
 	Threshold      int64
 	Final          rating.FinalAction
+	PlanName       []byte        // of Plan; empty: the account's
 	Plan           uint32        // version that prices what is used of the grant
 	Rule           uint32        // rule in it
 	Paid           int64         // units that money paid for under Plan and Rule
@@ -282,7 +283,9 @@ type Group struct {
 	Debited rating.Micros // money, in all
 	Allowed int64         // units that allowances paid for, in all
 	Overrun int64         // units used beyond what could be held or paid
+	Assumed int64         // units charged since the client vanished: what it reports of them later is paid
 
+	left    int64 // of Granted, while a message's reports are taken one by one
 	unknown []byte
 }
 
@@ -409,8 +412,9 @@ type Plans interface {
 type World struct {
 	Now      time.Time
 	Plans    Plans
-	Closed   *Session // the record of this closed session, if there is one; Step may change it
-	Once     *Once    // the record of this one-time request, if there is one
+	Named    func(plan []byte) Plans // of the tenant's plan of another name; nil: it is not here
+	Closed   *Session                // the record of this closed session, if there is one; Step may change it
+	Once     *Once                   // the record of this one-time request, if there is one
 	Tenant   string
 	Account  string
 	Version  [8]byte       // of the write that this decision will be part of

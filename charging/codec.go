@@ -93,6 +93,8 @@ const (
 	groupDebited   protowire.Number = 19
 	groupAllowed   protowire.Number = 20
 	groupOverrun   protowire.Number = 21
+	groupPlanName  protowire.Number = 22
+	groupAssumed   protowire.Number = 23
 )
 
 // Decode makes a the account that b holds. Its slices point into b, which must
@@ -591,6 +593,8 @@ func (g *Group) append(b []byte) []byte {
 	b = appendUint(b, groupDebited, uint64(g.Debited))
 	b = appendUint(b, groupAllowed, uint64(g.Allowed))
 	b = appendUint(b, groupOverrun, uint64(g.Overrun))
+	b = appendBytes(b, groupPlanName, g.PlanName)
+	b = appendUint(b, groupAssumed, uint64(g.Assumed))
 	return append(b, g.unknown...)
 }
 
@@ -661,6 +665,10 @@ func (g *Group) decodeNumber(f *field) {
 		g.Allowed = int64(f.value)
 	case groupOverrun:
 		g.Overrun = int64(f.value)
+	case groupPlanName:
+		g.PlanName = f.bytes
+	case groupAssumed:
+		g.Assumed = int64(f.value)
 	default:
 		g.unknown = append(g.unknown, f.raw...)
 	}

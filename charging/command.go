@@ -92,7 +92,7 @@ func (d *decision) book(e *Entry, line int, g *Group, ask *Ask) Result {
 		}
 		return Success
 	}
-	p, result := d.price(g, ask)
+	p, result := d.price(g)
 	if p == nil {
 		return result
 	}
@@ -104,6 +104,9 @@ func (d *decision) book(e *Entry, line int, g *Group, ask *Ask) Result {
 	}
 	return Success
 }
+
+// group is the rating group that ask names, of no session.
+func (ask *Ask) group() Group { return Group{Group: ask.Group, Service: ask.Service, Has: ask.Has} }
 
 // eventUnits is what an event asks for; some clients put it into the
 // Used-Service-Unit.
@@ -172,8 +175,8 @@ func (d *decision) refund() {
 		ask := &d.r.Asks[i]
 		n := eventUnits(ask, rating.Money)
 		if n == 0 {
-			var g Group
-			p, result := d.price(&g, ask)
+			g := ask.group()
+			p, result := d.price(&g)
 			if p == nil {
 				d.invalid(result)
 				return
@@ -228,6 +231,7 @@ func (d *decision) checkBalance() {
 		ask := &d.r.Asks[i]
 		e.Lines = append(e.Lines, Line{})
 		g := s.grownGroups()
+		g.Group, g.Service, g.Has = ask.Group, ask.Service, ask.Has
 		switch r := d.book(e, i, g, ask); r {
 		case Success:
 		case CreditLimitReached:
@@ -248,8 +252,8 @@ func (d *decision) checkBalance() {
 func (d *decision) priceEnquiry() {
 	for i := range d.r.Asks {
 		ask := &d.r.Asks[i]
-		var g Group
-		p, result := d.price(&g, ask)
+		g := ask.group()
+		p, result := d.price(&g)
 		if p == nil {
 			d.o.Answer.Result = result
 			d.o.Answer.Grants = append(d.o.Answer.Grants[:0], ask.result(result))
@@ -338,8 +342,10 @@ func (d *decision) vanished(s *Session) {
 			ask.Used.Money = rating.Micros(g.Granted)
 		}
 		e.Lines = append(e.Lines, Line{})
-		d.debit(e, len(e.Lines)-1, s, g, &ask)
+		g.left = g.Granted
+		d.debit(e, len(e.Lines)-1, g, &ask, false)
 		d.release(e, g)
+		g.Assumed += g.Granted
 	}
 }
 
@@ -374,6 +380,10 @@ func (d *decision) notify() {
 	}
 	if s == nil {
 		d.o.Answer.Result = UnknownSession
+		return
+	}
+	if s.Notice.Kind == Abort && d.r.Kind == Reauthorise {
+		d.o.Answer.Result, d.o.Open = Success, true // it is being ended
 		return
 	}
 	s.Notice = Notice{Kind: d.r.Kind, Number: s.Notice.Number + 1, Group: d.r.Group, HasGroup: d.r.HasGroup}
@@ -416,13 +426,13 @@ func (d *decision) topUp() {
 	if n.Unit == 0 {
 		n.Unit = rating.Money
 	}
-	if d.r.Amount <= 0 || d.r.Amount > rating.UnitsMax || n.Unit > rating.Money {
+	if d.r.Amount <= 0 || d.r.Amount > rating.UnitsMax || n.Unit > rating.Money || !n.Until.IsZero() && !n.Until.After(d.now) {
 		d.o.Answer.Result = InvalidValue
 		return
 	}
 	b := d.main()
 	if n.Unit != rating.Money || n.Allowance != 0 || !n.Until.IsZero() || !n.From.IsZero() || b == nil {
-		if len(d.a.Buckets) >= BucketsMax {
+		if len(d.a.Buckets) >= BucketsMax && !d.forgetBucket() {
 			d.o.Answer.Result = ResourcesExceeded
 			return
 		}
@@ -440,6 +450,27 @@ func (d *decision) topUp() {
 	d.o.Answer.Result, d.o.Answer.Bucket, d.o.Changed = Success, b.Number, true
 }
 
+// forgetBucket makes room for another bucket: the oldest one goes whose time is
+// over, which holds nothing and owes nothing.
+func (d *decision) forgetBucket() bool {
+	oldest := -1
+	for i := range d.a.Buckets {
+		b := &d.a.Buckets[i]
+		over := !b.Until.IsZero() && !d.now.Before(b.Until)
+		if over && b.Reserved == 0 && b.Available() == 0 && (oldest < 0 || b.Until.Before(d.a.Buckets[oldest].Until)) {
+			oldest = i
+		}
+	}
+	if oldest < 0 {
+		return false
+	}
+	last := len(d.a.Buckets) - 1
+	copy(d.a.Buckets[oldest:], d.a.Buckets[oldest+1:])
+	d.a.Buckets[last] = Bucket{}
+	d.a.Buckets = d.a.Buckets[:last]
+	return true
+}
+
 // provision creates the account or changes its plan and identities. What is
 // as it should be is not written.
 func (d *decision) provision() {
@@ -453,6 +484,11 @@ func (d *decision) provision() {
 		return
 	}
 	fresh := !a.Exists
+	if a.DecodeAll() != nil { // their identities are places in the account's list
+		d.abandon(UnableToComply)
+		return
+	}
+	d.pin(p.Plan)
 	a.Exists, a.Plan, a.Identities = true, []byte(p.Plan), a.Identities[:0]
 	for _, id := range p.Identities {
 		a.Identities = append(a.Identities, []byte(id))
@@ -464,6 +500,21 @@ func (d *decision) provision() {
 		d.endow(e, p.Money)
 	}
 	a.Decided = d.now
+}
+
+// pin notes in what is open the name of the plan it was granted under, when the
+// account gets another one.
+func (d *decision) pin(plan string) {
+	if string(d.a.Plan) == plan {
+		return
+	}
+	for i := range d.a.Sessions {
+		for j := range d.a.Sessions[i].Groups {
+			if g := &d.a.Sessions[i].Groups[j]; g.Rule != 0 && len(g.PlanName) == 0 {
+				g.PlanName = d.a.Plan
+			}
+		}
+	}
 }
 
 // endow gives a new account its first money and its plan's allowances.

@@ -55,6 +55,7 @@ type Line struct {
 	Has            Has
 	Result         Result
 	Unit           rating.Unit
+	PlanName       []byte // empty: the entry's Plan
 	Plan           uint32 // version
 	Rule           uint32
 	Used           Units
@@ -279,7 +280,8 @@ func (l *Line) append(b []byte) []byte {
 	b = appendUint(b, 12, uint64(l.Overrun))
 	b = appendUint(b, 13, uint64(l.Granted))
 	b = appendUint(b, 14, uint64(l.Final))
-	return appendUint(b, 15, uint64(l.Reason))
+	b = appendUint(b, 15, uint64(l.Reason))
+	return appendBytes(b, 16, l.PlanName)
 }
 
 func (l *Line) decode(b []byte) bool {
@@ -322,6 +324,8 @@ func (l *Line) decode(b []byte) bool {
 			l.Final = rating.FinalAction(f.value)
 		case 15:
 			l.Reason = uint8(f.value)
+		case 16:
+			l.PlanName = f.bytes
 		}
 	}
 	return true

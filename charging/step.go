@@ -29,6 +29,7 @@ type decision struct {
 	o    *Outcome
 	now  time.Time
 	plan *rating.Plan
+	on   *Particulars // what prices may depend on
 }
 
 // Step applies r to a, in place, and fills o. It is the whole of charging:
@@ -36,7 +37,7 @@ type decision struct {
 // on any instance. After an Outcome with Abandon, a must be decoded again.
 func Step(a *Account, r *Request, w *World, o *Outcome) {
 	o.reset()
-	d := decision{a: a, r: r, w: w, o: o, now: w.Now.Truncate(time.Millisecond)}
+	d := decision{a: a, r: r, w: w, o: o, now: w.Now.Truncate(time.Millisecond), on: &r.Particulars}
 	if d.now.Before(a.Decided) {
 		d.now = a.Decided
 	}
@@ -271,7 +272,7 @@ func (d *decision) update() {
 	case old:
 		d.o.Answer.Result, d.o.Open = UnableToComply, true
 		return
-	case applied && !s.same(d.r.Number, d.r.Content):
+	case applied && (d.r.Kind == Termination || !s.same(d.r.Number, d.r.Content)): // after its end it would not be open
 		d.o.Answer.Result, d.o.Open = UnableToComply, true
 		return
 	case applied:
@@ -337,6 +338,7 @@ func (d *decision) unattributed() {
 
 // late debits usage of a session that has ended, once.
 func (d *decision) late(c *Session) {
+	d.on = &c.Particulars
 	e := d.entry(Supplementary, c)
 	for i := range d.r.Asks {
 		ask := &d.r.Asks[i]
@@ -348,7 +350,8 @@ func (d *decision) late(c *Session) {
 		if g == nil {
 			continue
 		}
-		d.debit(e, len(e.Lines)-1, c, g, ask)
+		g.left = g.Granted
+		d.debit(e, len(e.Lines)-1, g, ask, false)
 		d.release(e, g)
 	}
 	if d.o.Abandon {
@@ -370,9 +373,9 @@ func (d *decision) repeat(s *Session) {
 		ask := &d.r.Asks[i]
 		g := s.group(ask)
 		switch {
-		case g == nil:
-			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(d.refusal(s, ask)))
-		case g.Number == d.r.Number:
+		case g == nil: // the session had as many as it may
+			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(EndUserServiceDenied))
+		case g.Number == d.r.Number && (d.wanting(s, i) != nil || !d.wanted(s, g)):
 			d.o.Answer.Grants = append(d.o.Answer.Grants, d.told(g, ask))
 		default:
 			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(Success))
@@ -381,24 +384,21 @@ func (d *decision) repeat(s *Session) {
 	d.refused()
 }
 
-// refusal decides anew why a rating group that the session does not know was
-// not served.
-func (d *decision) refusal(s *Session, ask *Ask) Result {
-	if !ask.Wants {
-		return Success
-	}
-	if d.plan != nil {
-		f := d.facts(ask)
-		if _, _, ok := d.plan.Price(&f); ok {
-			return EndUserServiceDenied
+// wanted reports whether an ask of the message wants quota of g.
+func (d *decision) wanted(s *Session, g *Group) bool {
+	for i := range d.r.Asks {
+		if d.r.Asks[i].Wants && s.group(&d.r.Asks[i]) == g {
+			return true
 		}
 	}
-	return RatingFailed
+	return false
 }
 
 // apply carries out the asks of a new request number on an open session.
 func (d *decision) apply(s *Session) {
 	d.o.Answer.Result = Success
+	s.Particulars.merge(&d.r.Particulars)
+	d.on = &s.Particulars
 	e := d.entry(Message, s)
 	for i := range d.r.Asks {
 		ask := &d.r.Asks[i]
@@ -408,12 +408,13 @@ func (d *decision) apply(s *Session) {
 			return
 		}
 	}
-	d.grants(e, s)
+	if d.grants(e, s); d.o.Abandon {
+		return
+	}
 	s.number(d.r.Number, d.r.Content)
 	s.Host, s.Last = d.r.Host, d.now
 	s.Messages++
 	d.handled(s)
-	s.Particulars.merge(&d.r.Particulars)
 	d.deadlines(s)
 	e.Result, e.Messages = d.o.Answer.Result, s.Messages
 }
@@ -440,17 +441,17 @@ func (d *decision) report(e *Entry, line int, s *Session, ask *Ask) Result {
 		return EndUserServiceDenied
 	}
 	overtaken := known != nil && g.Number > d.r.Number
+	if overtaken || g.Number != d.r.Number {
+		g.left = g.Granted // else an earlier ask of this message has named it
+	}
 	result := Success
 	if ask.Reports {
-		result = d.debit(e, line, s, g, ask)
+		result = d.debit(e, line, g, ask, overtaken)
 	}
 	if !overtaken {
 		d.release(e, g)
-		g.Number, g.Result, g.Unit, g.Granted = d.r.Number, Success, 0, 0
+		g.Number, g.Result, g.Unit, g.Granted = d.r.Number, result, 0, 0
 		g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
-	}
-	if result != Success {
-		g.Result = result
 	}
 	return result
 }
@@ -488,7 +489,7 @@ func (d *decision) told(g *Group, ask *Ask) Grant {
 	a := g.grant()
 	a.Group, a.Service, a.Has = ask.Group, ask.Service, ask.Has
 	if g.Final > rating.Terminate {
-		if plan := d.w.Plans.Version(g.Plan); plan != nil {
+		if plan := d.version(g); plan != nil {
 			if p := plan.Rule(g.Rule); p != nil {
 				a.Redirect, a.Filter = p.Redirect, p.Filter
 			}
@@ -512,11 +513,11 @@ func (d *decision) group(s *Session, ask *Ask) *Group {
 	return g
 }
 
-func (d *decision) facts(ask *Ask) rating.Facts {
+func (d *decision) facts(g *Group) rating.Facts {
 	return rating.Facts{
-		Context: d.r.Context, Group: ask.Group, Service: ask.Service,
-		HasGroup: ask.Has&HasGroup != 0, HasService: ask.Has&HasService != 0,
-		APN: d.r.Particulars.APN, PLMN: d.r.Particulars.PLMN, RAT: d.r.Particulars.RAT, At: d.now,
+		Context: d.r.Context, Group: g.Group, Service: g.Service,
+		HasGroup: g.Has&HasGroup != 0, HasService: g.Has&HasService != 0,
+		APN: d.on.APN, PLMN: d.on.PLMN, RAT: d.on.RAT, At: d.now,
 	}
 }
 
@@ -590,7 +591,12 @@ func (d *decision) deadlines(s *Session) {
 			validity = max(validity, time.Duration(g.Validity)*time.Second)
 		}
 	}
-	if validity == 0 && s.Close.IsZero() {
+	for i := range s.Groups {
+		if g := &s.Groups[i]; validity == 0 && len(g.Holds) > 0 {
+			validity = time.Duration(g.Validity) * time.Second
+		}
+	}
+	if validity == 0 {
 		validity = ValidityDefault
 	}
 	if until := d.now.Add(2*validity + d.grace()); until.After(s.Close) {
@@ -630,14 +636,19 @@ func (s *Session) wake() {
 func (d *decision) close(s *Session, cause Cause) {
 	e := d.entry(FinalRecord, s)
 	for i := range s.Groups {
-		d.release(e, &s.Groups[i])
+		g := &s.Groups[i]
+		if d.release(e, g); len(g.PlanName) == 0 {
+			g.PlanName = d.a.Plan // which the account may change
+		}
 	}
 	e.Movements = e.Movements[:0]
 	s.Ended, s.Cause, s.Notice = d.now, cause, Notice{}
 	s.Records++
 	e.Ended, e.Cause, e.Record, e.Messages = s.Ended, cause, s.Records, s.Messages
 	for i := range s.Groups {
-		e.Lines = append(e.Lines, s.Groups[i].total())
+		l := s.Groups[i].total()
+		l.PlanName = d.foreign(&s.Groups[i])
+		e.Lines = append(e.Lines, l)
 	}
 	if cause != Reinitialised {
 		keep := max(ClosedMin, s.Close.Sub(s.Last))
