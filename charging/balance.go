@@ -266,11 +266,16 @@ func (d *decision) grants(e *Entry, s *Session) {
 	for i := range d.r.Asks {
 		if g := d.asking(s, i); g != nil {
 			asking++
-			short = d.grant(e, s, i, g, false) || short
+			if short = d.grant(e, s, i, g, false) || short; d.o.Abandon {
+				return
+			}
 		}
 	}
 	if short && asking > 1 {
 		d.shares(e, s, asking)
+	}
+	if d.o.Abandon {
+		return
 	}
 	for i := range d.r.Asks {
 		l, a := &e.Lines[i], &d.o.Answer.Grants[i]
@@ -322,12 +327,12 @@ func (d *decision) asking(s *Session, i int) *Group {
 // wanting is the rating group that ask i wants quota for; nil: none, or an
 // earlier ask of the message wants the same one, and gets it.
 func (d *decision) wanting(s *Session, i int) *Group {
-	g := s.group(&d.r.Asks[i])
+	g := d.find(s, &d.r.Asks[i])
 	if g == nil || !d.r.Asks[i].Wants {
 		return nil
 	}
 	for j := range i {
-		if d.r.Asks[j].Wants && s.group(&d.r.Asks[j]) == g {
+		if d.r.Asks[j].Wants && d.find(s, &d.r.Asks[j]) == g {
 			return nil
 		}
 	}

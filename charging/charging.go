@@ -157,6 +157,8 @@ type Particulars struct {
 	Zone       []byte // 3GPP-MS-TimeZone, two octets
 	RAT        uint8  // 3GPP-RAT-Type
 	Role       uint8  // Role-Of-Node or SM-Message-Type, one above its value on the wire
+
+	unknown []byte
 }
 
 // A Request is one thing to be decided. The slices belong to the caller and
@@ -227,7 +229,10 @@ type Answer struct {
 const (
 	BucketsMax    = 64
 	IdentitiesMax = 16
-	RecordMax     = 64 << 10 // octets of an encoded account
+	RecordMax     = 64 << 10 // octets of an encoded account: above it no session and no rating group is added
+
+	sessionSize = 512 // octets that a session adds, roughly
+	groupSize   = 96  // … and a rating group
 )
 
 // A Bucket holds units of one kind. Available is Credited − Debited − Reserved
@@ -256,6 +261,8 @@ func (b *Bucket) Available() int64 { return b.Credited - b.Debited - b.Reserved 
 type Hold struct {
 	Bucket uint32
 	Amount int64 // units, or micro-units of money
+
+	unknown []byte
 }
 
 // A Group is what a session knows about one rating group: the last grant,
@@ -285,8 +292,9 @@ type Group struct {
 	Overrun int64         // units used beyond what could be held or paid
 	Assumed int64         // units charged since the client vanished: what it reports of them later is paid
 
-	left    int64 // of Granted, while a message's reports are taken one by one
-	unknown []byte
+	left        int64 // of Granted, while a message's reports are taken one by one
+	unknown     []byte
+	unknownUsed []byte // of Used
 }
 
 // A Session is an open session of an account, or the record of a closed one.
@@ -335,12 +343,16 @@ type Handled struct {
 	Kind     Kind
 	Instance []byte
 	Took     time.Duration
+
+	unknown []byte
 }
 
 // Numbered is the content hash of one request number.
 type Numbered struct {
 	Number uint32
 	Hash   uint64
+
+	unknown []byte
 }
 
 // A Notice is a message that the client of a session must still get.
@@ -351,6 +363,8 @@ type Notice struct {
 	HasGroup bool
 	Tries    uint8
 	Next     time.Time
+
+	unknown []byte
 }
 
 // A Cause says why a session ended or a reservation went back.
@@ -396,6 +410,7 @@ type Account struct {
 	Decided    time.Time // the time of the last decision: no decision goes back behind it
 	Armed      time.Time // what the time index was last set to; zero: nothing
 
+	size    int    // octets of the record, as decoded and with what was added since, roughly
 	unknown []byte // fields of a later version, kept
 }
 

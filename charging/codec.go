@@ -105,7 +105,7 @@ func (a *Account) Decode(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
-	a.Exists = true
+	a.Exists, a.size = true, len(b)
 	var f field
 	for len(b) > 0 {
 		var ok bool
@@ -440,7 +440,7 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 	b = appendUint(b, bodyWindow, s.Window)
 	b = appendUint(b, bodyLate, s.Late)
 	for i := range s.Hashes {
-		if s.Hashes[i] != (Numbered{}) {
+		if h := &s.Hashes[i]; h.Number != 0 || h.Hash != 0 {
 			b = s.Hashes[i].append(b)
 		}
 	}
@@ -477,7 +477,7 @@ func (h *Handled) append(b []byte) []byte {
 	b = appendUint(b, 2, uint64(h.Kind))
 	b = appendBytes(b, 3, h.Instance)
 	b = appendUint(b, 4, uint64(h.Took/time.Microsecond))
-	return done(b, start)
+	return done(append(b, h.unknown...), start)
 }
 
 func (h *Handled) decode(b []byte) bool {
@@ -496,6 +496,8 @@ func (h *Handled) decode(b []byte) bool {
 			h.Instance = f.bytes
 		case 4:
 			h.Took = time.Duration(f.value) * time.Microsecond
+		default:
+			h.unknown = append(h.unknown, f.raw...)
 		}
 	}
 	return true
@@ -505,7 +507,7 @@ func (h *Numbered) append(b []byte) []byte {
 	b, start := open(b, bodyHash)
 	b = appendUint(b, 1, uint64(h.Number))
 	b = appendFixed(b, 2, h.Hash)
-	return done(b, start)
+	return done(append(b, h.unknown...), start)
 }
 
 func (h *Numbered) decode(b []byte) bool {
@@ -520,6 +522,8 @@ func (h *Numbered) decode(b []byte) bool {
 			h.Number = uint32(f.value)
 		case 2:
 			h.Hash = f.value
+		default:
+			h.unknown = append(h.unknown, f.raw...)
 		}
 	}
 	return true
@@ -535,7 +539,7 @@ func (n *Notice) append(b []byte) []byte {
 	}
 	b = appendUint(b, 5, uint64(n.Tries))
 	b = appendTime(b, 6, n.Next)
-	return done(b, start)
+	return done(append(b, n.unknown...), start)
 }
 
 func (n *Notice) decode(b []byte) bool {
@@ -558,6 +562,8 @@ func (n *Notice) decode(b []byte) bool {
 			n.Tries = uint8(f.value)
 		case 6:
 			n.Next = f.time()
+		default:
+			n.unknown = append(n.unknown, f.raw...)
 		}
 	}
 	return true
@@ -584,11 +590,11 @@ func (g *Group) append(b []byte) []byte {
 	for _, h := range g.Holds {
 		b, start = open(b, groupHold)
 		b = appendUint(b, 1, uint64(h.Bucket))
-		b = done(appendUint(b, 2, uint64(h.Amount)), start)
+		b = done(append(appendUint(b, 2, uint64(h.Amount)), h.unknown...), start)
 	}
-	if g.Used != (Units{}) {
+	if g.Used != (Units{}) || len(g.unknownUsed) > 0 {
 		b, start = open(b, groupUsed)
-		b = done(g.Used.append(b), start)
+		b = done(append(g.Used.append(b), g.unknownUsed...), start)
 	}
 	b = appendUint(b, groupDebited, uint64(g.Debited))
 	b = appendUint(b, groupAllowed, uint64(g.Allowed))
@@ -614,7 +620,8 @@ func (g *Group) decode(b []byte) bool {
 			}
 			g.Holds = append(g.Holds, h)
 		case groupUsed:
-			if !g.Used.decode(f.bytes) {
+			var ok bool
+			if g.unknownUsed, ok = g.Used.decode(f.bytes); !ok {
 				return false
 			}
 		default:
@@ -686,6 +693,8 @@ func (h *Hold) decode(b []byte) bool {
 			h.Bucket = uint32(f.value)
 		case 2:
 			h.Amount = int64(f.value)
+		default:
+			h.unknown = append(h.unknown, f.raw...)
 		}
 	}
 	return true
@@ -700,12 +709,12 @@ func (u *Units) append(b []byte) []byte {
 	return appendInt(b, 6, int64(u.Money))
 }
 
-func (u *Units) decode(b []byte) bool {
+// decode also returns the fields that a later version wrote.
+func (u *Units) decode(b []byte) (unknown []byte, ok bool) {
 	var f field
 	for len(b) > 0 {
-		var ok bool
 		if b, ok = next(b, &f); !ok {
-			return false
+			return nil, false
 		}
 		switch f.number {
 		case 1:
@@ -720,9 +729,11 @@ func (u *Units) decode(b []byte) bool {
 			u.Events = int64(f.value)
 		case 6:
 			u.Money = rating.Micros(f.int())
+		default:
+			unknown = append(unknown, f.raw...)
 		}
 	}
-	return true
+	return unknown, true
 }
 
 func (p *Particulars) append(b []byte) []byte {
@@ -738,7 +749,8 @@ func (p *Particulars) append(b []byte) []byte {
 	b = appendBytes(b, 10, p.Called)
 	b = appendBytes(b, 11, p.Zone)
 	b = appendUint(b, 12, uint64(p.RAT))
-	return appendUint(b, 13, uint64(p.Role))
+	b = appendUint(b, 13, uint64(p.Role))
+	return append(b, p.unknown...)
 }
 
 func (p *Particulars) decode(b []byte) bool {
@@ -775,6 +787,8 @@ func (p *Particulars) decode(b []byte) bool {
 			p.RAT = uint8(f.value)
 		case 13:
 			p.Role = uint8(f.value)
+		default:
+			p.unknown = append(p.unknown, f.raw...)
 		}
 	}
 	return true

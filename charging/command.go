@@ -274,7 +274,8 @@ func (d *decision) priceEnquiry() {
 // sessions (stage 2), repeats notices.
 func (d *decision) tick() {
 	d.o.Answer.Result = Success
-	for i := 0; i < len(d.a.Sessions) && len(d.o.Closings) < closingsMax; i++ {
+	groups := 0 // of the sessions that were closed
+	for i := 0; i < len(d.a.Sessions) && len(d.o.Closings) < closingsMax && groups < closedGroupsMax; i++ {
 		s := &d.a.Sessions[i]
 		if s.Wake.IsZero() || d.now.Before(s.Wake) {
 			continue
@@ -285,6 +286,7 @@ func (d *decision) tick() {
 		}
 		d.o.Changed = true
 		if !d.now.Before(s.Close) {
+			groups += len(s.Groups)
 			d.vanished(s)
 			d.close(s, Expired)
 			i--

@@ -307,7 +307,8 @@ func (l *Line) decode(b []byte) bool {
 		case 7:
 			l.Rule = uint32(f.value)
 		case 8:
-			if !l.Used.decode(f.bytes) {
+			var ok bool
+			if _, ok = l.Used.decode(f.bytes); !ok {
 				return false
 			}
 		case 9:

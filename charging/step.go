@@ -18,6 +18,7 @@ const (
 	NoticeTries     = 5
 	NoticePause     = 2 * time.Second // before the second try; then twice as long each time
 	closingsMax     = 32              // sessions closed by one tick; the rest follows with the next
+	closedGroupsMax = 256             // … and rating groups in them
 	windowSize      = 64              // request numbers remembered
 )
 
@@ -195,7 +196,7 @@ func (d *decision) initial() {
 	} else {
 		d.o.Closed = Relied
 	}
-	if len(d.a.Sessions) >= d.plan.Sessions {
+	if len(d.a.Sessions) >= d.plan.Sessions || d.a.size+sessionSize > RecordMax {
 		d.o.Answer.Result = ResourcesExceeded
 		return
 	}
@@ -229,7 +230,7 @@ func (r *Request) reports() bool {
 // open adds the session that r begins.
 func (d *decision) open() *Session {
 	s := d.a.grownSessions()
-	s.decoded = true
+	s.decoded, d.a.size = true, d.a.size+sessionSize
 	s.Realm, s.ID, s.Sub, s.Host = d.r.Realm, d.r.Session, d.r.Sub, d.r.Host
 	s.Identity, s.Context, s.First = d.r.Identity, d.r.Context, d.r.Content
 	s.Opened, s.Particulars = d.now, d.r.Particulars
@@ -371,7 +372,7 @@ func (d *decision) repeat(s *Session) {
 	d.o.Answer.Result = Success
 	for i := range d.r.Asks {
 		ask := &d.r.Asks[i]
-		g := s.group(ask)
+		g := d.find(s, ask)
 		switch {
 		case g == nil: // the session had as many as it may
 			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(EndUserServiceDenied))
@@ -387,7 +388,7 @@ func (d *decision) repeat(s *Session) {
 // wanted reports whether an ask of the message wants quota of g.
 func (d *decision) wanted(s *Session, g *Group) bool {
 	for i := range d.r.Asks {
-		if d.r.Asks[i].Wants && s.group(&d.r.Asks[i]) == g {
+		if d.r.Asks[i].Wants && d.find(s, &d.r.Asks[i]) == g {
 			return true
 		}
 	}
@@ -434,7 +435,7 @@ func (d *decision) handled(s *Session) {
 // back, unless a higher number has already named the group. The result is
 // Success, or why the group cannot be served.
 func (d *decision) report(e *Entry, line int, s *Session, ask *Ask) Result {
-	known := s.group(ask)
+	known := d.find(s, ask)
 	g := d.group(s, ask)
 	if g == nil {
 		e.Lines[line].Used, e.Lines[line].Result = ask.Used, EndUserServiceDenied
@@ -484,6 +485,21 @@ func (s *Session) group(ask *Ask) (found *Group) {
 	return found
 }
 
+// find is like Session.group. A Rating-Group alone means another quota than
+// that with a Service-Identifier if the message names both.
+func (d *decision) find(s *Session, ask *Ask) *Group {
+	g := s.group(ask)
+	if g == nil || g.Has == ask.Has {
+		return g
+	}
+	for i := range d.r.Asks {
+		if o := &d.r.Asks[i]; o.Group == g.Group && o.Service == g.Service && o.Has == g.Has {
+			return nil
+		}
+	}
+	return g
+}
+
 // told is what g was granted, as an answer to ask.
 func (d *decision) told(g *Group, ask *Ask) Grant {
 	a := g.grant()
@@ -501,12 +517,13 @@ func (d *decision) told(g *Group, ask *Ask) Grant {
 // group is like Session.group and adds the state; nil: the session has as many
 // rating groups as it may.
 func (d *decision) group(s *Session, ask *Ask) *Group {
-	if g := s.group(ask); g != nil {
+	if g := d.find(s, ask); g != nil {
 		return g
 	}
-	if d.plan != nil && len(s.Groups) >= d.plan.Groups {
+	if d.plan != nil && len(s.Groups) >= d.plan.Groups || d.a.size > RecordMax {
 		return nil
 	}
+	d.a.size += groupSize
 	g := s.grownGroups()
 	g.Group, g.Service, g.Has, g.Result = ask.Group, ask.Service, ask.Has, Success
 	g.Number = d.r.Number

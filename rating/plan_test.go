@@ -186,7 +186,7 @@ func TestPlanCheckRefuses(t *testing.T) {
 		{func(p *rating.Plan) { p.Name = "" }, "needs a name"},
 		{func(p *rating.Plan) { p.Services = nil }, "has 0 services"},
 		{func(p *rating.Plan) { p.Services = make([]rating.Service, rating.ServicesMax+1) }, "1 to 1000"},
-		{func(p *rating.Plan) { p.Allowances = make([]rating.Allowance, rating.AllowancesMax+1) }, "has 65 allowances"},
+		{func(p *rating.Plan) { p.Allowances = make([]rating.Allowance, rating.AllowancesMax+1) }, "has 33 allowances"},
 		{func(p *rating.Plan) { p.Sessions = 0 }, "sessions per account"},
 		{func(p *rating.Plan) { p.Sessions = 1025 }, "sessions per account"},
 		{func(p *rating.Plan) { p.Groups = 0 }, "rating groups per session"},

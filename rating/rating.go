@@ -230,7 +230,7 @@ func AllowanceID(name string) uint32 {
 }
 
 // AllowancesMax bounds the allowances of one plan.
-const AllowancesMax = 64
+const AllowancesMax = 32
 
 // Bounds of a plan.
 const (
