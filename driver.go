@@ -22,6 +22,7 @@ const (
 	storeTimeout   = time.Second // of one store operation
 	clockWindow    = time.Minute // the best measurement of the store's clock in that time counts
 	catalogueEvery = time.Second // plans and peers are looked for that often
+	refreshPause   = 50 * time.Millisecond
 	drainMax       = 10 * time.Second
 )
 
@@ -438,9 +439,15 @@ func (n *Instance) follow() {
 		case <-n.stop:
 			return
 		case <-t.C:
+			n.reload()
 		case <-n.refresh:
+			n.reload()
+			select { // those who wait for a plan that does not come must not keep the store busy
+			case <-n.stop:
+				return
+			case <-time.After(refreshPause):
+			}
 		}
-		n.reload()
 	}
 }
 
