@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -386,8 +387,10 @@ func (s *server) topUp(ctx context.Context, in *topUpInput) (*body[TopUp], error
 		return nil, problem(err)
 	case a.Result == charging.UnableToComply:
 		return nil, huma.Error422UnprocessableEntity("this Idempotency-Key was used for another top-up")
+	case a.Result == charging.ResourcesExceeded:
+		return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("the account has %d buckets that are not over, as many as it may", charging.BucketsMax))
 	case a.Result != charging.Success:
-		return nil, huma.Error422UnprocessableEntity("the top-up was refused: the amount is not above zero, or there are too many buckets")
+		return nil, huma.Error422UnprocessableEntity("the amount must be above zero, and until in the future")
 	}
 	return &body[TopUp]{TopUp{Subscriber: key.Name, Bucket: a.Bucket, Amount: amount, Unit: b.Unit.String()}}, nil
 }

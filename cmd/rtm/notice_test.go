@@ -99,7 +99,7 @@ func (l *lab) peer(t testing.TB, host, more string) {
 	}
 	rtmtest.Until(t, host+" is known", func() bool {
 		for _, i := range l.live() {
-			if _, ok := i.Catalogue().Peer(host, "", netip.MustParseAddr("127.0.0.1")); !ok {
+			if p, ok := i.Catalogue().Peer(host, "", netip.MustParseAddr("127.0.0.1")); !ok || p.Host != host {
 				return false
 			}
 		}
