@@ -7,19 +7,24 @@ import (
 	"rtm/store"
 )
 
-// A clock gives the store's time from the machine's: the offset of the quickest
-// answer of the last minute counts, since it says most.
+// A clock gives the store's time from the machine's monotonic clock, so that
+// nobody who sets the machine's date moves it: the offset of the quickest answer
+// of the last minute counts, since it says most.
 type clock struct {
+	base   time.Time  // when it was started, with its monotonic reading
 	mu     sync.Mutex // guards all below
 	offset time.Duration
 	trip   time.Duration // of the answer that gave offset; zero: none yet
 	taken  time.Time
 }
 
-func (c *clock) now() time.Time {
+func (c *clock) now() time.Time { return c.at(time.Now()) }
+
+// at is the store's time at a moment of this machine.
+func (c *clock) at(t time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return time.Now().Add(c.offset)
+	return c.base.Round(0).Add(t.Sub(c.base) + c.offset)
 }
 
 // learn takes the store's time from an operation between before and after.
@@ -33,7 +38,8 @@ func (c *clock) learn(before, after, store time.Time) {
 	if c.trip != 0 && trip > c.trip && after.Sub(c.taken) < clockWindow {
 		return
 	}
-	c.offset, c.trip, c.taken = store.Sub(before.Add(trip/2)), trip, after
+	middle := c.base.Round(0).Add(before.Sub(c.base) + trip/2)
+	c.offset, c.trip, c.taken = store.Round(0).Sub(middle), trip, after
 }
 
 // Offset is how far the store's clock is ahead of the machine's.

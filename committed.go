@@ -1,8 +1,10 @@
 package rtm
 
 import (
+	"errors"
 	"time"
 
+	"rtm/charging"
 	"rtm/store"
 )
 
@@ -46,12 +48,14 @@ func (s *Shard) settle(w *work, r *store.Result) {
 	switch r.Outcome {
 	case store.Done:
 		s.done(w)
-		w.tries = 0
+		w.most = 0
 		w.rest = s.now.Add(time.Duration(r.Contended) * restUnit)
-
 		return
 	case store.Conflict:
 		w.adopt(r.Fresh)
+		for _, in := range w.batch {
+			in.spoilt = 0 // that was decided on an older record
+		}
 	case store.InDoubt:
 		w.fresh, w.extras = false, w.extras[:0]
 		for _, in := range w.batch {
@@ -60,7 +64,13 @@ func (s *Shard) settle(w *work, r *store.Result) {
 		s.pause(w)
 	case store.Refused:
 		w.fresh, w.extras = false, w.extras[:0]
-		s.pause(w)
+		if !errors.Is(r.Err, store.ErrTooLarge) {
+			s.pause(w)
+			break
+		}
+		if w.most = len(w.batch) / 2; w.most == 0 {
+			w.batch[0].spoilt = charging.UnableToComply
+		}
 	}
 	for _, in := range w.batch {
 		in.broken = true
@@ -161,18 +171,23 @@ func (s *Shard) expireAll() {
 	s.indexes = s.late(s.indexes)
 }
 
+// turnedAway is how a request leaves that is not answered.
+func (in *Inbound) turnedAway() Outcome {
+	if in.doubt || in.state == answered {
+		return Silent
+	}
+	return Busy
+}
+
 // late keeps those of list whose deadline has not come.
 func (s *Shard) late(list []*Inbound) []*Inbound {
 	kept := list[:0]
 	for _, in := range list {
-		switch {
-		case s.now.Before(in.Deadline):
+		if s.now.Before(in.Deadline) {
 			kept = append(kept, in)
-		case in.doubt || in.state == answered:
-			s.reply(in, Silent)
-		default:
-			s.reply(in, Busy)
+			continue
 		}
+		s.reply(in, in.turnedAway())
 	}
 	return kept
 }
@@ -181,7 +196,7 @@ func (s *Shard) late(list []*Inbound) []*Inbound {
 func (s *Shard) sweep() {
 	kept := s.order[:0]
 	for _, w := range s.order {
-		if len(w.waiting) > 0 || s.now.Before(w.rest) {
+		if len(w.waiting) > 0 || s.rests(w.rest) {
 			kept = append(kept, w)
 			continue
 		}

@@ -120,14 +120,15 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 	}
 	for i := 0; i < len(w.batch); i++ {
 		in := w.batch[i]
-		if i > 0 && (d.size+len(w.record.Bytes) > bytesMax || len(w.extras) > extrasMax) {
-			s.postpone(w, i)
+		if i > 0 && (in.Request.Kind == charging.Tick || d.size+len(w.record.Bytes) > bytesMax || w.named()+2 > extrasMax) {
+			s.postpone(w, i) // a tick may end many sessions: it begins a commit
 			break
 		}
 		d.ticked = d.ticked || in.Request.Kind == charging.Tick
 		if in.spoilt != 0 {
 			d.sick = d.sick || in.Request.Kind == charging.Tick
 			in.Answer.Result, in.Answer.Grants = in.spoilt, in.Answer.Grants[:0]
+			in.Notices, in.Opened, in.index = in.Notices[:0], false, indexWrite{}
 			continue
 		}
 		if s.ahead(w, i) {
@@ -296,6 +297,16 @@ func (w *work) extra(key store.Key) *extra {
 		}
 	}
 	return nil
+}
+
+// named is how many records beside the account the commit names so far.
+func (w *work) named() (n int) {
+	for i := range w.extras {
+		if w.extras[i].write || w.extras[i].relied {
+			n++
+		}
+	}
+	return n
 }
 
 // need is extra, and takes a record that nobody asked for yet to be missing:

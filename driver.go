@@ -24,6 +24,7 @@ const (
 	catalogueEvery = time.Second // plans and peers are looked for that often
 	refreshPause   = 50 * time.Millisecond
 	drainMax       = 10 * time.Second
+	stopPoll       = 5 * time.Millisecond // how often a lane looks whether the others are done, when it stops
 )
 
 // Config is what an Instance needs.
@@ -59,6 +60,7 @@ type Instance struct {
 	others    atomic.Pointer[[]Presence]
 	outbox    outbox
 	leaving   atomic.Bool
+	pending   atomic.Int64                  // requests without a reply
 	dirty     [store.Partitions]atomic.Bool // events were written since TakeDirty
 	stop      chan struct{}
 	stopOnce  sync.Once
@@ -100,7 +102,7 @@ var ErrDoubt = errors.New("the store did not say whether it was done: repeat the
 
 // Start reads the catalogue and runs an instance until Stop.
 func Start(ctx context.Context, c Config) (*Instance, error) {
-	n := &Instance{Config: c, refresh: make(chan struct{}, 1), stop: make(chan struct{})}
+	n := &Instance{Config: c, refresh: make(chan struct{}, 1), stop: make(chan struct{}), clock: clock{base: time.Now()}}
 	if n.Shards == 0 {
 		n.Shards = Shards
 	}
@@ -115,6 +117,9 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	n.hints.init()
 	n.outbox.to, n.outbox.some = make(map[string][]Parcel), make(chan struct{}, 1)
 	n.version, n.since = oneVersion, time.Now()
+	if err := n.askTime(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.claim(ctx); err != nil {
 		return nil, err
 	}
@@ -134,6 +139,17 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	go n.follow()
 	go n.attend()
 	return n, nil
+}
+
+// askTime learns the store's time: nothing is decided before that.
+func (n *Instance) askTime(ctx context.Context) error {
+	before := time.Now()
+	facts, err := n.Store.Facts(ctx)
+	if err != nil {
+		return err
+	}
+	n.clock.learn(before, time.Now(), facts.Clock)
+	return nil
 }
 
 // randomVersion draws versions from the system's randomness, many at a time.
@@ -176,6 +192,7 @@ func (n *Instance) plans(t string, plan []byte) charging.Plans {
 
 // Submit sends requests on their way. Each one's Reply is called exactly once.
 func (n *Instance) Submit(ins ...*Inbound) {
+	n.pending.Add(int64(len(ins)))
 	for _, in := range ins {
 		n.submit(in)
 	}
@@ -198,7 +215,7 @@ func (n *Instance) submit(in *Inbound) {
 	l.mu.Unlock()
 	if full {
 		n.Load.Shed.Add(1)
-		n.answer(in, Busy)
+		n.answer(in, in.turnedAway())
 		return
 	}
 	select {
@@ -207,7 +224,9 @@ func (n *Instance) submit(in *Inbound) {
 	}
 }
 
+// answer ends a request that Submit took.
 func (n *Instance) answer(in *Inbound, o Outcome) {
+	n.pending.Add(-1)
 	if in.Reply != nil {
 		in.Reply(in, o)
 	}
@@ -247,7 +266,7 @@ func (n *Instance) Do(ctx context.Context, in *Inbound) (charging.Answer, error)
 	if in.Deadline.IsZero() {
 		in.Deadline = in.Arrived.Add(5 * time.Second)
 	}
-	n.submit(in)
+	n.Submit(in)
 	select {
 	case o := <-done:
 		switch o {
@@ -366,6 +385,9 @@ func (n *Instance) deliver(r *Reply) {
 		n.unplanned = append(n.unplanned, in)
 		n.plan.Unlock()
 		n.Refresh()
+		if n.stopping() {
+			n.giveUp()
+		}
 	case Answered, Busy, Silent:
 		if r.Outcome == Answered {
 			for _, due := range in.Notices {
@@ -377,22 +399,35 @@ func (n *Instance) deliver(r *Reply) {
 }
 
 // wait waits for requests or for what the shard has put off; false: the
-// instance stops, and nothing waits any more.
+// instance stops, and no lane has a request any more that it could send here.
 func (n *Instance) wait(l *lane, alarm *time.Timer) bool {
 	d := time.Hour
 	if at, ok := l.shard.Next(); ok {
 		d = max(at.Sub(n.Now()), 0)
 	}
+	if n.stopping() {
+		d = min(d, stopPoll)
+	}
 	alarm.Reset(d)
+	stop := n.stop
+	if n.stopping() {
+		stop = nil
+	}
 	select {
 	case <-l.wake:
 	case <-alarm.C:
-	case <-n.stop:
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return len(l.inbox) > 0 || l.shard.Waiting() > 0
+	case <-stop:
 	}
-	return true
+	return !n.stopping() || n.pending.Load() > 0
+}
+
+func (n *Instance) stopping() bool {
+	select {
+	case <-n.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // tick asks the store for wake-ups that are due.
@@ -406,11 +441,17 @@ func (n *Instance) tick() {
 		case <-t.C:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		before := time.Now()
 		due, next, now, err := n.Store.Due(ctx, nil, TicksMax, TickLease)
 		cancel()
-		if err != nil {
+		switch {
+		case err == nil:
+			n.clock.learn(before, time.Now(), now)
+		case len(due) == 0:
 			t.Reset(TickPoll)
 			continue
+		case now.IsZero(): // what was claimed is ours to do, whatever else failed
+			now = n.Now()
 		}
 		elapsed := n.Now()
 		ticks := n.timers.Claimed(due, next, now, elapsed)
@@ -437,6 +478,7 @@ func (n *Instance) follow() {
 	for {
 		select {
 		case <-n.stop:
+			n.giveUp()
 			return
 		case <-t.C:
 			n.reload()
@@ -444,7 +486,6 @@ func (n *Instance) follow() {
 			n.reload()
 			select { // those who wait for a plan that does not come must not keep the store busy
 			case <-n.stop:
-				return
 			case <-time.After(refreshPause):
 			}
 		}
@@ -457,16 +498,27 @@ func (n *Instance) reload() {
 	if cat, err := tenant.Load(ctx, n.Store, n.catalogue.Load()); err == nil {
 		n.catalogue.Store(cat)
 	}
-	n.plan.Lock()
-	waiting := n.unplanned
-	n.unplanned = nil
-	n.plan.Unlock()
-	for _, in := range waiting {
+	for _, in := range n.takeUnplanned() {
 		if n.Now().Before(in.Deadline) {
 			n.submit(in)
 			continue
 		}
-		n.answer(in, Busy)
+		n.answer(in, in.turnedAway())
+	}
+}
+
+func (n *Instance) takeUnplanned() []*Inbound {
+	n.plan.Lock()
+	defer n.plan.Unlock()
+	waiting := n.unplanned
+	n.unplanned = nil
+	return waiting
+}
+
+// giveUp turns away those who wait for a plan.
+func (n *Instance) giveUp() {
+	for _, in := range n.takeUnplanned() {
+		n.answer(in, in.turnedAway())
 	}
 }
 

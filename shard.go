@@ -22,9 +22,10 @@ const (
 	restUnit      = 200 * time.Microsecond // a contended account rests as many after a commit as its mark says
 	pauseMin      = 10 * time.Millisecond  // before a refused or failed commit is tried again
 	pauseMax      = 50 * time.Millisecond
-	putOff        = time.Minute // a tick that cannot be decided comes again after that
-	extrasMax     = 60          // records beside the account in one commit
-	bytesMax      = 200_000     // of one commit; the rest waits for the next
+	restMax       = time.Second         // no rest or pause is longer
+	putOff        = time.Minute         // a tick that cannot be decided comes again after that
+	extrasMax     = store.WritesMax - 1 // records beside the account in one commit
+	bytesMax      = 200_000             // of one commit; the rest waits for the next
 )
 
 // An Inbound is a request on its way through the loop. Whoever submits it
@@ -154,7 +155,7 @@ type work struct {
 	fresh   bool      // record is what the store has, as far as is known
 	extras  []extra   // records beside it, likewise
 	rest    time.Time // not before
-	tries   int
+	most    int       // requests of the next batch, while one was too large for a commit; zero: BatchMax
 	version store.Version
 }
 
@@ -220,7 +221,7 @@ func (s *Shard) Begin(in []*Inbound, now time.Time) []store.Key {
 		s.take(i)
 	}
 	s.keys, s.cycle, s.sought = s.keys[:0], s.cycle[:0], s.sought[:0]
-	if !now.Before(s.rest) {
+	if !s.rests(s.rest) {
 		for _, i := range s.seeking {
 			s.sought = append(s.sought, i)
 			s.seek(i)
@@ -229,10 +230,13 @@ func (s *Shard) Begin(in []*Inbound, now time.Time) []store.Key {
 		s.writing, s.indexes = append(s.writing[:0], s.indexes...), s.indexes[:0]
 	}
 	for _, w := range s.order {
-		if len(w.waiting) == 0 || now.Before(w.rest) || len(s.cycle) == AccountsMax {
+		if len(w.waiting) == 0 || s.rests(w.rest) || len(s.cycle) == AccountsMax {
 			continue
 		}
 		n := min(len(w.waiting), BatchMax)
+		if w.most > 0 {
+			n = min(n, w.most)
+		}
 		w.batch = append(w.batch[:0], w.waiting[:n]...)
 		w.waiting = append(w.waiting[:0], w.waiting[n:]...)
 		s.cycle = append(s.cycle, w)
@@ -241,6 +245,13 @@ func (s *Shard) Begin(in []*Inbound, now time.Time) []store.Key {
 		}
 	}
 	return s.keys
+}
+
+// rests reports whether that time is still to come. One that is further away
+// than any pause was set before the store's clock stepped back.
+func (s *Shard) rests(until time.Time) bool {
+	d := until.Sub(s.now)
+	return d > 0 && d <= restMax
 }
 
 // Idle reports whether the cycle that Begin has begun has nothing to decide.
@@ -343,7 +354,6 @@ func (s *Shard) again(w *work) {
 // pause lets w rest before it is tried again.
 func (s *Shard) pause(w *work) {
 	w.rest = s.now.Add(s.jittered())
-	w.tries++
 }
 
 // distance is how long this shard needs to come back after a refusal, twice
@@ -364,6 +374,9 @@ func (s *Shard) Next() (at time.Time, ok bool) {
 	}
 	if len(s.seeking)+len(s.indexes) > 0 {
 		at, ok = sooner(at, ok, s.rest)
+	}
+	if ok && !s.rests(at) {
+		at = s.now
 	}
 	return at, ok
 }

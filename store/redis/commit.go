@@ -55,13 +55,13 @@ return {1, now[1], now[2], contended}
 // dueScript claims what is due in one partition.
 //
 //	KEYS[1]  index      ARGV[1]  how many at most      ARGV[2]  lease in ms
-//	returns  {seconds, micros, {member, score, …}}
+//	returns  {{member, score, …}, the earliest score that is left or ""}
 const dueScript = `
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%d', now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
 for i = 1, #due, 2 do redis.call('ZADD', KEYS[1], string.format('%d', now + ARGV[2]), due[i]) end
-return {t[1], t[2], due}
+return {due, redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] or ''}
 `
 
 var (
@@ -247,7 +247,8 @@ var all = func() (ps []store.Partition) {
 }()
 
 // Due implements store.Store. It looks at the first entry of each partition,
-// which costs little, and claims only where something is due.
+// which costs little, and claims only where something is due: two round trips,
+// however many partitions that is.
 func (s *Store) Due(ctx context.Context, ps []store.Partition, n int, lease time.Duration) (due []store.Due, next, now time.Time, err error) {
 	if s.closed.Load() {
 		return nil, next, now, store.ErrClosed
@@ -260,28 +261,26 @@ func (s *Store) Due(ctx context.Context, ps []store.Partition, n int, lease time
 		return nil, next, now, err
 	}
 	sooner := func(ms int64) {
-		if t := time.UnixMilli(ms).UTC(); next.IsZero() || t.Before(next) {
+		if t := time.UnixMilli(ms).UTC(); ms != 0 && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
 	}
+	var ripe []store.Partition
 	for i, p := range ps {
-		first := firsts[i]
-		switch {
-		case first == 0:
-		case first > now.UnixMilli() || len(due) >= n:
+		if first := firsts[i]; first == 0 || first > now.UnixMilli() || len(ripe) >= n {
 			sooner(first)
-		default:
-			got, err := s.claimDue(ctx, p, n-len(due), lease)
-			if err != nil {
-				return due, next, now, err
-			}
-			due = append(due, got...)
-			if left, _, err := s.peek(ctx, []store.Partition{p}); err == nil && left[0] != 0 {
-				sooner(left[0])
-			}
+		} else {
+			ripe = append(ripe, p)
 		}
 	}
-	return due, next, now, nil
+	if len(ripe) == 0 {
+		return nil, next, now, nil
+	}
+	due, left, err := s.claimDue(ctx, ripe, n/len(ripe), lease)
+	for _, ms := range left {
+		sooner(ms)
+	}
+	return due, next, now, err
 }
 
 // peek is the earliest score of each partition, zero where there is none.
@@ -309,32 +308,62 @@ func (s *Store) peek(ctx context.Context, ps []store.Partition) (firsts []int64,
 	return firsts, clockOf(t[0], t[1]), nil
 }
 
-func (s *Store) claimDue(ctx context.Context, p store.Partition, n int, lease time.Duration) (due []store.Due, err error) {
-	keys := []string{indexKey(p)}
+// claimDue claims up to n entries of each partition. left are their earliest
+// scores after that, zero where there is none. What was claimed is returned also
+// with an error.
+func (s *Store) claimDue(ctx context.Context, ps []store.Partition, n int, lease time.Duration) (due []store.Due, left []int64, err error) {
 	args := []string{strconv.Itoa(n), strconv.FormatInt(lease.Milliseconds(), 10)}
-	r := s.client.Do(ctx, s.call(false, dueScript, dueSHA, keys, args))
-	if e, ok := rueidis.IsRedisErr(r.Error()); ok && e.IsNoScript() {
-		r = s.client.Do(ctx, s.call(true, dueScript, dueSHA, keys, args))
+	for _, whole := range []bool{false, true} {
+		cmds := make(rueidis.Commands, len(ps))
+		for i, p := range ps {
+			cmds[i] = s.call(whole, dueScript, dueSHA, []string{indexKey(p)}, args)
+		}
+		var again []store.Partition
+		for i, r := range s.client.DoMulti(ctx, cmds...) {
+			if e, ok := rueidis.IsRedisErr(r.Error()); ok && e.IsNoScript() && !whole {
+				again = append(again, ps[i])
+				continue
+			}
+			got, first, failed := claimed(ps[i], r)
+			due, left = append(due, got...), append(left, first)
+			if failed != nil {
+				err = fmt.Errorf("claim due wake-ups: %w", failed)
+			}
+		}
+		if ps = again; len(ps) == 0 {
+			break
+		}
 	}
+	return due, left, err
+}
+
+// claimed reads the answer of dueScript.
+func claimed(p store.Partition, r rueidis.RedisResult) (due []store.Due, left int64, err error) {
 	m, err := r.ToArray()
-	if err != nil || len(m) != 3 {
-		return nil, fmt.Errorf("claim due wake-ups: %w", err)
-	}
-	list, err := m[2].AsStrSlice()
 	if err != nil {
-		return nil, fmt.Errorf("claim due wake-ups: %w", err)
+		return nil, 0, err
+	}
+	if len(m) != 2 {
+		return nil, 0, errors.New("the script's answer is not understood")
+	}
+	list, err := m[0].AsStrSlice()
+	if err != nil {
+		return nil, 0, err
 	}
 	for i := 0; i+1 < len(list); i += 2 {
-		score, err := strconv.ParseFloat(list[i+1], 64)
-		if err != nil || list[i] == "" {
-			continue
+		if score, err := strconv.ParseFloat(list[i+1], 64); err == nil && list[i] != "" {
+			due = append(due, store.Due{
+				Key:  store.Key{Partition: p, Kind: list[i][0], Name: list[i][1:]},
+				Wake: time.UnixMilli(int64(score)).UTC(),
+			})
 		}
-		due = append(due, store.Due{
-			Key:  store.Key{Partition: p, Kind: list[i][0], Name: list[i][1:]},
-			Wake: time.UnixMilli(int64(score)).UTC(),
-		})
 	}
-	return due, nil
+	if text, err := m[1].ToString(); err == nil && text != "" {
+		if score, err := strconv.ParseFloat(text, 64); err == nil {
+			left = int64(score)
+		}
+	}
+	return due, left, nil
 }
 
 func sha1Of(script string) string {
