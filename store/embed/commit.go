@@ -68,13 +68,17 @@ func after(prefix []byte) []byte {
 func (s *Store) commit() {
 	defer s.done.Done()
 	defer close(s.groups)
-	sweep := time.NewTicker(sweepEvery)
+	sweep := time.NewTimer(sweepEvery)
 	defer sweep.Stop()
 	for open := true; open; {
 		select {
 		case _, open = <-s.wake:
 		case <-sweep.C:
-			s.sweep()
+			if s.sweep() {
+				sweep.Reset(sweepAgain)
+			} else {
+				sweep.Reset(sweepEvery)
+			}
 			continue
 		}
 		if g := s.decide(); len(g.requests) > 0 {
@@ -340,8 +344,9 @@ func (s *Store) finish() {
 	}
 }
 
-// sweep removes some of what has expired, and notes the time.
-func (s *Store) sweep() {
+// sweep removes some of what has expired, and notes the time. more: that was
+// not all.
+func (s *Store) sweep() (more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.now()
@@ -349,15 +354,20 @@ func (s *Store) sweep() {
 	defer b.Close()
 	s.setMeta(b, "time", now.UnixMilli())
 	it, err := s.db.NewIter(&pebble.IterOptions{
-		LowerBound: []byte{'x'}, UpperBound: binary.BigEndian.AppendUint64([]byte{'x'}, uint64(now.UnixMilli())),
+		LowerBound: binary.BigEndian.AppendUint64([]byte{'x'}, uint64(s.swept)), UpperBound: binary.BigEndian.AppendUint64([]byte{'x'}, uint64(now.UnixMilli())),
 	})
 	if err != nil {
-		return
+		return false
 	}
 	defer it.Close()
-	for ok, n := it.First(), 0; ok && n < sweepMax; ok, n = it.Next(), n+1 {
+	for ok, n := it.First(), 0; ok; ok, n = it.Next(), n+1 {
+		if n == sweepMax {
+			more = true
+			break
+		}
 		key := append([]byte{'r'}, it.Key()[9:]...)
 		at := int64(binary.BigEndian.Uint64(it.Key()[1:]))
+		s.swept = at
 		b.Delete(append([]byte(nil), it.Key()...), nil)
 		v, closer, err := s.db.Get(key)
 		if err != nil {
@@ -374,4 +384,5 @@ func (s *Store) sweep() {
 	if err := s.db.Apply(b, pebble.NoSync); err != nil {
 		s.fail(err)
 	}
+	return more
 }

@@ -27,9 +27,10 @@ const (
 	QueueMax   = 4096    // requests that wait for the committer; beyond it they are Refused
 	groupsMax  = 4       // batches that wait for their sync
 	cacheMax   = 1 << 16 // headers remembered, twice
-	sweepMax   = 1000    // expired records removed at a time
+	sweepMax   = 250     // expired records removed at a time
 	sweepEvery = time.Second
-	trimMax    = 10_000 // events trimmed one by one, more by a range
+	sweepAgain = 2 * time.Millisecond // while there are more of them
+	trimMax    = 10_000               // events trimmed one by one, more by a range
 	memory     = 256 << 20
 )
 
@@ -65,6 +66,8 @@ type Store struct {
 	gate  atomic.Bool // closed for ever by the first failed sync
 	clock clock
 
+	reading sync.RWMutex // held by readers, and by Close when the database goes
+
 	queueMu sync.Mutex // guards queue and closed
 	queue   []*request
 	closed  bool
@@ -73,6 +76,7 @@ type Store struct {
 	mu     sync.Mutex // guards all below: held while a group is decided, never while waiting
 	heads  heads
 	leases map[string]int64 // time index entries that are claimed, until when
+	swept  int64            // what expired before that is gone
 	low    int64            // no entry of the time index is earlier
 	next   [store.Partitions]uint64
 	batch  *pebble.Batch
@@ -249,9 +253,10 @@ func (s *Store) lastEvent(p store.Partition) (uint64, error) {
 
 // Load implements store.Store.
 func (s *Store) Load(_ context.Context, keys []store.Key) ([]store.Record, error) {
-	if s.isClosed() {
+	if !s.enter() {
 		return nil, store.ErrClosed
 	}
+	defer s.reading.RUnlock()
 	recs := make([]store.Record, len(keys))
 	var buf []byte
 	for i := range keys {
@@ -279,10 +284,17 @@ func (s *Store) record(v []byte) store.Record {
 
 func (s *Store) expired(at int64) bool { return at != 0 && at <= s.clock.now().UnixMilli() }
 
-func (s *Store) isClosed() bool {
+// enter keeps the database open for a reader, until it unlocks reading; false:
+// the store is closed.
+func (s *Store) enter() bool {
+	s.reading.RLock()
 	s.queueMu.Lock()
-	defer s.queueMu.Unlock()
-	return s.closed
+	closed := s.closed
+	s.queueMu.Unlock()
+	if closed {
+		s.reading.RUnlock()
+	}
+	return !closed
 }
 
 // Commit implements store.Store.
@@ -357,6 +369,8 @@ func (s *Store) Close() error {
 	s.queueMu.Unlock()
 	close(s.wake)
 	s.done.Wait()
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	return s.db.Close()
 }
 

@@ -13,9 +13,10 @@ import (
 // Due implements store.Store. Leases are in memory: after a restart everything
 // that is due is due at once.
 func (s *Store) Due(_ context.Context, ps []store.Partition, n int, lease time.Duration) (due []store.Due, next, now time.Time, err error) {
-	if s.isClosed() {
+	if !s.enter() {
 		return nil, next, s.clock.now(), store.ErrClosed
 	}
+	defer s.reading.RUnlock()
 	var wanted map[store.Partition]bool
 	if ps != nil {
 		wanted = make(map[store.Partition]bool, len(ps))
@@ -67,9 +68,10 @@ func keyOf(b []byte) store.Key {
 
 // Events implements store.Store.
 func (s *Store) Events(_ context.Context, p store.Partition, afterSeq uint64, n int) ([]store.Event, error) {
-	if s.isClosed() {
+	if !s.enter() {
 		return nil, store.ErrClosed
 	}
+	defer s.reading.RUnlock()
 	last := s.durable[p].Load()
 	if last <= afterSeq {
 		return nil, nil
@@ -92,9 +94,10 @@ func (s *Store) Events(_ context.Context, p store.Partition, afterSeq uint64, n 
 
 // Trim implements store.Store.
 func (s *Store) Trim(_ context.Context, p store.Partition, upTo uint64) error {
-	if s.isClosed() {
+	if !s.enter() {
 		return store.ErrClosed
 	}
+	defer s.reading.RUnlock()
 	upTo = min(upTo, s.durable[p].Load())
 	if upTo == 0 {
 		return nil
@@ -124,9 +127,10 @@ func (s *Store) Trim(_ context.Context, p store.Partition, upTo uint64) error {
 
 // Scan implements store.Store; the cursor is the key to go on from.
 func (s *Store) Scan(_ context.Context, cursor []byte, n int) (ks []store.Key, rs []store.Record, next []byte, err error) {
-	if s.isClosed() {
+	if !s.enter() {
 		return nil, nil, nil, store.ErrClosed
 	}
+	defer s.reading.RUnlock()
 	if cursor == nil {
 		cursor = []byte{'r'}
 	}
