@@ -59,6 +59,8 @@ type Instance struct {
 	since     time.Time
 	others    atomic.Pointer[[]Presence]
 	outbox    outbox
+	listed    []string // hosts, as the last records of them say; like listedAt only used by attend
+	listedAt  time.Time
 	leaving   atomic.Bool
 	pending   atomic.Int64                  // requests without a reply
 	dirty     [store.Partitions]atomic.Bool // events were written since TakeDirty
@@ -115,7 +117,7 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	}
 	n.catalogue.Store(cat)
 	n.hints.init()
-	n.outbox.to, n.outbox.some = make(map[string][]Parcel), make(chan struct{}, 1)
+	n.outbox.some = make(chan struct{}, 1)
 	n.version, n.since = oneVersion, time.Now()
 	if err := n.askTime(ctx); err != nil {
 		return nil, err

@@ -20,6 +20,10 @@ const (
 	presenceEvery = time.Second
 	presenceStale = 6 * time.Second // who was not heard of for that long is gone
 	inboxMax      = 256             // notices that wait for one instance
+	outboxMax     = 4096            // notices that wait to be handed to others
+	peersMax      = 100             // Origin-Hosts in the list of instances: if there are more, all are in records of their own
+	peersEach     = 2000            // Origin-Hosts in one of these
+	peersEvery    = time.Minute     // they are written again, and expire after three times that
 	casTries      = 8
 )
 
@@ -30,9 +34,11 @@ type Presence struct {
 	Diameter []string  `json:"diameter,omitempty"`
 	HTTP     string    `json:"http,omitempty"`
 	Since    time.Time `json:"since"`
-	Seen     time.Time `json:"seen"`             // by the store's clock
-	Peers    []string  `json:"peers,omitempty"`  // Origin-Hosts connected to it
-	Relays   []string  `json:"relays,omitempty"` // realms that its relays lead to; "*": any
+	Seen     time.Time `json:"seen"`              // by the store's clock
+	Machine  string    `json:"machine,omitempty"` // where it runs; empty: nobody knows
+	Peers    []string  `json:"peers,omitempty"`   // Origin-Hosts connected to it, not more than 100
+	More     int       `json:"more,omitempty"`    // records that list them all, if there are more
+	Relays   []string  `json:"relays,omitempty"`  // realms that its relays lead to; "*": any
 	Leaving  bool      `json:"leaving,omitempty"`
 	Requests int64     `json:"requests"` // decided so far
 	Busy     int64     `json:"busy"`     // nanoseconds spent deciding them
@@ -93,7 +99,14 @@ func swap[T any](ctx context.Context, s store.Store, key store.Key, draw func() 
 func (n *Instance) present(ctx context.Context) error {
 	me := n.Presence
 	if n.Connected != nil {
-		me.Peers, me.Relays = n.Connected()
+		var err error
+		if me.Peers, me.Relays = n.Connected(); len(me.Peers) > peersMax {
+			if me.More, err = n.listPeers(ctx, me.Peers); err != nil {
+				return err
+			}
+			me.Peers = me.Peers[:peersMax]
+		}
+		me.Relays = me.Relays[:min(len(me.Relays), peersMax)]
 	}
 	me.Name, me.Since = n.Name, n.since
 	me.Requests, me.Busy = n.Load.Requests.Load(), n.Load.Busy.Load()
@@ -113,13 +126,39 @@ func (n *Instance) present(ctx context.Context) error {
 	return err
 }
 
+func peersKey(instance string, i int) store.Key {
+	return store.Key{Partition: tenant.Partition(instance), Kind: tenant.KindPresence, Name: fmt.Sprintf("peers/%s/%d", instance, i)}
+}
+
+// listPeers writes the records that list all hosts, if they have changed, and
+// returns how many there are.
+func (n *Instance) listPeers(ctx context.Context, hosts []string) (records int, err error) {
+	records = (len(hosts) + peersEach - 1) / peersEach
+	if slices.Equal(hosts, n.listed) && time.Since(n.listedAt) < peersEvery {
+		return records, nil
+	}
+	i := 0
+	for part := range slices.Chunk(hosts, peersEach) {
+		_, err := swap(ctx, n.Store, peersKey(n.Name, i), n.version, 3*peersEvery, func(all *[]string) (bool, error) {
+			*all = part
+			return true, nil
+		})
+		if err != nil {
+			return 0, err
+		}
+		i++
+	}
+	n.listed, n.listedAt = slices.Clone(hosts), time.Now()
+	return records, nil
+}
+
 // claim refuses to start beside a live instance of the same name or peer host:
 // gateways would take the two for one.
 func (n *Instance) claim(ctx context.Context) error {
 	_, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
 		for _, p := range *all {
-			if slices.Equal(p.Diameter, n.Presence.Diameter) {
-				continue // it was killed: we hold its addresses now
+			if me := &n.Presence; me.Machine != "" && me.Machine == p.Machine && slices.Equal(me.Diameter, p.Diameter) {
+				continue // it was killed: we hold its addresses on that machine now
 			}
 			live := n.Now().Sub(p.Seen) <= presenceStale
 			if live && (p.Name == n.Name || n.Presence.PeerHost != "" && p.PeerHost == n.Presence.PeerHost) {
@@ -147,49 +186,28 @@ func (n *Instance) Rank() (place, of int) {
 	return max(i, 0), max(len(all), 1)
 }
 
-// dispatch sends a notice over the gateway's own connection, here or at another
-// instance, else through a relay. If nobody is connected, the session's timer
-// tries again.
+// dispatch sends a notice over the gateway's own connection here, or leaves it
+// to be routed. If nobody is connected, the session's timer tries again.
 func (n *Instance) dispatch(account store.Key, due charging.Due) {
-	host, realm := string(due.Host), string(due.Realm)
-	switch {
-	case n.Notify == nil || n.Notify(account, due, false):
-	case n.post(account, due, func(p *Presence) bool { return containsFold(p.Peers, host) }):
-	case n.Notify(account, due, true):
-	default:
-		n.post(account, due, func(p *Presence) bool { return containsFold(p.Relays, realm) || containsFold(p.Relays, "*") })
+	if n.Notify == nil || n.Notify(account, due, false) {
+		return
 	}
-}
-
-// post leaves a notice for the first other instance that leads to the gateway.
-func (n *Instance) post(account store.Key, due charging.Due, leads func(*Presence) bool) bool {
-	all := n.Instances()
-	for i := range all {
-		if p := &all[i]; p.Name != n.Name && leads(p) {
-			n.outbox.put(p.Name, Parcel{account, due})
-			return true
-		}
-	}
-	return false
-}
-
-func containsFold(list []string, s string) bool {
-	return slices.ContainsFunc(list, func(l string) bool { return strings.EqualFold(l, s) })
+	n.outbox.put(Parcel{account, due})
 }
 
 // An outbox holds parcels until the next round takes them away.
 type outbox struct {
-	mu   sync.Mutex // guards to
-	to   map[string][]Parcel
-	some chan struct{}
+	mu      sync.Mutex // guards parcels
+	parcels []Parcel
+	some    chan struct{}
 }
 
 // put adds a parcel. One that finds the outbox full is lost here, and sent
 // again by the session's timer.
-func (o *outbox) put(instance string, p Parcel) {
+func (o *outbox) put(p Parcel) {
 	o.mu.Lock()
-	if len(o.to[instance]) < inboxMax {
-		o.to[instance] = append(o.to[instance], p)
+	if len(o.parcels) < outboxMax {
+		o.parcels = append(o.parcels, p)
 	}
 	o.mu.Unlock()
 	select {
@@ -198,27 +216,70 @@ func (o *outbox) put(instance string, p Parcel) {
 	}
 }
 
-func (o *outbox) take() map[string][]Parcel {
+func (o *outbox) take() []Parcel {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	to := o.to
-	o.to = make(map[string][]Parcel)
-	return to
+	parcels := o.parcels
+	o.parcels = nil
+	return parcels
 }
 
-// send takes the parcels to their instances. One that is lost on the way is
-// sent again by the session's timer.
+// send routes the parcels: to an instance that the gateway is connected to,
+// else through a relay here, else to an instance with a relay. One that is lost
+// on the way is sent again by the session's timer.
 func (n *Instance) send(ctx context.Context) {
-	for to, parcels := range n.outbox.take() {
-		_, err := swap(ctx, n.Store, parcelsKey(to), n.version, time.Minute, func(all *[]Parcel) (bool, error) {
+	others := slices.DeleteFunc(slices.Clone(n.Instances()), func(p Presence) bool { return p.Name == n.Name })
+	for i := range others {
+		others[i].Peers = append(others[i].Peers, n.morePeers(ctx, &others[i])...)
+	}
+	to := make(map[string][]Parcel)
+	for _, p := range n.outbox.take() {
+		host, realm := string(p.Due.Host), string(p.Due.Realm)
+		i := slices.IndexFunc(others, func(o Presence) bool { return containsFold(o.Peers, host) })
+		if i < 0 && n.Notify(p.Account, p.Due, true) {
+			continue
+		}
+		if i < 0 {
+			i = slices.IndexFunc(others, func(o Presence) bool { return containsFold(o.Relays, realm) || containsFold(o.Relays, "*") })
+		}
+		if i >= 0 {
+			to[others[i].Name] = append(to[others[i].Name], p)
+		}
+	}
+	for name, parcels := range to {
+		_, err := swap(ctx, n.Store, parcelsKey(name), n.version, time.Minute, func(all *[]Parcel) (bool, error) {
 			room := max(inboxMax-len(*all), 0)
 			*all = append(*all, parcels[:min(len(parcels), room)]...)
 			return room > 0, nil
 		})
 		if err != nil {
-			n.Log.Debug("notices did not reach another instance", "to", to, "error", err)
+			n.Log.Debug("notices did not reach another instance", "to", name, "error", err)
 		}
 	}
+}
+
+// morePeers are the hosts of an instance that do not fit into the list of
+// instances, as far as they can be read.
+func (n *Instance) morePeers(ctx context.Context, p *Presence) (hosts []string) {
+	keys := make([]store.Key, p.More)
+	for i := range keys {
+		keys[i] = peersKey(p.Name, i)
+	}
+	recs, err := n.Store.Load(ctx, keys)
+	if err != nil {
+		return nil
+	}
+	for _, r := range recs {
+		var part []string
+		if json.Unmarshal(r.Bytes, &part) == nil {
+			hosts = append(hosts, part...)
+		}
+	}
+	return hosts
+}
+
+func containsFold(list []string, s string) bool {
+	return slices.ContainsFunc(list, func(l string) bool { return strings.EqualFold(l, s) })
 }
 
 // collect sends the notices that others left for this instance.

@@ -362,8 +362,9 @@ func (d *door) connected() (hosts, relays []string) {
 			relays = append(relays, "*")
 		}
 	}
+	slices.Sort(hosts)
 	slices.Sort(relays)
-	return hosts, slices.Compact(relays)
+	return slices.Compact(hosts), slices.Compact(relays)
 }
 
 // strangers remembers whom the log has named already.

@@ -85,9 +85,13 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 		return nil, err
 	}
 	d.node = i.node
+	machine, err := os.Hostname()
+	if err != nil {
+		log.Warn("this machine has no name: an instance that was killed can be started again only after some seconds", "error", err)
+	}
 	i.core, err = rtm.Start(ctx, rtm.Config{
 		Name: c.Name, Store: st, Log: log, Notify: d.notify, Connected: d.connected,
-		Presence: rtm.Presence{PeerHost: c.PeerHost, Diameter: i.addrs, HTTP: c.HTTP},
+		Presence: rtm.Presence{PeerHost: c.PeerHost, Machine: machine, Diameter: i.addrs, HTTP: c.HTTP},
 	})
 	if err != nil {
 		for _, l := range listeners {
