@@ -72,7 +72,11 @@ func (s *inProcess) add(ctx context.Context, addr string) error {
 }
 
 func (s *inProcess) kill(n int) string {
-	s.instances[n].kill()
+	i := s.instances[n]
+	for since := time.Now(); i.node.Counts.InFlight.Load() == 0 && time.Since(since) < time.Second; {
+		<-time.After(50 * time.Microsecond) // a moment at which something is in hand that must be resent
+	}
+	i.kill()
 	return "torn down: its connections are cut, nothing is handed over"
 }
 
