@@ -48,12 +48,7 @@ func (p *Peer) Sends(host, realm, originHost, originRealm string) bool {
 	if strings.EqualFold(host, originHost) && strings.EqualFold(realm, originRealm) {
 		return true
 	}
-	return p.LeadsTo(originRealm)
-}
-
-// LeadsTo reports whether the peer is a relay for that realm.
-func (p *Peer) LeadsTo(realm string) bool {
-	return slices.ContainsFunc(p.Relays, func(r string) bool { return r == "*" || strings.EqualFold(r, realm) })
+	return slices.ContainsFunc(p.Relays, func(r string) bool { return r == "*" || strings.EqualFold(r, originRealm) })
 }
 
 // accepts reports whether a connection with that identity from that address is

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -54,42 +55,86 @@ var latencies = [...]time.Duration{
 
 // client is what a door keeps of a connection.
 type client struct {
-	dialect *creditcontrol.Dialect
-	tenants []string // nil: all
-	realm   string
-	host    string
-	self    *creditcontrol.Self // who answers
-	known   *tenant.Peer        // nil: it was learned
-	relays  atomic.Bool         // it was learned, and sent a message of another host
+	door   *door
+	caps   peer.Capabilities
+	stands atomic.Pointer[standing]
+	relays atomic.Bool // it was learned, and sent a message of another host
+}
+
+// standing is what the catalogue of one moment says of a client.
+type standing struct {
+	catalogue *tenant.Catalogue
+	dialect   *creditcontrol.Dialect
+	tenants   []string            // nil: all
+	self      *creditcontrol.Self // who answers
+	known     *tenant.Peer        // nil: it was learned
+}
+
+// standing is what the catalogue says of c now: documents that are applied count
+// for those who are connected already. nil: it is no peer any more.
+func (c *client) standing() *standing {
+	s := c.stands.Load()
+	if now := c.door.instance.Catalogue(); s == nil || s.catalogue != now {
+		s = c.door.standing(now, &c.caps)
+		if s != nil {
+			c.stands.Store(s)
+		}
+	}
+	return s
+}
+
+// standing looks a peer up; nil: it is unknown, and is not to be learned.
+func (d *door) standing(cat *tenant.Catalogue, c *peer.Capabilities) *standing {
+	p, ok := cat.Peer(c.Host, c.Realm, c.Remote.Addr())
+	if !ok && !d.learn {
+		return nil
+	}
+	s := &standing{catalogue: cat, dialect: creditcontrol.Generic, self: &d.self}
+	if !ok {
+		return s
+	}
+	s.tenants, s.known = p.Tenants, p
+	if dialect := creditcontrol.DialectOf(p.Dialect); dialect != nil {
+		s.dialect = dialect
+	}
+	if p.AnswerAs == "instance" {
+		own := d.self
+		own.OriginHost = d.instance.Presence.PeerHost
+		s.self = &own
+	}
+	return s
 }
 
 // OriginHost is who answers this client.
-func (c *client) OriginHost() string { return c.self.OriginHost }
+func (c *client) OriginHost() string { return c.stands.Load().self.OriginHost }
 
 // sends reports whether a request of that origin may come over the connection.
-func (c *client) sends(e *creditcontrol.Envelope) bool {
-	if c.known != nil {
-		return c.known.Sends(c.host, c.realm, string(e.OriginHost), string(e.OriginRealm))
+func (c *client) sends(s *standing, e *creditcontrol.Envelope) bool {
+	if s.known != nil {
+		return s.known.Sends(c.caps.Host, c.caps.Realm, string(e.OriginHost), string(e.OriginRealm))
 	}
-	if !c.relays.Load() && !strings.EqualFold(c.host, string(e.OriginHost)) {
+	if !c.relays.Load() && !strings.EqualFold(c.caps.Host, string(e.OriginHost)) {
 		c.relays.Store(true)
 	}
 	return true
 }
 
-// leadsTo reports whether the client is a relay towards that realm, as far as
-// is known.
-func (c *client) leadsTo(realm string) bool {
-	if c.known != nil {
-		return c.known.LeadsTo(realm)
+// leads are the realms that the client is a relay to, as far as is known.
+func (c *client) leads() []string {
+	if s := c.stands.Load(); s.known != nil {
+		return s.known.Relays
 	}
-	return c.relays.Load()
+	if c.relays.Load() {
+		return []string{"*"}
+	}
+	return nil
 }
 
 // call is one CCR on its way, kept with the memory of its request.
 type call struct {
 	door    *door
 	request *peer.Request
+	peer    *standing
 	env     creditcontrol.Envelope
 	in      rtm.Inbound
 	enc     diameter.Encoder
@@ -99,30 +144,19 @@ type call struct {
 
 // Admit implements peer.Handler: the catalogue says who may connect.
 func (d *door) Admit(c peer.Capabilities) (any, diameter.Result) {
-	p, ok := d.instance.Catalogue().Peer(c.Host, c.Realm, c.Remote.Addr())
-	switch {
-	case ok:
-		cl := &client{dialect: creditcontrol.DialectOf(p.Dialect), tenants: p.Tenants, realm: c.Realm, host: c.Host, self: &d.self, known: p}
-		if cl.dialect == nil {
-			cl.dialect = creditcontrol.Generic
+	cl := &client{door: d, caps: c}
+	s := cl.standing()
+	if (s == nil || s.known == nil) && d.strange.first("peer "+c.Host) {
+		level, text := slog.LevelInfo, "learned a peer; rtm serve would need it in the catalogue"
+		if s == nil {
+			level, text = slog.LevelWarn, "refused an unknown peer"
 		}
-		if p.AnswerAs == "instance" {
-			own := d.self
-			own.OriginHost = d.instance.Presence.PeerHost
-			cl.self = &own
-		}
-		return cl, 0
-	case d.learn:
-		if d.strange.first("peer " + c.Host) {
-			d.log.Info("learned a peer; rtm serve would need it in the catalogue", "host", c.Host, "realm", c.Realm,
-				"address", c.Remote, "fix", peerDocument(c))
-		}
-		return &client{dialect: creditcontrol.Generic, realm: c.Realm, host: c.Host, self: &d.self}, 0
+		d.log.Log(context.Background(), level, text, "host", c.Host, "realm", c.Realm, "address", c.Remote, "fix", peerDocument(c))
 	}
-	if d.strange.first("peer " + c.Host) {
-		d.log.Warn("refused an unknown peer", "host", c.Host, "realm", c.Realm, "address", c.Remote, "fix", peerDocument(c))
+	if s == nil {
+		return nil, diameter.UnknownPeer
 	}
-	return nil, diameter.UnknownPeer
+	return cl, 0
 }
 
 // peerDocument is the command that makes a peer known. The names are a
@@ -176,14 +210,22 @@ func (d *door) receive(c *call) {
 	defer c.caught()
 	cl := c.request.Conn.Peer.(*client)
 	c.in.Reset()
-	if err := creditcontrol.Decode(&c.request.Message, cl.dialect, &c.env, &c.in.Request); err != nil {
+	now := cl.standing()
+	if c.peer = now; now == nil {
+		c.peer = cl.stands.Load()
+	}
+	if err := creditcontrol.Decode(&c.request.Message, c.peer.dialect, &c.env, &c.in.Request); err != nil {
 		d.Counts.Malformed.Add(1)
 		c.enc.Reset(c.buf[:0])
-		creditcontrol.EncodeError(&c.enc, cl.self, &c.env, err)
+		creditcontrol.EncodeError(&c.enc, c.peer.self, &c.env, err)
 		c.answer()
 		return
 	}
-	if !cl.sends(&c.env) {
+	if now == nil { // since it connected, its document was changed
+		c.result(diameter.UnknownPeer)
+		return
+	}
+	if !cl.sends(now, &c.env) {
 		c.spoofed(cl)
 		return
 	}
@@ -191,10 +233,10 @@ func (d *door) receive(c *call) {
 		c.result(r)
 		return
 	}
-	now := d.instance.Now()
 	in := &c.in
-	in.Arrived, in.Deadline = now, now.Add(cl.dialect.Patience)
-	in.Tenants, in.Reply, in.Token = cl.tenants, replied, c
+	in.Arrived = d.instance.Now()
+	in.Deadline = in.Arrived.Add(c.peer.dialect.Patience)
+	in.Tenants, in.Reply, in.Token = c.peer.tenants, replied, c
 	for _, id := range c.env.Identities {
 		c.text = id.Append(c.text[:0])
 		in.Identities = append(in.Identities, string(c.text))
@@ -206,7 +248,7 @@ func (d *door) receive(c *call) {
 		}
 	}
 	if k := in.Request.Kind; k == charging.Initial || k == charging.Update {
-		c.request.Late = c.request.At.Add(cl.dialect.Late)
+		c.request.Late = c.request.At.Add(c.peer.dialect.Late)
 	}
 	d.instance.Submit(in)
 }
@@ -215,13 +257,13 @@ func (d *door) receive(c *call) {
 // connection.
 func (c *call) spoofed(cl *client) {
 	d := c.door
-	if d.strange.first("origin " + string(c.env.OriginHost) + " over " + cl.host) {
-		d.log.Warn("refused a request with somebody else's Origin-Host", "connection", cl.host, "originHost", string(c.env.OriginHost),
+	if d.strange.first("origin " + string(c.env.OriginHost) + " over " + cl.caps.Host) {
+		d.log.Warn("refused a request with somebody else's Origin-Host", "connection", cl.caps.Host, "originHost", string(c.env.OriginHost),
 			"originRealm", string(c.env.OriginRealm), "fix", "if it is a relay, list the realm under relays: of its Peer document")
 	}
 	origin, _ := diameter.Find(c.request.Message.Body, diameter.OriginHost)
 	c.enc.Reset(c.buf[:0])
-	creditcontrol.EncodeError(&c.enc, cl.self, &c.env, origin.Fail(diameter.InvalidAVPValue))
+	creditcontrol.EncodeError(&c.enc, c.peer.self, &c.env, origin.Fail(diameter.InvalidAVPValue))
 	c.answer()
 }
 
@@ -230,18 +272,17 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 	c := in.Token.(*call)
 	defer c.caught()
 	d := c.door
-	cl := c.request.Conn.Peer.(*client)
 	switch o {
 	case rtm.Answered:
 		if in.Answer.Result == charging.UserUnknown {
 			d.unknown(in)
 		}
 		c.enc.Reset(c.buf[:0])
-		creditcontrol.Encode(&c.enc, cl.self, &c.env, &in.Answer)
+		creditcontrol.Encode(&c.enc, c.peer.self, &c.env, &in.Answer)
 		c.answer()
 	case rtm.Busy:
 		d.Counts.Busy.Add(1)
-		if cl.dialect.SilentWhenBusy && in.Request.Kind != charging.Initial {
+		if c.peer.dialect.SilentWhenBusy && in.Request.Kind != charging.Initial {
 			c.request.Drop()
 			return
 		}
@@ -270,7 +311,7 @@ var subscriberShape = regexp.MustCompile(`^[a-z]+:[A-Za-z0-9+@._-]+$`)
 // result answers with nothing but a result.
 func (c *call) result(r diameter.Result) {
 	c.enc.Reset(c.buf[:0])
-	creditcontrol.EncodeResult(&c.enc, c.request.Conn.Peer.(*client).self, &c.env, r)
+	creditcontrol.EncodeResult(&c.enc, c.peer.self, &c.env, r)
 	c.answer()
 }
 
@@ -327,7 +368,7 @@ func (d *door) notify(account store.Key, due charging.Due, relayed bool) bool {
 		return false
 	}
 	target := &creditcontrol.Target{Session: due.Session, Host: due.Host, Realm: due.Realm}
-	self := conn.Peer.(*client).self
+	self := conn.Peer.(*client).stands.Load().self
 	return conn.Send(&notice{account, due}, func(hop, end uint32) []byte {
 		var enc diameter.Encoder
 		enc.Reset(nil)
@@ -343,8 +384,10 @@ func (d *door) notify(account store.Key, due charging.Due, relayed bool) bool {
 // relay is a connection of a relay towards that realm; nil: there is none.
 func (d *door) relay(realm string) *peer.Conn {
 	for _, c := range d.node.Conns() {
-		if c.Peer.(*client).leadsTo(realm) {
-			return c
+		for _, r := range c.Peer.(*client).leads() {
+			if r == "*" || strings.EqualFold(r, realm) {
+				return c
+			}
 		}
 	}
 	return nil
@@ -355,12 +398,7 @@ func (d *door) relay(realm string) *peer.Conn {
 func (d *door) connected() (hosts, relays []string) {
 	for _, c := range d.node.Conns() {
 		hosts = append(hosts, c.Host)
-		switch cl := c.Peer.(*client); {
-		case cl.known != nil:
-			relays = append(relays, cl.known.Relays...)
-		case cl.relays.Load():
-			relays = append(relays, "*")
-		}
+		relays = append(relays, c.Peer.(*client).leads()...)
 	}
 	slices.Sort(hosts)
 	slices.Sort(relays)

@@ -203,6 +203,21 @@ func TestAnswerAsInstance(t *testing.T) {
 	}
 }
 
+// A document that is applied counts for who is connected already.
+func TestAppliedWhileConnected(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	own := l.instances[0].core.Presence.PeerHost
+	w := dialPeer(t, l.targets[0], "erl.far", "far")
+	if m := w.exchange(ccr("erl.far", "far", "s;1", 1, 0, 0)); textOf(m.Body, diameter.OriginHost) == own {
+		t.Fatal("it is answered as the instance before anybody said so")
+	}
+	l.peer(t, "erl.far", "answerAs: instance\n")
+	if m := w.exchange(ccr("erl.far", "far", "s;1", 2, 1, 0)); textOf(m.Body, diameter.OriginHost) != own || number(m.Body, diameter.ResultCode) != 2001 {
+		t.Errorf("answered %+v", m)
+	}
+}
+
 // What a stranger calls itself never becomes part of a command.
 func TestHintsAreNoCommandsOfStrangers(t *testing.T) {
 	var log bytes.Buffer
