@@ -51,6 +51,8 @@ type Instance struct {
 	hints     hints
 	catalogue atomic.Pointer[tenant.Catalogue]
 	refresh   chan struct{}
+	news      chan struct{} // there is something to tell the others at once
+	reading   sync.Mutex    // held while the catalogue is read: an older one never replaces a newer
 	plan      sync.Mutex
 	unplanned []*Inbound // wait for the catalogue; guarded by plan
 	clock     clock
@@ -104,7 +106,7 @@ var ErrDoubt = errors.New("the store did not say whether it was done: repeat the
 
 // Start reads the catalogue and runs an instance until Stop.
 func Start(ctx context.Context, c Config) (*Instance, error) {
-	n := &Instance{Config: c, refresh: make(chan struct{}, 1), stop: make(chan struct{}), clock: clock{base: time.Now()}}
+	n := &Instance{Config: c, refresh: make(chan struct{}, 1), news: make(chan struct{}, 1), stop: make(chan struct{}), clock: clock{base: time.Now()}}
 	if n.Shards == 0 {
 		n.Shards = Shards
 	}
@@ -497,9 +499,17 @@ func (n *Instance) follow() {
 func (n *Instance) reload() {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	if cat, err := tenant.Load(ctx, n.Store, n.catalogue.Load()); err == nil {
+	n.reading.Lock()
+	was := n.catalogue.Load()
+	cat, err := tenant.Load(ctx, n.Store, was)
+	if err == nil && cat != was {
 		n.catalogue.Store(cat)
+		select {
+		case n.news <- struct{}{}:
+		default:
+		}
 	}
+	n.reading.Unlock()
 	for _, in := range n.takeUnplanned() {
 		if n.Now().Before(in.Deadline) {
 			n.submit(in)

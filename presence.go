@@ -25,6 +25,7 @@ const (
 	peersEach     = 2000            // Origin-Hosts in one of these
 	peersEvery    = time.Minute     // they are written again, and expire after three times that
 	casTries      = 8
+	awaitPoll     = 20 * time.Millisecond
 )
 
 // A Presence is what an instance says of itself to the others.
@@ -40,8 +41,9 @@ type Presence struct {
 	More     int       `json:"more,omitempty"`    // records that list them all, if there are more
 	Relays   []string  `json:"relays,omitempty"`  // realms that its relays lead to; "*": any
 	Leaving  bool      `json:"leaving,omitempty"`
-	Requests int64     `json:"requests"` // decided so far
-	Busy     int64     `json:"busy"`     // nanoseconds spent deciding them
+	Holds    string    `json:"catalogue,omitempty"` // the version of its catalogue
+	Requests int64     `json:"requests"`            // decided so far
+	Busy     int64     `json:"busy"`                // nanoseconds spent deciding them
 }
 
 // A Parcel is a notice on its way to the instance that is connected to the
@@ -110,7 +112,7 @@ func (n *Instance) present(ctx context.Context) error {
 	}
 	me.Name, me.Since = n.Name, n.since
 	me.Requests, me.Busy = n.Load.Requests.Load(), n.Load.Busy.Load()
-	me.Leaving = n.leaving.Load()
+	me.Leaving, me.Holds = n.leaving.Load(), n.Catalogue().Version()
 	me.Seen = n.Now()
 	all, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
 		*all = slices.DeleteFunc(*all, func(p Presence) bool {
@@ -311,6 +313,7 @@ func (n *Instance) attend() {
 			return
 		case <-n.outbox.some:
 			work = n.send
+		case <-n.news:
 		case <-t.C:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
@@ -326,6 +329,30 @@ func (n *Instance) round(ctx context.Context) {
 	}
 	if n.Notify != nil {
 		n.collect(ctx)
+	}
+}
+
+// Await waits until every live instance has the catalogue that this one reads
+// now, and reports whether they do before ctx ends.
+func (n *Instance) Await(ctx context.Context) bool {
+	n.reload()
+	want := n.Catalogue().Version()
+	for {
+		recs, err := n.Store.Load(ctx, []store.Key{presenceKey})
+		if ctx.Err() != nil {
+			return false
+		}
+		var all []Presence
+		if err == nil && json.Unmarshal(recs[0].Bytes, &all) == nil && !slices.ContainsFunc(all, func(p Presence) bool {
+			return p.Name != n.Name && p.Holds != want && n.Now().Sub(p.Seen) <= presenceStale
+		}) {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(awaitPoll):
+		}
 	}
 }
 

@@ -174,6 +174,9 @@ func (s *server) apply(ctx context.Context, in *applyInput) (*body[[]Change], er
 	for _, n := range s.Instances() {
 		n.Refresh()
 	}
+	known, cancel := context.WithTimeout(ctx, applyWait)
+	n.Await(known) // what is applied counts everywhere when the answer comes; one that is slow has it a little later
+	cancel()
 	for i := range docs.Subscribers {
 		c, err := s.provision(ctx, &docs.Subscribers[i])
 		if err != nil {
@@ -183,6 +186,9 @@ func (s *server) apply(ctx context.Context, in *applyInput) (*body[[]Change], er
 	}
 	return &body[[]Change]{changes}, nil
 }
+
+// applyWait bounds how long an apply waits for instances that are slow.
+const applyWait = 3 * time.Second
 
 func (s *server) provision(ctx context.Context, d *tenant.Subscriber) (Change, error) {
 	c := Change{Kind: "Subscriber", Name: d.Tenant + "/" + d.Account, What: "unchanged"}

@@ -6,6 +6,7 @@ package tenant
 
 import (
 	"cmp"
+	"encoding/hex"
 	"maps"
 	"net/netip"
 	"slices"
@@ -111,6 +112,9 @@ func (p *Plans) Document(n uint32) (PlanDoc, bool) {
 	}
 	return p.docs[n-1], true
 }
+
+// Version names what the catalogue holds: two that have the same hold the same.
+func (c *Catalogue) Version() string { return hex.EncodeToString(c.version[:]) }
 
 // Plans finds a plan of a tenant; nil: there is none of that name.
 func (c *Catalogue) Plans(tenant string, plan []byte) *Plans {
