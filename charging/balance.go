@@ -353,10 +353,6 @@ func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (sh
 		*answer = d.told(g, ask)
 		return false
 	}
-	if g.Rule != 0 && d.own(g) && d.plan.Version < g.Plan {
-		d.needPlan() // another instance knows a newer one
-		return false
-	}
 	if !d.own(g) || g.Plan != d.plan.Version || g.Rule != p.Rule {
 		g.PlanName, g.Plan, g.Rule, g.Paid, g.Charged = nil, d.plan.Version, p.Rule, 0, 0
 	}

@@ -402,6 +402,7 @@ func (c Cause) String() string {
 type Account struct {
 	Exists     bool
 	Plan       []byte   // its name
+	Version    uint32   // of it, the newest that decided something here
 	Identities [][]byte // "imsi:001010000000001", "msisdn:491700000001", …
 	Buckets    []Bucket
 	Sessions   []Session

@@ -21,6 +21,7 @@ const (
 	accountEvents   protowire.Number = 6
 	accountDecided  protowire.Number = 7
 	accountArmed    protowire.Number = 8
+	accountVersion  protowire.Number = 10
 	accountLevel    protowire.Number = 9 // the lowest store level that may decide on it; absent: 1
 )
 
@@ -127,6 +128,8 @@ func (a *Account) Decode(b []byte) error {
 			if !a.grownSessions().decodeHead(f.bytes) {
 				return ErrRecord
 			}
+		case accountVersion:
+			a.Version = uint32(f.value)
 		case accountLast:
 			a.LastBucket = uint32(f.value)
 		case accountEvents:
@@ -207,6 +210,7 @@ func (a *Account) Append(b []byte) []byte {
 	b = appendUint(b, accountEvents, a.Events)
 	b = appendTime(b, accountDecided, a.Decided)
 	b = appendTime(b, accountArmed, a.Armed)
+	b = appendUint(b, accountVersion, uint64(a.Version))
 	return append(b, a.unknown...)
 }
 

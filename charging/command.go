@@ -491,11 +491,16 @@ func (d *decision) provision() {
 		return
 	}
 	d.pin(p.Plan)
+	if string(a.Plan) != p.Plan {
+		a.Version = 0
+	}
 	a.Exists, a.Plan, a.Identities = true, []byte(p.Plan), a.Identities[:0]
 	for _, id := range p.Identities {
 		a.Identities = append(a.Identities, []byte(id))
 	}
-	d.plan = d.w.Plans.Current(d.now)
+	if d.plan = d.w.Plans.Current(d.now); d.plan != nil {
+		a.Version = max(a.Version, d.plan.Version)
+	}
 	e := d.entry(Provisioned, nil)
 	e.Plan, e.Result, d.o.Changed = p.Plan, Success, true
 	if fresh {

@@ -204,10 +204,19 @@ func TestNoDecisionByAnOlderPlan(t *testing.T) {
 	r.w.Plans = versions{v1}
 	idle := ccr(Update, 1, 0, 100)
 	idle.Asks[0].Reports = false
-	for what, q := range map[string]*Request{"an update": idle, "a repeat with a redirection": first, "a report": ccr(Update, 1, mib, 100)} {
+	other := ccr(Initial, 0, 0, 100)
+	other.Session = []byte("gw.realm.example;other")
+	event := ccr(Event, 0, 0, 100)
+	event.Action = DirectDebiting
+	for what, q := range map[string]*Request{"another session": other, "an event": event, "an update": idle, "a repeat with a redirection": first, "a report": ccr(Update, 1, mib, 100)} {
 		if r.do(q); !r.outcome.NeedPlan || r.outcome.Changed {
 			t.Errorf("%s was decided by version 1: %+v", what, r.outcome.Answer)
 		}
+	}
+	r.plans["q"] = versions{plan("q", 1, service(1, 10_000, 100))}
+	r.provision("q", 0, "imsi:1")
+	if a := r.do(other); a.Result != Success || r.outcome.NeedPlan {
+		t.Errorf("under version 1 of another plan: %+v", a)
 	}
 }
 

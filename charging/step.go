@@ -51,6 +51,10 @@ func Step(a *Account, r *Request, w *World, o *Outcome) {
 		return
 	}
 	d.plan = w.Plans.Current(d.now)
+	if r.Kind <= Event && d.behind() {
+		d.needPlan()
+		return
+	}
 	switch r.Kind {
 	case Initial:
 		d.initial()
@@ -72,7 +76,16 @@ func Step(a *Account, r *Request, w *World, o *Outcome) {
 	if o.Changed {
 		d.expire()
 		a.Decided = d.now
+		if d.plan != nil {
+			a.Version = max(a.Version, d.plan.Version)
+		}
 	}
+}
+
+// behind reports whether another instance has decided by a newer version of the
+// plan than is known here.
+func (d *decision) behind() bool {
+	return d.a.Version > 0 && (d.plan == nil || d.plan.Version < d.a.Version)
 }
 
 func (o *Outcome) reset() {
