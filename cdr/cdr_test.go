@@ -246,3 +246,26 @@ func TestFinalRecord(t *testing.T) {
 		t.Errorf("got  %swant %s", got, want)
 	}
 }
+
+// A file belongs to the instance whose name it carries, and to no other that
+// has a part of it.
+func TestAFileIsOneInstances(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a", "x-a", "a-x"} {
+		file := filepath.Join(dir, "20260301-120000.000-"+name+"-000001.jsonl"+part)
+		if err := os.WriteFile(file, []byte(`{"partition":1,"seq":1}`+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := NewFollower(Config{Store: storetest.NewMemory(), Dir: dir, Instance: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Pass(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"+part))
+	if err != nil || len(left) != 2 {
+		t.Errorf("%v are left to their own instances, %v", left, err)
+	}
+}
