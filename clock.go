@@ -18,13 +18,10 @@ type clock struct {
 	taken  time.Time
 }
 
-func (c *clock) now() time.Time { return c.at(time.Now()) }
-
-// at is the store's time at a moment of this machine.
-func (c *clock) at(t time.Time) time.Time {
+func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.base.Round(0).Add(t.Sub(c.base) + c.offset)
+	return c.base.Round(0).Add(time.Since(c.base) + c.offset)
 }
 
 // learn takes the store's time from an operation between before and after.

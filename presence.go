@@ -30,20 +30,20 @@ const (
 
 // A Presence is what an instance says of itself to the others.
 type Presence struct {
-	Name     string    `json:"name"`
-	PeerHost string    `json:"peerHost"`
-	Diameter []string  `json:"diameter,omitempty"`
-	HTTP     string    `json:"http,omitempty"`
-	Since    time.Time `json:"since"`
-	Seen     time.Time `json:"seen"`              // by the store's clock
-	Machine  string    `json:"machine,omitempty"` // where it runs; empty: nobody knows
-	Peers    []string  `json:"peers,omitempty"`   // Origin-Hosts connected to it, not more than 100
-	More     int       `json:"more,omitempty"`    // records that list them all, if there are more
-	Relays   []string  `json:"relays,omitempty"`  // realms that its relays lead to; "*": any
-	Leaving  bool      `json:"leaving,omitempty"`
-	Holds    string    `json:"catalogue,omitempty"` // the version of its catalogue
-	Requests int64     `json:"requests"`            // decided so far
-	Busy     int64     `json:"busy"`                // nanoseconds spent deciding them
+	Name      string    `json:"name"`
+	PeerHost  string    `json:"peerHost"`
+	Diameter  []string  `json:"diameter,omitempty"`
+	HTTP      string    `json:"http,omitempty"`
+	Since     time.Time `json:"since"`
+	Seen      time.Time `json:"seen"`              // by the store's clock
+	Machine   string    `json:"machine,omitempty"` // where it runs; empty: nobody knows
+	Peers     []string  `json:"peers,omitempty"`   // Origin-Hosts connected to it, not more than 100
+	More      int       `json:"more,omitempty"`    // records that list them all, if there are more
+	Relays    []string  `json:"relays,omitempty"`  // realms that its relays lead to; "*": any
+	Leaving   bool      `json:"leaving,omitempty"`
+	Catalogue string    `json:"catalogue,omitempty"` // the version of its catalogue
+	Requests  int64     `json:"requests"`            // decided so far
+	Busy      int64     `json:"busy"`                // nanoseconds spent deciding them
 }
 
 // A Parcel is a notice on its way to the instance that is connected to the
@@ -112,7 +112,7 @@ func (n *Instance) present(ctx context.Context) error {
 	}
 	me.Name, me.Since = n.Name, n.since
 	me.Requests, me.Busy = n.Load.Requests.Load(), n.Load.Busy.Load()
-	me.Leaving, me.Holds = n.leaving.Load(), n.Catalogue().Version()
+	me.Leaving, me.Catalogue = n.leaving.Load(), n.Catalogue().Version()
 	me.Seen = n.Now()
 	all, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
 		*all = slices.DeleteFunc(*all, func(p Presence) bool {
@@ -344,7 +344,7 @@ func (n *Instance) Await(ctx context.Context) bool {
 		}
 		var all []Presence
 		if err == nil && json.Unmarshal(recs[0].Bytes, &all) == nil && !slices.ContainsFunc(all, func(p Presence) bool {
-			return p.Name != n.Name && p.Holds != want && n.Now().Sub(p.Seen) <= presenceStale
+			return p.Name != n.Name && p.Catalogue != want && n.Now().Sub(p.Seen) <= presenceStale
 		}) {
 			return true
 		}

@@ -400,16 +400,16 @@ func (c Cause) String() string {
 // It is decoded for a cycle of the loop and thrown away after it; its slices
 // are used again.
 type Account struct {
-	Exists     bool
-	Plan       []byte   // its name
-	Version    uint32   // of it, the newest that decided something here
-	Identities [][]byte // "imsi:001010000000001", "msisdn:491700000001", …
-	Buckets    []Bucket
-	Sessions   []Session
-	LastBucket uint32    // the highest number a bucket ever had
-	Events     uint64    // events written so far
-	Decided    time.Time // the time of the last decision: no decision goes back behind it
-	Armed      time.Time // what the time index was last set to; zero: nothing
+	Exists      bool
+	Plan        []byte   // its name
+	PlanVersion uint32   // of it, the newest that decided something here
+	Identities  [][]byte // "imsi:001010000000001", "msisdn:491700000001", …
+	Buckets     []Bucket
+	Sessions    []Session
+	LastBucket  uint32    // the highest number a bucket ever had
+	Events      uint64    // events written so far
+	Decided     time.Time // the time of the last decision: no decision goes back behind it
+	Armed       time.Time // what the time index was last set to; zero: nothing
 
 	size    int    // octets of the record, as decoded and with what was added since, roughly
 	unknown []byte // fields of a later version, kept

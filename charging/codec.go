@@ -13,16 +13,16 @@ import (
 // Field numbers of the account record. They are never used for anything else;
 // 11 to 19 are kept for loans, counters, rollover and account states.
 const (
-	accountPlan     protowire.Number = 1
-	accountIdentity protowire.Number = 2
-	accountBucket   protowire.Number = 3
-	accountSession  protowire.Number = 4
-	accountLast     protowire.Number = 5 // LastBucket
-	accountEvents   protowire.Number = 6
-	accountDecided  protowire.Number = 7
-	accountArmed    protowire.Number = 8
-	accountVersion  protowire.Number = 10
-	accountLevel    protowire.Number = 9 // the lowest store level that may decide on it; absent: 1
+	accountPlan        protowire.Number = 1
+	accountIdentity    protowire.Number = 2
+	accountBucket      protowire.Number = 3
+	accountSession     protowire.Number = 4
+	accountLast        protowire.Number = 5 // LastBucket
+	accountEvents      protowire.Number = 6
+	accountDecided     protowire.Number = 7
+	accountArmed       protowire.Number = 8
+	accountLevel       protowire.Number = 9 // the lowest store level that may decide on it; absent: 1
+	accountPlanVersion protowire.Number = 10
 )
 
 const (
@@ -128,8 +128,8 @@ func (a *Account) Decode(b []byte) error {
 			if !a.grownSessions().decodeHead(f.bytes) {
 				return ErrRecord
 			}
-		case accountVersion:
-			a.Version = uint32(f.value)
+		case accountPlanVersion:
+			a.PlanVersion = uint32(f.value)
 		case accountLast:
 			a.LastBucket = uint32(f.value)
 		case accountEvents:
@@ -210,7 +210,7 @@ func (a *Account) Append(b []byte) []byte {
 	b = appendUint(b, accountEvents, a.Events)
 	b = appendTime(b, accountDecided, a.Decided)
 	b = appendTime(b, accountArmed, a.Armed)
-	b = appendUint(b, accountVersion, uint64(a.Version))
+	b = appendUint(b, accountPlanVersion, uint64(a.PlanVersion))
 	return append(b, a.unknown...)
 }
 

@@ -492,14 +492,14 @@ func (d *decision) provision() {
 	}
 	d.pin(p.Plan)
 	if string(a.Plan) != p.Plan {
-		a.Version = 0
+		a.PlanVersion = 0
 	}
 	a.Exists, a.Plan, a.Identities = true, []byte(p.Plan), a.Identities[:0]
 	for _, id := range p.Identities {
 		a.Identities = append(a.Identities, []byte(id))
 	}
 	if d.plan = d.w.Plans.Current(d.now); d.plan != nil {
-		a.Version = max(a.Version, d.plan.Version)
+		a.PlanVersion = max(a.PlanVersion, d.plan.Version)
 	}
 	e := d.entry(Provisioned, nil)
 	e.Plan, e.Result, d.o.Changed = p.Plan, Success, true

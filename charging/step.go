@@ -77,7 +77,7 @@ func Step(a *Account, r *Request, w *World, o *Outcome) {
 		d.expire()
 		a.Decided = d.now
 		if d.plan != nil {
-			a.Version = max(a.Version, d.plan.Version)
+			a.PlanVersion = max(a.PlanVersion, d.plan.Version)
 		}
 	}
 }
@@ -85,7 +85,7 @@ func Step(a *Account, r *Request, w *World, o *Outcome) {
 // behind reports whether another instance has decided by a newer version of the
 // plan than is known here.
 func (d *decision) behind() bool {
-	return d.a.Version > 0 && (d.plan == nil || d.plan.Version < d.a.Version)
+	return d.a.PlanVersion > 0 && (d.plan == nil || d.plan.Version < d.a.PlanVersion)
 }
 
 func (o *Outcome) reset() {

@@ -490,7 +490,7 @@ const (
 	presenceGone = 500 * time.Millisecond
 )
 
-var killSessions, killRate, embeddedSessions, embeddedKills = 10_500, 500.0, 7500, 22
+var killSessions, killRate, embeddedSessions, embeddedKills = 13_000, 500.0, 7500, 22
 
 func init() {
 	if os.Getenv("RTM_FAULTS") == "long" {
