@@ -35,6 +35,8 @@ func (e *Entry) move(b *Bucket, m Movement) {
 			was.Debit += m.Debit
 			was.Overrun += m.Overrun
 			was.Reserve += m.Reserve
+			was.Held += m.Held
+			was.Released += m.Released
 			was.Available = b.Available()
 			return
 		}
@@ -236,10 +238,19 @@ func sum[N ~int64](a, b N) N { return a + min(b, math.MaxInt64-a) }
 
 // release gives back what g holds.
 func (d *decision) release(e *Entry, g *Group) {
+	d.unhold(g, func(b *Bucket, n int64) { e.move(b, Movement{Reserve: -n, Released: n}) })
+}
+
+// retract takes back what this very entry has reserved for g.
+func (d *decision) retract(e *Entry, g *Group) {
+	d.unhold(g, func(b *Bucket, n int64) { e.move(b, Movement{Reserve: -n, Held: -n}) })
+}
+
+func (d *decision) unhold(g *Group, note func(b *Bucket, n int64)) {
 	for _, h := range g.Holds {
 		if b := d.a.bucket(h.Bucket); b != nil && h.Amount != 0 {
 			b.Reserved -= h.Amount
-			e.move(b, Movement{Reserve: -h.Amount})
+			note(b, h.Amount)
 		}
 	}
 	g.Holds, g.Release = g.Holds[:0], time.Time{}
@@ -248,7 +259,7 @@ func (d *decision) release(e *Entry, g *Group) {
 // hold reserves n in b for g.
 func (d *decision) hold(e *Entry, g *Group, b *Bucket, n int64) {
 	b.Reserved += n
-	e.move(b, Movement{Reserve: n})
+	e.move(b, Movement{Reserve: n, Held: n})
 	for i := range g.Holds {
 		if g.Holds[i].Bucket == b.Number {
 			g.Holds[i].Amount += n
@@ -283,6 +294,9 @@ func (d *decision) grants(e *Entry, s *Session) {
 		if a.Unit != 0 {
 			l.Unit, l.Granted, l.Final = a.Unit, a.Units, a.Final
 		}
+		if ask := &d.r.Asks[i]; ask.Wants {
+			l.Wanted = 1 + ask.Want.Of(l.Unit)
+		}
 	}
 }
 
@@ -290,7 +304,7 @@ func (d *decision) grants(e *Entry, s *Session) {
 func (d *decision) shares(e *Entry, s *Session, asking int64) {
 	for i := range d.r.Asks {
 		if g := d.asking(s, i); g != nil {
-			d.release(e, g)
+			d.retract(e, g)
 		}
 	}
 	for i := range d.a.Buckets {

@@ -29,6 +29,7 @@ const (
 	Reauthorise // ask the client to report: RAR
 	Abort       // ask the client to end the session: ASR
 	Notified    // the client answered a RAR or ASR
+	Identify    // put an identity into the account, or take one out
 	kindsEnd    // one above the last
 	KindsMax    = int(kindsEnd)
 )
@@ -56,6 +57,8 @@ func (k Kind) String() string {
 		return "ABORT"
 	case Notified:
 		return "NOTIFIED"
+	case Identify:
+		return "IDENTIFY"
 	}
 	return fmt.Sprintf("Kind(%d)", uint8(k))
 }
@@ -184,6 +187,8 @@ type Request struct {
 	Bucket   Bucket   // TopUp: Unit, Allowance, Priority, From, Until; Unit zero: money
 	Cause    string   // TopUp, Abort: for the ledger
 	Profile  *Profile // Provision
+	Adds     string   // Identify: the identity that the account gets; empty: none
+	Drops    string   // Identify: the identity that it loses; empty: none
 	Group    uint32   // Reauthorise: that rating group alone, if HasGroup
 	HasGroup bool     //
 	Result   Result   // Notified: the Result-Code of the client's answer
@@ -195,6 +200,7 @@ type Profile struct {
 	Plan       string
 	Identities []string
 	Money      rating.Micros // what a new account starts with
+	Buckets    []Bucket      // … and beside it: Unit, Allowance, Priority, Until, Credited; nil: the plan's allowances
 }
 
 // A Grant answers one Ask.
@@ -223,6 +229,8 @@ type Answer struct {
 	NoCredit bool   // a balance check: not enough
 	Checked  bool   // a balance check was made
 	Bucket   uint32 // TopUp: the number of the bucket credited
+	Created  bool   // Provision: there was no such account
+	Changed  bool   // Provision, Identify: the account is another one than before
 }
 
 // Bounds of an account. Beyond them a request is refused.

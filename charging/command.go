@@ -481,11 +481,16 @@ func (d *decision) provision() {
 		d.o.Answer.Result = ResourcesExceeded
 		return
 	}
+	if len(p.Buckets) >= BucketsMax {
+		d.o.Answer.Result = ResourcesExceeded
+		return
+	}
 	d.o.Answer.Result = Success
 	if a.Exists && string(a.Plan) == p.Plan && sameIdentities(a.Identities, p.Identities) {
 		return
 	}
 	fresh := !a.Exists
+	d.o.Answer.Created, d.o.Answer.Changed = fresh, true
 	if a.DecodeAll() != nil { // their identities are places in the account's list
 		d.abandon(UnableToComply)
 		return
@@ -504,9 +509,44 @@ func (d *decision) provision() {
 	e := d.entry(Provisioned, nil)
 	e.Plan, e.Result, d.o.Changed = p.Plan, Success, true
 	if fresh {
-		d.endow(e, p.Money)
+		d.endow(e, p)
 	}
 	a.Decided = d.now
+}
+
+// identify puts an identity into the account's list or takes one out. Sessions
+// that were opened under one that goes stay open, and stay this account's.
+func (d *decision) identify() {
+	a, adds, drops := d.a, d.r.Adds, d.r.Drops
+	has := func(id string) bool { return id != "" && a.lists([]byte(id)) }
+	d.o.Answer.Result = Success
+	if !has(drops) && (adds == "" || has(adds)) {
+		return
+	}
+	if adds != "" && len(a.Identities) >= IdentitiesMax {
+		d.o.Answer.Result = ResourcesExceeded
+		return
+	}
+	if a.DecodeAll() != nil { // sessions name places in the list
+		d.abandon(UnableToComply)
+		return
+	}
+	kept := make([][]byte, 0, len(a.Identities)+1)
+	for _, id := range a.Identities {
+		if string(id) != drops {
+			kept = append(kept, id)
+		}
+	}
+	e := d.entry(Provisioned, nil)
+	e.Result, d.o.Changed, d.o.Answer.Changed = Success, true, true
+	if has(drops) {
+		e.Text = "gives up " + drops
+	}
+	if adds != "" && !has(adds) {
+		kept = append(kept, []byte(adds))
+		e.Text = "takes " + adds
+	}
+	a.Identities = kept
 }
 
 // pin notes in what is open the name of the plan it was granted under, when the
@@ -524,11 +564,18 @@ func (d *decision) pin(plan string) {
 	}
 }
 
-// endow gives a new account its first money and its plan's allowances.
-func (d *decision) endow(e *Entry, money rating.Micros) {
-	b := d.a.credit(Bucket{Unit: rating.Money, Credited: int64(money)})
-	e.move(b, Movement{Credit: int64(money)})
-	if d.plan == nil {
+// endow gives a new account its first money, and what else its profile says or
+// else its plan's allowances.
+func (d *decision) endow(e *Entry, p *Profile) {
+	b := d.a.credit(Bucket{Unit: rating.Money, Credited: int64(p.Money)})
+	e.move(b, Movement{Credit: int64(p.Money)})
+	for _, n := range p.Buckets {
+		if n.From.IsZero() {
+			n.From = d.now
+		}
+		e.move(d.a.credit(n), Movement{Credit: n.Credited})
+	}
+	if d.plan == nil || p.Buckets != nil {
 		return
 	}
 	for i := range d.plan.Allowances {

@@ -66,10 +66,12 @@ type Line struct {
 	Granted        int64
 	Final          rating.FinalAction
 	Reason         uint8 // Reporting-Reason, one above its value on the wire
+	Wanted         int64 // one above the units asked for, as the client put it; zero: it asked for nothing
 }
 
 // A Movement is a change of one bucket. Σ Debit over all entries of an account
-// is what the bucket has debited, Σ Credit what it has credited (I3).
+// is what the bucket has debited, Σ Credit what it has credited (I3). Reserve is
+// Held less Released less what the debit took from the reservation.
 type Movement struct {
 	Bucket    uint32
 	Unit      rating.Unit
@@ -77,6 +79,8 @@ type Movement struct {
 	Debit     int64
 	Overrun   int64
 	Reserve   int64 // change of what is reserved
+	Held      int64 // newly reserved
+	Released  int64 // given back unused
 	Available int64 // afterwards
 }
 
@@ -281,7 +285,8 @@ func (l *Line) append(b []byte) []byte {
 	b = appendUint(b, 13, uint64(l.Granted))
 	b = appendUint(b, 14, uint64(l.Final))
 	b = appendUint(b, 15, uint64(l.Reason))
-	return appendBytes(b, 16, l.PlanName)
+	b = appendBytes(b, 16, l.PlanName)
+	return appendUint(b, 17, uint64(l.Wanted))
 }
 
 func (l *Line) decode(b []byte) bool {
@@ -327,6 +332,8 @@ func (l *Line) decode(b []byte) bool {
 			l.Reason = uint8(f.value)
 		case 16:
 			l.PlanName = f.bytes
+		case 17:
+			l.Wanted = int64(f.value)
 		}
 	}
 	return true
@@ -339,7 +346,9 @@ func (m *Movement) append(b []byte) []byte {
 	b = appendInt(b, 4, m.Debit)
 	b = appendInt(b, 5, m.Overrun)
 	b = appendInt(b, 6, m.Reserve)
-	return appendInt(b, 7, m.Available)
+	b = appendInt(b, 7, m.Available)
+	b = appendInt(b, 8, m.Held)
+	return appendInt(b, 9, m.Released)
 }
 
 func (m *Movement) decode(b []byte) bool {
@@ -364,6 +373,10 @@ func (m *Movement) decode(b []byte) bool {
 			m.Reserve = f.int()
 		case 7:
 			m.Available = f.int()
+		case 8:
+			m.Held = f.int()
+		case 9:
+			m.Released = f.int()
 		}
 	}
 	return true

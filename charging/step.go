@@ -70,6 +70,8 @@ func Step(a *Account, r *Request, w *World, o *Outcome) {
 		d.notify()
 	case Notified:
 		d.notified()
+	case Identify:
+		d.identify()
 	default:
 		o.Answer.Result = UnableToComply
 	}
@@ -171,11 +173,13 @@ func (d *decision) abandon(r Result) {
 
 // known reports whether the account lists the identity that r names.
 func (d *decision) known() bool {
-	if len(d.r.Identity) == 0 {
-		return true
-	}
-	for _, id := range d.a.Identities {
-		if bytes.Equal(id, d.r.Identity) {
+	return len(d.r.Identity) == 0 || d.a.lists(d.r.Identity)
+}
+
+// lists reports whether the identity is one of the account's.
+func (a *Account) lists(identity []byte) bool {
+	for _, id := range a.Identities {
+		if bytes.Equal(id, identity) {
 			return true
 		}
 	}
@@ -671,7 +675,6 @@ func (d *decision) close(s *Session, cause Cause) {
 			g.PlanName = d.a.Plan // which the account may change
 		}
 	}
-	e.Movements = e.Movements[:0]
 	s.Ended, s.Cause, s.Notice = d.now, cause, Notice{}
 	s.Records++
 	e.Ended, e.Cause, e.Record, e.Messages = s.Ended, cause, s.Records, s.Messages
