@@ -41,6 +41,8 @@ type Config struct {
 	// Connected lists the Origin-Hosts that are connected here, and the realms
 	// that relays among them lead to; "*" is any.
 	Connected func() (hosts, relays []string)
+	// Figures is what was counted at the door; nil: there is none.
+	Figures func() Figures
 }
 
 // An Instance drives shards and timers against a store. All it knows about
@@ -86,6 +88,8 @@ type Load struct {
 	Panics   atomic.Int64
 	Unsound  atomic.Int64
 	Shed     atomic.Int64 // requests turned away
+	Trips    atomic.Int64 // to the store and back, of commits
+	Waited   atomic.Int64 // nanoseconds of these trips
 }
 
 // A lane is a shard, its goroutine, and what waits for its next cycle.
@@ -344,7 +348,10 @@ func (n *Instance) commit(commits []store.Commit) []store.Result {
 	defer cancel()
 	before := time.Now()
 	results, now := n.Store.Commit(ctx, commits)
-	n.clock.learn(before, time.Now(), now)
+	after := time.Now()
+	n.clock.learn(before, after, now)
+	n.Load.Trips.Add(1)
+	n.Load.Waited.Add(int64(after.Sub(before)))
 	for i := range commits {
 		if p := commits[i].Writes[0].Key.Partition; len(commits[i].Events) > 0 && !n.dirty[p].Load() {
 			n.dirty[p].Store(true)

@@ -248,6 +248,7 @@ func TestPresence(t *testing.T) {
 				}
 				return hosts, nil
 			},
+			Figures: func() rtm.Figures { return rtm.Figures{Answered: [4]int64{1, 2, 3, 4}, Connections: 5000} },
 			Notify: func(_ store.Key, due charging.Due, relayed bool) bool {
 				if name != "B" || relayed {
 					return false
@@ -273,6 +274,9 @@ func TestPresence(t *testing.T) {
 		t.Error("two instances on two machines are called A")
 	}
 	rtmtest.Until(t, "A knows B", func() bool { return len(a.Instances()) == 2 })
+	if all, err := rtm.Live(t.Context(), s); err != nil || len(all) != 2 || all[1].Name != "B" || all[1].Answered[3] != 4 || all[1].Connections != 5000 {
+		t.Errorf("who is none of them reads %+v, %v", all, err)
+	}
 	subscribe(t, a)
 	r := initial("far away")
 	r.Host = []byte("PGW-09999.epc.mnc001.mcc001.3gppnetwork.org")

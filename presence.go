@@ -44,6 +44,27 @@ type Presence struct {
 	Catalogue string    `json:"catalogue,omitempty"` // the version of its catalogue
 	Requests  int64     `json:"requests"`            // decided so far
 	Busy      int64     `json:"busy"`                // nanoseconds spent deciding them
+	Trips     int64     `json:"trips,omitempty"`     // to the store and back, of the loop's commits so far
+	Waited    int64     `json:"waited,omitempty"`    // nanoseconds of these trips
+	Offset    int64     `json:"offset,omitempty"`    // nanoseconds that the store's clock is ahead of its machine's
+	Figures
+}
+
+// Figures are what an instance counted at its door since it began, for those who
+// watch it. All of it is written every second: it is little, and stays so.
+type Figures struct {
+	Answered    [4]int64 `json:"answered"`       // CCRs, by CC-Request-Type: initial, update, termination, event
+	Late        []int64  `json:"late,omitempty"` // of these, those that took no longer than each of Latencies, and the rest
+	Refused     int64    `json:"refused,omitempty"`
+	InFlight    int64    `json:"inFlight,omitempty"`
+	Connections int      `json:"connections,omitempty"`
+}
+
+// Latencies are the upper bounds of the buckets that answers are counted in.
+// Instances of several versions compare them: they stay as they are.
+var Latencies = [...]time.Duration{
+	500 * time.Microsecond, time.Millisecond, 2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond,
+	20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, 2500 * time.Millisecond,
 }
 
 // A Parcel is a notice on its way to the instance that is connected to the
@@ -110,8 +131,12 @@ func (n *Instance) present(ctx context.Context) error {
 		}
 		me.Relays = me.Relays[:min(len(me.Relays), peersMax)]
 	}
+	if n.Figures != nil {
+		me.Figures = n.Figures()
+	}
 	me.Name, me.Since = n.Name, n.since
 	me.Requests, me.Busy = n.Load.Requests.Load(), n.Load.Busy.Load()
+	me.Trips, me.Waited, me.Offset = n.Load.Trips.Load(), n.Load.Waited.Load(), int64(n.Offset())
 	me.Leaving, me.Catalogue = n.leaving.Load(), n.Catalogue().Version()
 	me.Seen = n.Now()
 	all, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
@@ -179,6 +204,24 @@ func (n *Instance) Instances() []Presence {
 		return *p
 	}
 	return nil
+}
+
+// Live reads which instances are alive on a store, the oldest first, for one who
+// is none of them.
+func Live(ctx context.Context, s store.Store) ([]Presence, error) {
+	facts, err := s.Facts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	recs, err := s.Load(ctx, []store.Key{presenceKey})
+	if err != nil || len(recs[0].Bytes) == 0 {
+		return nil, err
+	}
+	var all []Presence
+	if err := json.Unmarshal(recs[0].Bytes, &all); err != nil {
+		return nil, fmt.Errorf("%s: %w", presenceKey, err)
+	}
+	return slices.DeleteFunc(all, func(p Presence) bool { return facts.Clock.Sub(p.Seen) > presenceStale }), nil
 }
 
 // Rank is this instance's place among the live ones, and how many there are.

@@ -30,6 +30,8 @@ func Metrics(instances func() []*rtm.Instance) prometheus.Collector {
 	add("rtm_commit_conflicts_total", "Commits refused since someone else was first.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Conflict.Load()) })
 	add("rtm_commits_in_doubt_total", "Commits of which the store did not say what became of them.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.InDoubt.Load()) })
 	add("rtm_commits_refused_total", "Commits the store did not take.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Refused.Load()) })
+	add("rtm_store_trips_total", "Round trips of commits to the store.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Trips.Load()) })
+	add("rtm_store_trip_seconds_total", "Time that these round trips took.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Waited.Load()) / 1e9 })
 	add("rtm_shed_total", "Requests turned away or given up.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Shed.Load()) })
 	add("rtm_panic_total", "Requests whose decision panicked and was answered 5012. Above zero is a bug.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Panics.Load()) })
 	add("rtm_unsound_total", "Decisions that broke an invariant and were answered 5012. Above zero is a bug.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Unsound.Load()) })

@@ -148,39 +148,6 @@ func (s *server) prompt(ctx context.Context, id string, kind charging.Kind) (*st
 	return nil, problem(err)
 }
 
-// Instance is an instance as it is shown.
-type Instance struct {
-	Name     string    `json:"name"`
-	PeerHost string    `json:"peerHost"`
-	Diameter []string  `json:"diameter"`
-	HTTP     string    `json:"http,omitempty"`
-	Since    time.Time `json:"since"`
-	Seen     time.Time `json:"seen"`
-	Peers    []string  `json:"peers"`
-	Requests int64     `json:"requests" doc:"decided since it began"`
-	Busy     float64   `json:"busy" doc:"share of its life that it spent deciding"`
-	Leaving  bool      `json:"leaving"`
-}
-
-type instanceList struct {
-	Instances []Instance `json:"instances"`
-}
-
-func (s *server) instances(context.Context, *struct{}) (*body[instanceList], error) {
-	out := instanceList{Instances: []Instance{}}
-	for _, p := range s.instance().Instances() {
-		i := Instance{
-			Name: p.Name, PeerHost: p.PeerHost, Diameter: p.Diameter, HTTP: p.HTTP, Since: p.Since, Seen: p.Seen,
-			Peers: p.Peers, Requests: p.Requests, Leaving: p.Leaving,
-		}
-		if life := p.Seen.Sub(p.Since); life > 0 {
-			i.Busy = float64(p.Busy) / float64(life)
-		}
-		out.Instances = append(out.Instances, i)
-	}
-	return &body[instanceList]{out}, nil
-}
-
 type recordsInput struct {
 	Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Type    string `query:"type" enum:"message,final,supplementary,event,ledger,released,unattributed,undelivered,provisioned" doc:"only records of this type"`

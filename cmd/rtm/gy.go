@@ -44,13 +44,7 @@ type doorCounts struct {
 	Silent    atomic.Int64
 	Busy      atomic.Int64
 	Panics    atomic.Int64
-	Late      [len(latencies) + 1]atomic.Int64
-}
-
-// latencies are the upper bounds of the buckets of rtm_request_seconds.
-var latencies = [...]time.Duration{
-	500 * time.Microsecond, time.Millisecond, 2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond,
-	20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, 2500 * time.Millisecond,
+	Late      [len(rtm.Latencies) + 1]atomic.Int64
 }
 
 // client is what a door keeps of a connection.
@@ -324,7 +318,7 @@ func (c *call) answer() {
 		n.Requests[t].Add(1)
 		n.Nanos[t].Add(int64(took))
 	}
-	i, _ := slices.BinarySearch(latencies[:], took)
+	i, _ := slices.BinarySearch(rtm.Latencies[:], took)
 	n.Late[i].Add(1)
 	c.request.Answer(c.buf)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rtm"
 	"rtm/charging"
 )
 
@@ -58,17 +59,38 @@ func (d *door) collect(ch chan<- prometheus.Metric) {
 	buckets, all := make(map[float64]uint64), uint64(0)
 	for i := range c.Late {
 		all += uint64(c.Late[i].Load())
-		if i < len(latencies) {
-			buckets[latencies[i].Seconds()] = all
+		if i < len(rtm.Latencies) {
+			buckets[rtm.Latencies[i].Seconds()] = all
 		}
 	}
 	ch <- prometheus.MustNewConstHistogram(latencyDesc, all, sum, buckets, name)
 	ch <- prometheus.MustNewConstMetric(peersDesc, prometheus.GaugeValue, float64(len(d.node.Conns())), name)
 	ch <- prometheus.MustNewConstMetric(flightDesc, prometheus.GaugeValue, float64(n.InFlight.Load()), name)
-	for reason, v := range map[string]int64{
-		"malformed": c.Malformed.Load() + n.Malformed.Load(), "busy": c.Busy.Load() + n.Busy.Load(),
-		"silent": c.Silent.Load(), "panic": c.Panics.Load(), "late": n.Late.Load(), "connection": n.Refused.Load(),
-	} {
+	for reason, v := range d.refused() {
 		count(refusedDesc, float64(v), reason)
 	}
+}
+
+// refused counts what was not served, by reason.
+func (d *door) refused() map[string]int64 {
+	c, n := &d.Counts, &d.node.Counts
+	return map[string]int64{
+		"malformed": c.Malformed.Load() + n.Malformed.Load(), "busy": c.Busy.Load() + n.Busy.Load(),
+		"silent": c.Silent.Load(), "panic": c.Panics.Load(), "late": n.Late.Load(), "connection": n.Refused.Load(),
+	}
+}
+
+// figures is what the other instances are told of this door.
+func (d *door) figures() (f rtm.Figures) {
+	for k := charging.Initial; k <= charging.Event; k++ {
+		f.Answered[k-charging.Initial] = d.Counts.Requests[k].Load()
+	}
+	for i := range d.Counts.Late {
+		f.Late = append(f.Late, d.Counts.Late[i].Load())
+	}
+	for _, v := range d.refused() {
+		f.Refused += v
+	}
+	f.InFlight, f.Connections = d.node.Counts.InFlight.Load(), len(d.node.Conns())
+	return f
 }
