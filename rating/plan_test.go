@@ -2,6 +2,7 @@ package rating_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -266,5 +267,58 @@ func BenchmarkPrice20Rules(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		p.Price(f)
+	}
+}
+
+// A service that covers another applies wherever that one does; and where it
+// does not cover it, the difference can be shown.
+func TestCovers(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	some := func(of ...uint32) (list []uint32) {
+		for _, n := range of {
+			if rng.IntN(2) == 0 {
+				list = append(list, n)
+			}
+		}
+		return list
+	}
+	drawn := func() (s rating.Service) {
+		s.Contexts, s.Groups, s.Services, s.Default = some(32251, 32260), some(10, 20), some(1, 2), rng.IntN(2) == 0
+		for _, n := range some(0, 1) {
+			s.APNs = append(s.APNs, []string{"web", "ims"}[n])
+		}
+		return s
+	}
+	var all []rating.Facts // each value that is in a list, and one that is in none
+	for i := range 3 * 3 * 4 * 4 {
+		f := rating.Facts{Context: []uint32{32251, 32260, 32274}[i%3], APN: []byte([]string{"web", "ims", "x"}[i/3%3])}
+		if g := i / 9 % 4; g > 0 {
+			f.HasGroup, f.Group = true, []uint32{10, 20, 30}[g-1]
+		}
+		if g := i / 36 % 4; g > 0 {
+			f.HasService, f.Service = true, []uint32{1, 2, 3}[g-1]
+		}
+		all = append(all, f)
+	}
+	applies := func(s rating.Service, f *rating.Facts) bool {
+		_, _, ok := plan(s).Price(f)
+		return ok
+	}
+	covers := 0
+	for range 20_000 {
+		a, b := drawn(), drawn()
+		want := true
+		for i := range all {
+			want = want && (applies(a, &all[i]) || !applies(b, &all[i]))
+		}
+		if got := a.Covers(&b); got != want {
+			t.Fatalf("%+v covers %+v: %t", a, b, got)
+		}
+		if want {
+			covers++
+		}
+	}
+	if covers < 100 {
+		t.Errorf("only %d pairs cover each other", covers)
 	}
 }

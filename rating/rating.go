@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 	"time"
 )
 
@@ -352,6 +353,29 @@ func (s *Service) charges(f *Facts) bool {
 	}
 	return (len(s.Groups) == 0 || f.HasGroup && among(s.Groups, f.Group)) &&
 		(len(s.Services) == 0 || f.HasService && among(s.Services, f.Service))
+}
+
+// Covers reports whether s applies to all that o applies to: behind it in a plan,
+// o never does.
+func (s *Service) Covers(o *Service) bool {
+	return within(o.Contexts, s.Contexts) && within(o.APNs, s.APNs) && within(o.Groups, s.Groups) && within(o.Services, s.Services) &&
+		(s.Ungrouped() || !o.Ungrouped())
+}
+
+// Ungrouped reports whether s applies to what names neither group nor service.
+func (s *Service) Ungrouped() bool { return s.Default || len(s.Groups)+len(s.Services) == 0 }
+
+// within reports whether all that list matches is matched by other.
+func within[T comparable](list, other []T) bool {
+	if len(other) == 0 {
+		return true
+	}
+	for _, l := range list {
+		if !slices.Contains(other, l) {
+			return false
+		}
+	}
+	return len(list) > 0
 }
 
 func (s *Service) names(apn []byte) bool {

@@ -62,11 +62,8 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 		if err != nil {
 			return err
 		}
-		if len(b) > 1<<20 {
-			return fmt.Errorf("%s: larger than 1 MiB", file)
-		}
-		if err := yaml.UnmarshalWithOptions(b, &base, yaml.Strict()); err != nil {
-			return fmt.Errorf("%s:\n%w", file, err)
+		if err := base.read(file, b); err != nil {
+			return err
 		}
 	}
 	*c = base
@@ -78,6 +75,22 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 			k.take(&flags)
 		}
 	}
+	return c.complete()
+}
+
+// read puts what a file says over c.
+func (c *config) read(file string, b []byte) error {
+	if len(b) > 1<<20 {
+		return fmt.Errorf("%s: larger than 1 MiB", file)
+	}
+	if err := yaml.UnmarshalWithOptions(b, c, yaml.Strict()); err != nil {
+		return fmt.Errorf("%s:\n%w", file, err)
+	}
+	return nil
+}
+
+// complete derives the names that were not given, and checks all.
+func (c *config) complete() error {
 	if c.PeerHost == "" {
 		c.PeerHost = c.OriginHost
 	}
