@@ -63,7 +63,7 @@ type Store struct {
 	log   *slog.Logger
 	exit  func(int)
 	dir   string
-	gate  atomic.Bool // closed for ever by the first failed sync
+	gate  atomic.Bool // closed for ever by the first failed sync, or for a look
 	clock clock
 
 	reading sync.RWMutex // held by readers, and by Close when the database goes
@@ -114,7 +114,9 @@ type eventMark struct {
 // Open opens the store in a directory, and makes one where there is none. A
 // directory that another process has open, or that a newer program wrote, is
 // refused.
-func Open(c Config) (*Store, error) {
+func Open(c Config) (*Store, error) { return openDir(c, false) }
+
+func openDir(c Config, look bool) (*Store, error) {
 	if c.FS == nil {
 		c.FS = vfs.Default
 	}
@@ -133,8 +135,12 @@ func Open(c Config) (*Store, error) {
 	}
 	cache := pebble.NewCache(c.Memory / 2)
 	defer cache.Unref()
+	if look {
+		c.FS = unlocked{c.FS}
+		s.gate.Store(true)
+	}
 	db, err := pebble.Open(c.Dir, &pebble.Options{
-		FS: c.FS, Cache: cache, MemTableSize: uint64(c.Memory) / 8, MemTableStopWritesThreshold: 4, Logger: logger{s},
+		ReadOnly: look, FS: c.FS, Cache: cache, MemTableSize: uint64(c.Memory) / 8, MemTableStopWritesThreshold: 4, Logger: logger{s},
 		L0CompactionThreshold: 4, CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	})
 	if err != nil {
@@ -144,6 +150,9 @@ func Open(c Config) (*Store, error) {
 	if err := s.begin(); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open %s: %w", c.Dir, err)
+	}
+	if look {
+		return s, nil
 	}
 	s.done.Add(2)
 	go s.commit()
@@ -194,7 +203,7 @@ func (s *Store) begin() error {
 		return err
 	}
 	s.clock.start(last)
-	if found == 0 {
+	if found == 0 && !s.gate.Load() {
 		b := s.db.NewBatch()
 		s.setMeta(b, "format", format)
 		s.setMeta(b, "partitions", store.Partitions)

@@ -6,7 +6,6 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -56,9 +55,27 @@ type Store struct {
 // Open connects, and checks what the server promises: version, memory policy,
 // role, format. What it refuses, it says how to mend.
 func Open(ctx context.Context, c Config) (*Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	s, r, err := open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range r.Doubts() {
+		s.log.Warn("this redis "+d.Text, "redis", r.Addr, "mend", d.Mend)
+	}
+	if err := s.claim(ctx); err != nil {
+		s.client.Close()
+		return nil, fmt.Errorf("redis at %s: %w", r.Addr, err)
+	}
+	return s, nil
+}
+
+// open connects and examines; it writes nothing.
+func open(ctx context.Context, c Config) (*Store, *Report, error) {
 	opt, err := rueidis.ParseURL(c.URL)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not redis://HOST:PORT[/DB]: %w", c.URL, err)
+		return nil, nil, fmt.Errorf("%s is not redis://HOST:PORT[/DB]: %w", c.URL, err)
 	}
 	opt.DisableCache, opt.DisableRetry = true, true
 	opt.PipelineMultiplex = -1 // one connection: a batch and what follows stay in order
@@ -66,75 +83,24 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	opt.ForceSingleClient, opt.AlwaysPipelining = true, true
 	client, err := rueidis.NewClient(opt)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w (is redis-server running there?)", opt.InitAddress[0], err)
+		return nil, nil, fmt.Errorf("connect to %s: %w (is redis-server running there?)", opt.InitAddress[0], err)
 	}
 	s := &Store{client: client, log: c.Log}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	if err := s.examine(ctx, opt.InitAddress[0]); err != nil {
+	r, err := s.examine(ctx, opt.InitAddress[0])
+	if err == nil {
+		err = r.refuse()
+	}
+	if err != nil {
 		client.Close()
-		return nil, fmt.Errorf("redis at %s: %w", opt.InitAddress[0], err)
+		return nil, r, fmt.Errorf("redis at %s: %w", opt.InitAddress[0], err)
 	}
-	return s, nil
-}
-
-// info is what INFO and CONFIG say.
-type info map[string]string
-
-func (s *Store) info(ctx context.Context) (info, error) {
-	text, err := s.client.Do(ctx, s.client.B().Info().Build()).ToString()
-	if err != nil {
-		return nil, err
-	}
-	m := make(info)
-	for line := range strings.Lines(text) {
-		if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
-			m[k] = v
-		}
-	}
-	return m, nil
-}
-
-// examine checks the server and fills in the facts.
-func (s *Store) examine(ctx context.Context, addr string) error {
-	in, err := s.info(ctx)
-	if err != nil {
-		return err
-	}
-	major, _, _ := strings.Cut(in["redis_version"], ".")
-	if n, _ := strconv.Atoi(major); n < 7 {
-		return fmt.Errorf("it is version %s; 7.0 or newer is needed", in["redis_version"])
-	}
-	if in["role"] != "master" {
-		return errors.New("it is a replica: connect to its master")
-	}
-	if in["maxmemory"] != "0" && in["maxmemory_policy"] != "noeviction" {
-		return fmt.Errorf("its maxmemory-policy is %s, which throws sessions away: CONFIG SET maxmemory-policy noeviction", in["maxmemory_policy"])
-	}
-	fsync := s.setting(ctx, "appendfsync")
 	s.facts = store.Facts{
-		Kill: true, Power: in["aof_enabled"] == "1" && fsync == "always", Partitions: store.Partitions,
-		Node: "redis " + addr, Mode: "single",
+		Kill: true, Power: r.AOF && r.Fsync == "always", Partitions: store.Partitions, Node: "redis " + r.Addr, Mode: "single",
 	}
-	switch {
-	case in["connected_slaves"] != "0" && in["connected_slaves"] != "":
-		s.log.Warn("this redis has replicas, but answers do not wait for them: a failover may lose the last second", "redis", addr)
-	case in["aof_enabled"] != "1":
-		s.log.Warn("this redis keeps no append-only file: if it stops, sessions and balances go back to its last snapshot",
-			"redis", addr, "mend", "CONFIG SET appendonly yes")
-	}
-	return s.claim(ctx)
-}
-
-func (s *Store) setting(ctx context.Context, name string) string {
-	m, err := s.client.Do(ctx, s.client.B().ConfigGet().Parameter(name).Build()).AsStrMap()
-	if err != nil {
-		return ""
-	}
-	return m[name]
+	return s, r, nil
 }
 
 // claim records the format in an empty store and checks it in an old one.
@@ -148,6 +114,10 @@ func (s *Store) claim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return checkFormat(found)
+}
+
+func checkFormat(found string) error {
 	var n, partitions int
 	if _, err := fmt.Sscanf(found, "%d %d", &n, &partitions); err != nil {
 		return fmt.Errorf("its %s is %q: this is not rtm's database", formatKey, found)

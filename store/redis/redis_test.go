@@ -203,3 +203,43 @@ func TestServersThatAreRefused(t *testing.T) {
 		t.Error("http:// was taken")
 	}
 }
+
+// Who only looks makes no database of an empty one, and reads what is there.
+func TestLook(t *testing.T) {
+	srv := start(t)
+	look := func() (*Store, *Report) {
+		t.Helper()
+		s, r, err := Look(t.Context(), Config{URL: "redis://" + srv.Addr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s, r
+	}
+	s, r := look()
+	if n, err := s.client.Do(t.Context(), s.client.B().Dbsize().Build()).AsInt64(); n != 0 || err != nil || r.Format != "" {
+		t.Errorf("%d keys, %v, format %q", n, err, r.Format)
+	}
+	if d := r.Doubts(); len(d) != 1 || !strings.Contains(d[0].Text, "append-only") || r.Version < "7" || r.Memory == 0 {
+		t.Errorf("%+v, %+v", r, d)
+	}
+	open := srv.open()
+	key := store.Key{Partition: 7, Kind: 'a', Name: "alice"}
+	open.Commit(t.Context(), []store.Commit{{Writes: []store.Write{{Op: store.Put, Key: key, New: store.Version{1}, Bytes: []byte("here")}}}})
+	s, r = look()
+	if recs, err := s.Load(t.Context(), []store.Key{key}); err != nil || string(recs[0].Bytes) != "here" || r.Format != "1 1024" {
+		t.Errorf("%+v, %v, format %q", recs, err, r.Format)
+	}
+	set := func(v string) {
+		open.client.Do(t.Context(), open.client.B().ConfigSet().ParameterValue().ParameterValue("maxmemory", v).Build())
+	}
+	set("1mb")
+	if _, r = look(); len(r.Doubts()) != 2 || !strings.Contains(r.Doubts()[1].Text, "80 % of its maxmemory") {
+		t.Errorf("%+v", r.Doubts())
+	}
+	set("0")
+	open.client.Do(t.Context(), open.client.B().Set().Key(formatKey).Value("99 1024").Build())
+	if _, r, err := Look(t.Context(), Config{URL: "redis://" + srv.Addr}); err == nil || !strings.Contains(err.Error(), "newer program") || r == nil {
+		t.Errorf("a newer format: %v", err)
+	}
+}
