@@ -611,3 +611,21 @@ func Read(dir string, each func(*Record) error) error {
 	}
 	return nil
 }
+
+// Unfinished lists the record files of a directory that wait for the instances
+// that began them to finish them, by instance.
+func Unfinished(dir string) (map[string][]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	waiting := make(map[string][]string)
+	for _, e := range entries {
+		name, unfinished := strings.CutSuffix(e.Name(), finished+part)
+		if i := strings.LastIndexByte(name, '-'); unfinished && i > len(stamp) && name[len(stamp)] == '-' {
+			by := name[len(stamp)+1 : i]
+			waiting[by] = append(waiting[by], e.Name())
+		}
+	}
+	return waiting, err
+}

@@ -68,7 +68,7 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 	}
 	*c = base
 	for _, k := range c.keys() {
-		if v, ok := os.LookupEnv("RTM_" + strings.ToUpper(strings.ReplaceAll(k.flag, "-", "_"))); ok {
+		if v, ok := os.LookupEnv(k.variable()); ok {
 			k.set(v)
 		}
 		if cmd.Flags().Changed(k.flag) {
@@ -105,6 +105,11 @@ type key struct {
 	flag string
 	set  func(v string)
 	take func(from *config)
+}
+
+// variable is the setting's name in the environment.
+func (k *key) variable() string {
+	return "RTM_" + strings.ToUpper(strings.ReplaceAll(k.flag, "-", "_"))
 }
 
 func (c *config) keys() []key {

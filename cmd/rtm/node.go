@@ -35,6 +35,9 @@ var version = "0.1-dev"
 // instance restarts, so it must not rise.
 const originStateID = 1
 
+// connectionsMax bounds the gateways' connections to one instance.
+const connectionsMax = 10_000
+
 // leaveMax bounds how long an instance waits for its peers when it leaves.
 const leaveMax = 5 * time.Second
 
@@ -79,7 +82,8 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 	}
 	i.door = d
 	i.node, err = peer.New(peer.Config{
-		OriginHost: c.OriginHost, PeerHost: c.PeerHost, Realm: c.OriginRealm, OriginStateID: originStateID, Log: log,
+		OriginHost: c.OriginHost, PeerHost: c.PeerHost, Realm: c.OriginRealm, OriginStateID: originStateID,
+		Connections: connectionsMax, Log: log,
 	}, d)
 	if err != nil {
 		return nil, err
