@@ -18,17 +18,18 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 		if in.Account != (store.Key{}) {
 			continue
 		}
-		t, account, ok := tenant.DecodeOwner(recs[i].Bytes)
-		if !ok || in.Tenants != nil && !slices.Contains(in.Tenants, t) {
+		t, account, ok := tenant.Owner(recs[i].Bytes)
+		if !ok || !in.serves(t) {
 			continue
 		}
-		in.Account = tenant.AccountKey(t, account)
+		in.Account = tenant.AccountKey(string(t), string(account))
 		if !in.asked {
 			in.Request.Identity = []byte(in.Identities[i])
 		}
 	}
 	byIndex := in.asked
 	in.asked, in.indexed = true, in.indexed || byIndex
+	in.Hinted = in.Hinted && in.Account == (store.Key{})
 	if in.Account == (store.Key{}) {
 		in.Account = in.home
 	}
@@ -46,11 +47,12 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 	return recs[n:]
 }
 
-// ask sends an update or termination to the session index, if its peer's
-// sessions are kept there and it was not asked yet.
+// ask sends an update or termination to the session index, if it was not asked
+// yet: its message names nobody, or an identity that belongs to another account
+// than when the session was opened.
 func (s *Shard) ask(in *Inbound) bool {
 	later := in.Request.Kind == charging.Update || in.Request.Kind == charging.Termination
-	if !later || !in.Request.Indexed || in.indexed {
+	if !later || in.indexed {
 		return false
 	}
 	in.home, in.Account, in.asked = in.Account, store.Key{}, true
@@ -142,7 +144,7 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			}
 			return d, false
 		}
-		if s.outcome.Stranger && s.strange(w, i) {
+		if (s.outcome.Stranger || s.outcome.Answer.Result == charging.UnknownSession) && s.strange(w, i) {
 			i--
 			continue
 		}
@@ -165,20 +167,23 @@ func (s *Shard) drop(w *work, i int) { w.batch = slices.Delete(w.batch, i, i+1) 
 // sent to the session index before anything is decided.
 func (s *Shard) ahead(w *work, i int) bool {
 	r := &w.batch[i].Request
-	if !r.Indexed || w.batch[i].indexed || s.account.Has(r) || w.extra(s.closedKey(w, r)) != nil || !s.ask(w.batch[i]) {
+	if w.batch[i].indexed || s.account.Has(r) || w.extra(s.closedKey(w, r)) != nil || !s.ask(w.batch[i]) {
 		return false
 	}
 	s.drop(w, i)
 	return true
 }
 
-// strange sends request i back to the directory when a hint led it here.
+// strange sends request i, which found nobody or nothing here, back to the
+// directory when a hint led it here. Directory, account, session index, in this
+// order, find every session, whoever gets the identity meanwhile: the index is
+// written before the directory changes.
 func (s *Shard) strange(w *work, i int) bool {
 	in := w.batch[i]
 	if !in.Hinted {
 		return false
 	}
-	in.Hinted, in.asked, in.Account, in.home = false, false, store.Key{}, store.Key{}
+	in.Hinted, in.asked, in.indexed, in.Account, in.home = false, false, false, store.Key{}, store.Key{}
 	s.drop(w, i)
 	s.seeking = append(s.seeking, in)
 	return true

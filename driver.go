@@ -247,21 +247,12 @@ func (n *Instance) hint(in *Inbound) {
 		if !ok {
 			continue
 		}
-		if t, _ := tenant.AccountOf(k); in.Tenants != nil && !contains(in.Tenants, t) {
+		if t, _ := tenant.AccountOf(k); !in.serves([]byte(t)) {
 			continue
 		}
 		in.Account, in.Hinted, in.Request.Identity = k, true, []byte(id)
 		return
 	}
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }
 
 // Do carries out one request and waits for it.

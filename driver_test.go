@@ -62,7 +62,9 @@ func initial(session string) charging.Request {
 // subscribe makes alice an account with a session.
 func subscribe(t *testing.T, n *rtm.Instance) {
 	t.Helper()
-	if _, err := n.Provision(t.Context(), "shop", "alice", charging.Profile{Plan: "gold", Identities: []string{"imsi:7"}, Money: 10_000_000}); err != nil {
+	if _, err := n.Provision(t.Context(), rtm.Subscription{
+		Tenant: "shop", Account: "alice", Profile: charging.Profile{Plan: "gold", Identities: []string{"imsi:7"}, Money: 10_000_000},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if a, err := n.Do(t.Context(), &rtm.Inbound{Account: alice, Request: initial("s")}); err != nil || a.Result != charging.Success {

@@ -73,6 +73,20 @@ type looked struct {
 	version store.Version
 }
 
+// serves reports whether subscribers of that tenant may be named by whoever sent
+// in: identity → tenant → peer, the one place where it is checked.
+func (in *Inbound) serves(tenant []byte) bool {
+	if in.Tenants == nil {
+		return true
+	}
+	for _, t := range in.Tenants {
+		if string(tenant) == t {
+			return true
+		}
+	}
+	return false
+}
+
 // An Outcome is how a request leaves the loop.
 type Outcome uint8
 

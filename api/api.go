@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -84,6 +85,8 @@ func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/plans", s.plans)
 	huma.Get(a, "/v1/peers", s.peers)
 	huma.Post(a, "/v1/subscribers", s.addSubscriber)
+	huma.Post(a, "/v1/import", s.importLines, func(o *huma.Operation) { o.MaxBodyBytes = BodyMax })
+	huma.Put(a, "/v1/identities/{identity}", s.reassign)
 	huma.Get(a, "/v1/subscribers/{subscriber}", s.subscriber)
 	huma.Post(a, "/v1/subscribers/{subscriber}/topups", s.topUp)
 	huma.Get(a, "/v1/sessions", s.sessions)
@@ -177,34 +180,44 @@ func (s *server) apply(ctx context.Context, in *applyInput) (*body[[]Change], er
 	known, cancel := context.WithTimeout(ctx, applyWait)
 	n.Await(known) // what is applied counts everywhere when the answer comes; one that is slow has it a little later
 	cancel()
-	for i := range docs.Subscribers {
-		c, err := s.provision(ctx, &docs.Subscribers[i])
-		if err != nil {
-			return nil, problem(err)
-		}
-		changes = append(changes, c)
-	}
-	return &body[[]Change]{changes}, nil
+	subs, err := s.provision(ctx, docs.Subscribers)
+	return &body[[]Change]{append(changes, subs...)}, problem(err)
 }
 
 // applyWait bounds how long an apply waits for instances that are slow.
 const applyWait = 3 * time.Second
 
-func (s *server) provision(ctx context.Context, d *tenant.Subscriber) (Change, error) {
-	c := Change{Kind: "Subscriber", Name: d.Tenant + "/" + d.Account, What: "unchanged"}
-	ids, err := d.AllIdentities()
-	if err != nil {
-		return c, err
+// provision makes accounts what documents say, and stops at the first that
+// cannot be; those before it are done.
+func (s *server) provision(ctx context.Context, docs []tenant.Subscriber) (changes []Change, err error) {
+	for part := range slices.Chunk(docs, provisionMax) {
+		subs := make([]rtm.Subscription, len(part))
+		for i := range part {
+			if subs[i], err = rtm.SubscriptionOf(&part[i]); err != nil {
+				return nil, err
+			}
+		}
+		for i, p := range s.instance().ProvisionAll(ctx, subs) {
+			if p.Err != nil {
+				return nil, p.Err
+			}
+			changes = append(changes, Change{Kind: "Subscriber", Name: part[i].Tenant + "/" + part[i].Account, What: whatOf(p)})
+		}
 	}
-	money, err := d.Money()
-	if err != nil {
-		return c, err
+	return changes, nil
+}
+
+// provisionMax bounds how many subscribers are worked on at once.
+const provisionMax = 5000
+
+func whatOf(p rtm.Provisioned) string {
+	switch {
+	case p.Created:
+		return tenant.Created
+	case p.Changed:
+		return tenant.Changed
 	}
-	changed, err := s.instance().Provision(ctx, d.Tenant, d.Account, charging.Profile{Plan: d.Plan, Identities: ids, Money: money})
-	if changed {
-		c.What = "changed"
-	}
-	return c, err
+	return tenant.Unchanged
 }
 
 type tenantList struct {
@@ -258,8 +271,11 @@ func (s *server) addSubscriber(ctx context.Context, in *body[NewSubscriber]) (*b
 	if err != nil {
 		return nil, huma.Error422UnprocessableEntity(err.Error())
 	}
-	c, err := s.provision(ctx, &docs.Subscribers[0])
-	return &body[Change]{c}, problem(err)
+	changes, err := s.provision(ctx, docs.Subscribers)
+	if err != nil {
+		return nil, problem(err)
+	}
+	return &body[Change]{changes[0]}, nil
 }
 
 // Bucket is a bucket as it is shown.

@@ -165,7 +165,7 @@ func TestApplyAgainChangesNothing(t *testing.T) {
 	if body := s.must("POST /v1/apply", yaml, shop); strings.Count(body, "unchanged") != 3 {
 		t.Errorf("applied again: %s", body)
 	}
-	if body := s.must("POST /v1/subscribers", nil, `{"tenant":"shop","imsi":"001010000000002","msisdn":"491700000002","plan":"basic","balance":"1"}`); !strings.Contains(body, "changed") {
+	if body := s.must("POST /v1/subscribers", nil, `{"tenant":"shop","imsi":"001010000000002","msisdn":"491700000002","plan":"basic","balance":"1"}`); !strings.Contains(body, "created") {
 		t.Errorf("added: %s", body)
 	}
 	if body := s.must("GET /v1/subscribers/491700000002", nil, ""); !strings.Contains(body, "imsi:001010000000002") {

@@ -152,6 +152,7 @@ func (c *Catalogue) take(b []byte) error {
 	switch {
 	case d.Tenant != nil:
 		c.tenants[d.Tenant.Name] = d.Tenant
+		return d.Tenant.completeRanges()
 	case d.Peer != nil:
 		name := peerName(d.Peer)
 		c.peers = append(slices.DeleteFunc(c.peers, func(p *Peer) bool { return peerName(p) == name }), d.Peer)
@@ -205,6 +206,20 @@ func (c *Catalogue) settle() {
 	slices.SortFunc(c.peers, func(a, b *Peer) int {
 		return cmp.Or(cmp.Compare(vague(a), vague(b)), cmp.Compare(peerName(a), peerName(b)))
 	})
+	c.settleTenants()
+}
+
+// settleTenants notes which tenant a realm or a range means.
+func (c *Catalogue) settleTenants() {
+	c.ranged, c.realms = nil, make(map[string]string)
+	for _, t := range c.Tenants() {
+		if len(t.numbers) > 0 {
+			c.ranged = append(c.ranged, t)
+		}
+		for _, r := range t.Realms {
+			c.realms[r] = t.Name
+		}
+	}
 }
 
 func vague(p *Peer) (n int) {

@@ -3,6 +3,8 @@ package tenant
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // Cross checks what the documents say of each other and of what c has already:
@@ -11,11 +13,13 @@ import (
 func (d *Documents) Cross(c *Catalogue) error {
 	x := crossing{
 		c: c, tenants: make(map[string]bool), plans: make(map[string]bool), seen: make(map[string]bool), owners: make(map[string]string),
+		then: c.with(d.Tenants),
 	}
 	for i := range d.Tenants {
 		t := &d.Tenants[i]
 		x.tenants[t.Name] = true
 		x.once(t.origin, "name", "tenant "+t.Name)
+		x.apart(t)
 	}
 	for i := range d.Plans {
 		p := &d.Plans[i]
@@ -42,12 +46,24 @@ func (d *Documents) Cross(c *Catalogue) error {
 	return errors.Join(x.errs...)
 }
 
+// with is c with these tenants and nothing but tenants.
+func (c *Catalogue) with(tenants []Tenant) *Catalogue {
+	n := &Catalogue{tenants: make(map[string]*Tenant)}
+	maps.Copy(n.tenants, c.tenants)
+	for i := range tenants {
+		n.tenants[tenants[i].Name] = &tenants[i]
+	}
+	n.settleTenants()
+	return n
+}
+
 // A crossing is what Cross has seen so far.
 type crossing struct {
 	c              *Catalogue
 	tenants, plans map[string]bool
 	seen           map[string]bool
 	owners         map[string]string // identity → account
+	then           *Catalogue        // c with the tenants that are declared
 	errs           []error
 }
 
@@ -70,6 +86,23 @@ func (x *crossing) tenant(o *origin, path, name string) {
 	}
 }
 
+// apart checks that no other tenant has a realm of t, or identities of its ranges.
+func (x *crossing) apart(t *Tenant) {
+	for _, o := range x.then.Tenants() {
+		if o.Name == t.Name {
+			continue
+		}
+		if mine, other := t.overlap(o); mine != "" {
+			x.wrong(t.origin, "ranges", "%s and %s of tenant %s have identities in common: an identity belongs to one tenant", mine, other, o.Name)
+		}
+		for i, r := range t.Realms {
+			if slices.Contains(o.Realms, r) {
+				x.wrong(t.origin, fmt.Sprintf("realms[%d]", i), "%s is a realm of tenant %s too: a realm means one tenant", r, o.Name)
+			}
+		}
+	}
+}
+
 func (x *crossing) subscriber(s *Subscriber) {
 	if !x.plans[s.Tenant+"/"+s.Plan] && x.c.Plans(s.Tenant, []byte(s.Plan)) == nil {
 		x.wrong(s.origin, "plan", "tenant %s has no plan %q: declare it with kind: Plan", s.Tenant, s.Plan)
@@ -82,6 +115,10 @@ func (x *crossing) subscriber(s *Subscriber) {
 		return
 	}
 	for _, id := range ids {
+		if err := x.then.Admits(s.Tenant, id); err != nil {
+			x.wrong(s.origin, s.pathOf(id), "%v", err)
+			return
+		}
 		if other, taken := x.owners[id]; taken {
 			x.wrong(s.origin, s.pathOf(id), "%s belongs to account %s already", id, other)
 			return

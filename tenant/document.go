@@ -1,11 +1,13 @@
 package tenant
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"rtm/rating"
 )
@@ -79,7 +81,36 @@ type Subscriber struct {
 	Plan       string   `json:"plan"`
 	Balance    string   `json:"balance,omitempty"` // money a new account starts with; default 0
 
+	Buckets []BucketDoc `json:"buckets,omitempty"` // what a new account has beside it; default the plan's allowances
+
 	origin *origin
+}
+
+// A BucketDoc is what an account has beside its balance.
+type BucketDoc struct {
+	Unit      string `json:"unit"` // octets, seconds, events, money
+	Amount    string `json:"amount"`
+	Allowance string `json:"allowance,omitempty"` // of the plan; empty: it pays for everything of its unit
+	Priority  int32  `json:"priority,omitempty"`  // lower pays first
+	Until     string `json:"until,omitempty"`     // RFC 3339; empty: for ever
+}
+
+// Content is what the bucket holds, of which unit, and until when; the zero time
+// is for ever.
+func (b *BucketDoc) Content() (amount int64, unit rating.Unit, until time.Time, err error) {
+	unit = unitOf(b.Unit)
+	if err = choose("unit", b.Unit, "octets", "seconds", "events", "money"); err != nil {
+		return 0, 0, until, err
+	}
+	if amount, err = ParseQuantity(b.Amount, unit); err != nil {
+		return 0, 0, until, wrong("amount", "%v", err)
+	}
+	if b.Until != "" {
+		if until, err = time.Parse(time.RFC3339, b.Until); err != nil {
+			return 0, 0, until, wrong("until", "%q must be a time with its zone, such as 2027-01-01T00:00:00+01:00", short(b.Until))
+		}
+	}
+	return amount, unit, until.UTC(), nil
 }
 
 // Bounds of what documents hold.
@@ -89,6 +120,7 @@ const (
 	accountMax     = 64  // letters of an account's name
 	descriptionMax = 200 // letters of a description
 	listMax        = 256 // entries of a list
+	bucketsMax     = 32  // of a new account, beside its balance
 )
 
 // Dialects are the sorts of clients that a peer can be (the table is that of
@@ -167,7 +199,15 @@ func (t *Tenant) complete() error {
 	if _, ok := CurrencyOf(t.Currency); !ok {
 		return wrong("currency", "%q is no currency of ISO 4217: write three capital letters, such as EUR", short(t.Currency))
 	}
-	return nil
+	if len(t.Realms) > listMax || len(t.Ranges) > listMax {
+		return wrong("", "its lists are longer than %d", listMax)
+	}
+	for i, r := range t.Realms {
+		if t.Realms[i] = strings.ToLower(r); !domainRule.MatchString(t.Realms[i]) {
+			return wrong(fmt.Sprintf("realms[%d]", i), "%q must be a realm such as example.net", short(r))
+		}
+	}
+	return t.completeRanges()
 }
 
 func (p *Peer) complete() error {
@@ -238,6 +278,15 @@ func (s *Subscriber) complete() error {
 		return wrong("account", "is missing: without imsi and msisdn the account needs a name of its own")
 	case !accountRule.MatchString(s.Account):
 		return wrong("account", "%q must be 1 to %d letters, digits and . _ @ + -", short(s.Account), accountMax)
+	}
+	if len(s.Buckets) > bucketsMax {
+		return wrong("buckets", "are %d; %d are possible", len(s.Buckets), bucketsMax)
+	}
+	for i := range s.Buckets {
+		var field *fieldError
+		if _, _, _, err := s.Buckets[i].Content(); errors.As(err, &field) {
+			return wrong(fmt.Sprintf("buckets[%d].%s", i, field.path), "%s", field.reason)
+		}
 	}
 	_, err = s.Money()
 	return first(checkName("tenant", s.Tenant), checkName("plan", s.Plan), err)

@@ -19,11 +19,14 @@ import (
 
 // A Tenant is an MVNO, or a lab.
 type Tenant struct {
-	Name        string `json:"name"`
-	Currency    string `json:"currency"` // ISO 4217, three letters
-	Description string `json:"description,omitempty"`
+	Name        string   `json:"name"`
+	Currency    string   `json:"currency"` // ISO 4217, three letters
+	Description string   `json:"description,omitempty"`
+	Realms      []string `json:"realms,omitempty"` // Destination-Realms that mean this tenant alone
+	Ranges      []string `json:"ranges,omitempty"` // identities that it may have: "imsi:00101*", "msisdn:4917-4918"; none of a sort: any
 
-	origin *origin
+	origin  *origin
+	numbers []numbers // Ranges
 }
 
 // A Peer is who may connect, and for whom.
@@ -72,6 +75,8 @@ type Catalogue struct {
 	tenants   map[string]*Tenant
 	plans     map[string]*Plans // by tenant/name
 	peers     []*Peer           // named hosts before "*", named realms before any
+	ranged    []*Tenant         // those with ranges
+	realms    map[string]string // Destination-Realm → tenant
 }
 
 // Plans is every version of one plan. Versions are numbered from 1; the one in

@@ -170,7 +170,7 @@ func readFile(name string, stdin io.Reader) ([]byte, error) {
 }
 
 func subscriberCommand() *cobra.Command {
-	return group("subscriber", "add and show subscribers", subscriberAdd(), subscriberShow())
+	return group("subscriber", "add and show subscribers", subscriberAdd(), subscriberShow(), subscriberReassign())
 }
 
 func subscriberAdd() *cobra.Command {

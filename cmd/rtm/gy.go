@@ -60,6 +60,7 @@ type standing struct {
 	catalogue *tenant.Catalogue
 	dialect   *creditcontrol.Dialect
 	tenants   []string            // nil: all
+	realms    map[string][]string // Destination-Realms that mean one tenant; nil: this peer does not serve it
 	self      *creditcontrol.Self // who answers
 	known     *tenant.Peer        // nil: it was learned
 }
@@ -84,19 +85,52 @@ func (d *door) standing(cat *tenant.Catalogue, c *peer.Capabilities) *standing {
 		return nil
 	}
 	s := &standing{catalogue: cat, dialect: creditcontrol.Generic, self: &d.self}
+	if ok {
+		s.tenants, s.known = p.Tenants, p
+	}
+	s.divide()
 	if !ok {
 		return s
 	}
-	s.tenants, s.known = p.Tenants, p
 	if dialect := creditcontrol.DialectOf(p.Dialect); dialect != nil {
 		s.dialect = dialect
 	}
 	if p.AnswerAs == "instance" {
-		own := d.self
+		own := *s.self
 		own.OriginHost = d.instance.Presence.PeerHost
 		s.self = &own
 	}
 	return s
+}
+
+// divide notes which realms mean one tenant, and that they are served.
+func (s *standing) divide() {
+	realms := s.catalogue.Realms()
+	if len(realms) == 0 {
+		return
+	}
+	own := *s.self
+	own.Realms = append(slices.Clone(own.Realms), realms...)
+	s.self, s.realms = &own, make(map[string][]string)
+	for _, r := range realms {
+		s.realms[r] = nil
+		if t := s.catalogue.TenantOfRealm(r); s.tenants == nil || slices.Contains(s.tenants, t) {
+			s.realms[r] = []string{t}
+		}
+	}
+}
+
+// among are the tenants whose subscribers a request to that realm may name;
+// false: the peer does not serve the tenant that the realm means.
+func (s *standing) among(realm []byte) (tenants []string, ok bool) {
+	if len(s.realms) == 0 {
+		return s.tenants, true
+	}
+	one, divided := s.realms[strings.ToLower(string(realm))]
+	if !divided {
+		return s.tenants, true
+	}
+	return one, one != nil
 }
 
 // OriginHost is who answers this client.
@@ -223,14 +257,19 @@ func (d *door) receive(c *call) {
 		c.spoofed(cl)
 		return
 	}
-	if r := c.env.Destined(&d.self); r != 0 {
+	if r := c.env.Destined(now.self); r != 0 {
 		c.result(r)
+		return
+	}
+	tenants, ok := now.among(c.env.DestinationRealm)
+	if !ok {
+		c.result(diameter.RealmNotServed)
 		return
 	}
 	in := &c.in
 	in.Arrived = d.instance.Now()
 	in.Deadline = in.Arrived.Add(c.peer.dialect.Patience)
-	in.Tenants, in.Reply, in.Token = c.peer.tenants, replied, c
+	in.Tenants, in.Reply, in.Token = tenants, replied, c
 	for _, id := range c.env.Identities {
 		c.text = id.Append(c.text[:0])
 		in.Identities = append(in.Identities, string(c.text))
@@ -294,7 +333,11 @@ func (d *door) unknown(in *rtm.Inbound) {
 	}
 	fix := "none: no shell should see this identity"
 	if subscriberShape.MatchString(in.Identities[0]) {
-		fix = "rtm subscriber add " + in.Identities[0] + " --tenant TENANT --plan PLAN --api " + d.api
+		t := d.instance.Catalogue().TenantOf(in.Identities[0])
+		if t == "" {
+			t = "TENANT"
+		}
+		fix = "rtm subscriber add " + in.Identities[0] + " --tenant " + t + " --plan PLAN --api " + d.api
 	}
 	d.log.Warn("unknown subscriber answered 5030", "identity", in.Identities[0], "peer", string(in.Request.Host), "fix", fix)
 }

@@ -56,7 +56,7 @@ Begin with "rtm dev": it runs at once, and says what to do next.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return exitError{fmt.Errorf("%w\nsee %s --help", err, c.CommandPath()), exitUsage}
 	})
-	root.AddCommand(serveCommand(), devCommand(), simCommand(), applyCommand(), checkCommand(), topCommand(), doctorCommand(), subscriberCommand(), balanceCommand(),
+	root.AddCommand(serveCommand(), devCommand(), simCommand(), applyCommand(), checkCommand(), topCommand(), doctorCommand(), importCommand(), subscriberCommand(), balanceCommand(),
 		sessionCommand(), cdrCommand(), peerCommand(), configCommand(), versionCommand(), demoCommand())
 	return root
 }

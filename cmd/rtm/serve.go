@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"rtm"
-	"rtm/charging"
 	"rtm/examples"
 	"rtm/store"
 	"rtm/tenant"
@@ -214,18 +213,17 @@ func seed(ctx context.Context, n *rtm.Instance) error {
 	if _, err := tenant.Apply(ctx, n.Store, docs, false); err != nil {
 		return err
 	}
+	var subs []rtm.Subscription
 	for i := range docs.Subscribers {
-		s := &docs.Subscribers[i]
-		ids, err := s.AllIdentities()
+		sub, err := rtm.SubscriptionOf(&docs.Subscribers[i])
 		if err != nil {
 			return err
 		}
-		money, err := s.Money()
-		if err != nil {
-			return err
-		}
-		if _, err := n.Provision(ctx, s.Tenant, s.Account, charging.Profile{Plan: s.Plan, Identities: ids, Money: money}); err != nil {
-			return err
+		subs = append(subs, sub)
+	}
+	for _, p := range n.ProvisionAll(ctx, subs) {
+		if p.Err != nil {
+			return p.Err
 		}
 	}
 	return nil
