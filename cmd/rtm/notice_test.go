@@ -17,22 +17,29 @@ import (
 	"rtm/store/storetest"
 )
 
-// ccr is a CCR of one gateway for rating group 10, with usage if there is some.
+// ccr is a CCR of one gateway for rating group 10, with usage if there is some,
+// to its own realm, as Open5GS has it.
 func ccr(host, realm, session string, kind, number uint32, used uint64) []byte {
+	return request(host, realm, realm, session, "001010000000001", kind, number, used)
+}
+
+// request is a CCR to a realm for a subscriber and rating group 10, with usage if
+// there is some.
+func request(host, realm, to, session, imsi string, kind, number uint32, used uint64) []byte {
 	var e diameter.Encoder
 	e.Reset(nil)
 	e.Request(diameter.CreditControl, diameter.ApplicationCreditControl, diameter.FlagProxiable, 100+number, 100+number)
 	e.String(diameter.SessionID, session)
 	e.String(diameter.OriginHost, host)
 	e.String(diameter.OriginRealm, realm)
-	e.String(diameter.DestinationRealm, realm) // its own, as Open5GS has it
+	e.String(diameter.DestinationRealm, to)
 	e.Uint32(diameter.AuthApplicationID, uint32(diameter.ApplicationCreditControl))
 	e.String(diameter.ServiceContextID, "32251@3gpp.org")
 	e.Uint32(diameter.CCRequestType, kind)
 	e.Uint32(diameter.CCRequestNumber, number)
 	e.Open(diameter.SubscriptionID)
 	e.Uint32(diameter.SubscriptionIDType, 1)
-	e.String(diameter.SubscriptionIDData, "001010000000001")
+	e.String(diameter.SubscriptionIDData, imsi)
 	e.Close()
 	e.Open(diameter.MultipleServicesCreditControl)
 	e.Uint32(diameter.RatingGroup, 10)
