@@ -25,6 +25,9 @@ type Config struct {
 	Destination string   // Destination-Realm; empty: Realm
 	IMSIs       []string // subscribers, used one after the other
 	Sessions    int
+	First       int           // sessions before the first one, which other runs play: 10 begins with the eleventh
+	Sent        int           // messages that other runs have sent of each session: it is open, and is gone on with
+	Leave       bool          // a session is left open after its updates, for another run to go on with
 	Updates     int           // CCR-U per session
 	Groups      int           // rating groups per session, 1 …
 	Parallel    int           // sessions at once
@@ -48,8 +51,8 @@ func (c *Config) defaults() error {
 	if len(c.Targets) == 0 || len(c.IMSIs) == 0 {
 		return errors.New("a simulation needs at least one target and one subscriber")
 	}
-	if c.Sessions < 1 || c.Updates < 0 || c.Groups < 1 || c.Groups > 16 {
-		return errors.New("sessions must be at least 1, updates at least 0, groups 1 to 16")
+	if c.Sessions < 1 || c.Updates < 0 || c.Groups < 1 || c.Groups > 16 || c.First < 0 || c.Sent < 0 {
+		return errors.New("sessions must be at least 1, groups 1 to 16, updates, first and sent at least 0")
 	}
 	c.Parallel = min(max(c.Parallel, 1), c.Sessions)
 	if c.Tx == 0 {
@@ -80,6 +83,7 @@ var KindNames = [...]string{"", "INITIAL_REQUEST", "UPDATE_REQUEST", "TERMINATIO
 // Counts is what happened.
 type Counts struct {
 	Started, Ended, Abandoned atomic.Int64
+	Left                      atomic.Int64 // sessions that another run may go on with
 	Sent, Resent, Answered    atomic.Int64
 	Duplicates                atomic.Int64 // second answers that were compared
 	Different                 atomic.Int64 // … and were not the same
@@ -243,11 +247,12 @@ func (s *Sim) begin() {
 	if n > int64(s.config.Sessions) {
 		return
 	}
+	n += int64(s.config.First)
 	c := &session{
 		sim: s, id: s.id(n), updates: s.config.Updates, imsi: s.config.IMSIs[int(n)%len(s.config.IMSIs)],
 		random: rand.New(rand.NewPCG(s.config.Seed, uint64(n))), granted: make([]int64, s.config.Groups), usage: make([]int64, s.config.Groups),
 	}
-	if n == 1 {
+	if n == int64(s.config.First)+1 {
 		c.updates = max(c.updates, s.config.Watched)
 	}
 	c.abandon = s.config.Abandon > 0 && n%int64(s.config.Abandon) == 0
@@ -256,8 +261,12 @@ func (s *Sim) begin() {
 	s.mu.Unlock()
 	s.Counts.Started.Add(1)
 	c.mu.Lock()
-	c.send(kindInitial)
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	if s.config.Sent == 0 {
+		c.send(kindInitial)
+		return
+	}
+	c.resume()
 }
 
 // over reports whether the time that was asked for is over.
@@ -266,7 +275,7 @@ func (s *Sim) over() bool { return !s.ends.IsZero() && time.Now().After(s.ends) 
 func (s *Sim) id(n int64) string { return fmt.Sprintf("%s;%d;%d", s.config.Host, s.config.Seed, n) }
 
 // Watched is the Session-Id of the first session.
-func (s *Sim) Watched() string { return s.id(1) }
+func (s *Sim) Watched() string { return s.id(int64(s.config.First) + 1) }
 
 // ended counts a session that is over, and begins another in its place.
 func (s *Sim) ended(c *session) {

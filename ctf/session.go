@@ -68,6 +68,22 @@ func (c *session) send(kind uint32) {
 	}
 }
 
+// resume goes on with a session that another run has left open. What it was
+// granted is forgotten: it uses no more than any message does. c.mu is held.
+func (c *session) resume() {
+	s := c.sim
+	c.opened, c.number = true, uint32(s.config.Sent-1)
+	c.updates += s.config.Sent - 1
+	for g := range c.granted {
+		c.granted[g] = s.config.Octets
+	}
+	if s.config.Updates == 0 {
+		c.send(kindTermination)
+		return
+	}
+	c.send(kindUpdate)
+}
+
 // deliver sends the message once. c.mu is held.
 func (c *session) deliver(prefer, not int, flags uint8) {
 	s := c.sim
@@ -229,6 +245,12 @@ func (c *session) acknowledged(m *diameter.Message) {
 	next := uint32(kindUpdate)
 	if c.abort || s.over() || int(c.number) >= c.updates && !c.asked || sumOf(c.granted) == 0 {
 		next = kindTermination
+	}
+	if next == kindTermination && s.config.Leave && !c.abort {
+		s.Counts.Left.Add(1)
+		c.over = true
+		go s.ended(c)
+		return
 	}
 	c.asked = false
 	if s.config.Hold > 0 && !c.abort {
