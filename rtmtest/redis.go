@@ -1,10 +1,13 @@
 package rtmtest
 
 import (
+	"bufio"
 	"context"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -71,6 +74,26 @@ func (r *Redis) pong() bool {
 	b := make([]byte, 7)
 	n, _ := c.Read(b)
 	return n >= 5 && string(b[:5]) == "+PONG"
+}
+
+// UsedMemory is what the server's data takes, as its INFO says (used_memory).
+func (r *Redis) UsedMemory() (n int64) {
+	r.t.Helper()
+	c, err := net.DialTimeout("tcp", r.Addr, time.Second)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.Write([]byte("INFO memory\r\n"))
+	for lines := bufio.NewScanner(c); lines.Scan(); {
+		if k, v, _ := strings.Cut(lines.Text(), ":"); k == "used_memory" {
+			n, _ = strconv.ParseInt(v, 10, 64)
+			return n
+		}
+	}
+	r.t.Fatal("redis-server does not say what it uses")
+	return 0
 }
 
 // PID is the server's process.
