@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +24,8 @@ type shaky struct {
 	random *rand.Rand
 	rate   float64
 	late   []store.Commit // in doubt, and not there yet
+	mu     sync.Mutex     // held by trims, which come several at once
+	down   bool           // one of them crashed the caller
 }
 
 type crash struct{}
@@ -32,7 +35,7 @@ var errCut = errors.New("cut")
 func (s *shaky) strikes() bool { return s.random.Float64() < s.rate }
 
 func (s *shaky) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
-	if s.strikes() {
+	if s.down || s.strikes() {
 		panic(crash{}) // the file is written, no cursor is moved
 	}
 	if len(s.late) > 0 && s.random.IntN(3) == 0 {
@@ -57,8 +60,13 @@ func (s *shaky) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, 
 }
 
 func (s *shaky) Trim(ctx context.Context, p store.Partition, upTo uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.strikes() {
-		panic(crash{}) // the file has its name, the stream is as it was
+		s.down = true // the file has its name, the stream is as it was
+	}
+	if s.down {
+		return errCut
 	}
 	return s.Store.Trim(ctx, p, upTo)
 }
@@ -102,11 +110,12 @@ func eachEventOnce(t *testing.T, seed uint64) {
 	// it down, with whatever is on its disk.
 	step := func(i int) {
 		defer func() {
-			if p := recover(); p != nil {
-				if _, ok := p.(crash); !ok {
-					panic(p)
-				}
-				fs[i] = nil
+			p := recover()
+			if _, ok := p.(crash); p != nil && !ok {
+				panic(p)
+			}
+			if p != nil || s.down {
+				fs[i], s.down = nil, false
 			}
 		}()
 		if fs[i] == nil {

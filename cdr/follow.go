@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +25,8 @@ import (
 // Bounds and times of a Follower.
 const (
 	BatchMax   = 20_000 // events in one file
-	readMax    = 1000   // events of one partition at a time
-	strideMax  = 16     // partitions between two pauses
+	readMax    = 250    // events of one partition at a time
+	strideMax  = 16     // partitions that are read, moved or trimmed at once, between two pauses
 	SweepEvery = 5 * time.Second
 	PassEvery  = 500 * time.Millisecond
 )
@@ -161,6 +162,7 @@ type section struct {
 	partition store.Partition
 	was       stored
 	upTo      uint64
+	more      bool // the partition has further events
 	lines     []byte
 	records   []Record
 }
@@ -232,35 +234,50 @@ func (f *Follower) name() string {
 	}
 }
 
-// read collects the new events of the partitions that may have some.
+// read collects the new events of the partitions that may have some, several
+// partitions in one round trip to the store.
 func (f *Follower) read(ctx context.Context) (sections []section, full bool, err error) {
-	place, of := 0, 1
-	if f.Share != nil {
-		place, of = f.Share()
-	}
 	f.look()
 	total := 0
-	for i := range store.Partitions {
-		p := (f.next + i) % store.Partitions
-		if p%of != place || !f.pending[p] {
-			continue
-		}
-		s, more, err := f.section(ctx, store.Partition(p))
+	for ps := range slices.Chunk(f.turn(), strideMax) {
+		found, err := f.stride(ctx, ps)
 		if err != nil {
 			return nil, false, err
 		}
-		f.pending[p] = more
-		full = full || more
-		if len(s.records) > 0 {
-			sections = append(sections, s)
-			f.giveWay(ctx, len(sections))
+		before := len(sections)
+		for i := range found {
+			s := &found[i]
+			f.pending[s.partition] = s.more
+			full = full || s.more
+			if len(s.records) > 0 {
+				sections = append(sections, *s)
+			}
+			total += len(s.records)
 		}
-		if total += len(s.records); total >= BatchMax {
-			f.next = p + 1
+		if len(sections)/strideMax > before/strideMax {
+			f.giveWay(ctx)
+		}
+		if total >= BatchMax {
+			f.next = int(ps[len(ps)-1]) + 1
 			return sections, true, nil
 		}
 	}
 	return sections, full, nil
+}
+
+// turn is the partitions of this follower's share that may have new events, in
+// the order in which they have their turn.
+func (f *Follower) turn() (ps []store.Partition) {
+	place, of := 0, 1
+	if f.Share != nil {
+		place, of = f.Share()
+	}
+	for i := range store.Partitions {
+		if p := (f.next + i) % store.Partitions; p%of == place && f.pending[p] {
+			ps = append(ps, store.Partition(p))
+		}
+	}
+	return ps
 }
 
 // look notes which partitions may have new events: those that were written to
@@ -278,8 +295,8 @@ func (f *Follower) look() {
 
 // giveWay spreads a pass over the time until the next one, unless it is behind:
 // charging on the same cores must not wait for a burst of records.
-func (f *Follower) giveWay(ctx context.Context, sections int) {
-	if f.behind || sections%strideMax != 0 {
+func (f *Follower) giveWay(ctx context.Context) {
+	if f.behind {
 		return
 	}
 	t := time.NewTimer(PassEvery / 4 * strideMax / store.Partitions)
@@ -290,33 +307,55 @@ func (f *Follower) giveWay(ctx context.Context, sections int) {
 	}
 }
 
-// section reads what is new in one partition.
-func (f *Follower) section(ctx context.Context, p store.Partition) (s section, more bool, err error) {
-	if s.was, err = f.cursor(ctx, p); err != nil {
-		return s, false, err
+// stride reads what is new in these partitions.
+func (f *Follower) stride(ctx context.Context, ps []store.Partition) ([]section, error) {
+	if err := f.load(ctx, ps); err != nil {
+		return nil, err
 	}
-	s.partition, s.upTo = p, s.was.Seq
-	events, err := f.Store.Events(ctx, p, s.was.Seq, readMax)
-	if err != nil {
-		return s, false, err
+	found := make([]section, len(ps))
+	return found, atOnce(len(ps), func(i int) error {
+		s := &found[i]
+		s.partition, s.was = ps[i], f.cursors[ps[i]]
+		events, err := f.Store.Events(ctx, ps[i], s.was.Seq, readMax)
+		if err != nil {
+			return err
+		}
+		return f.section(s, events)
+	})
+}
+
+// atOnce does n things at the same time, so that a store whose client gathers
+// what waits sends them in one write.
+func atOnce(n int, do func(i int) error) error {
+	errs := make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { errs[i] = do(i) })
 	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// section turns the events of one partition into lines.
+func (f *Follower) section(s *section, events []store.Event) error {
+	s.upTo, s.more = s.was.Seq, len(events) == readMax
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	var e charging.Entry
 	for _, ev := range events {
 		s.upTo = ev.Seq
 		if err := e.Decode(ev.Bytes); err != nil {
-			f.Log.Error("an event is damaged and left out", "partition", p, "seq", ev.Seq)
+			f.Log.Error("an event is damaged and left out", "partition", s.partition, "seq", ev.Seq)
 			continue
 		}
-		r := FromEntry(&e, p, ev.Seq)
+		r := FromEntry(&e, s.partition, ev.Seq)
 		if err := enc.Encode(&r); err != nil {
-			return s, false, err
+			return err
 		}
 		s.records = append(s.records, r)
 	}
 	s.lines = buf.Bytes()
-	return s, len(events) == readMax, nil
+	return nil
 }
 
 func cursorKey(p store.Partition) store.Key {
@@ -324,21 +363,35 @@ func cursorKey(p store.Partition) store.Key {
 }
 
 func (f *Follower) cursor(ctx context.Context, p store.Partition) (stored, error) {
-	if c, ok := f.cursors[p]; ok {
-		return c, nil
-	}
-	recs, err := f.Store.Load(ctx, []store.Key{cursorKey(p)})
-	if err != nil {
-		return stored{}, err
-	}
-	c := stored{version: recs[0].Version}
-	if len(recs[0].Bytes) > 0 {
-		if err := json.Unmarshal(recs[0].Bytes, &c.cursor); err != nil {
-			return c, fmt.Errorf("cursor of partition %d: %w", p, err)
+	err := f.load(ctx, []store.Partition{p})
+	return f.cursors[p], err
+}
+
+// load reads the cursors of these partitions that are not known.
+func (f *Follower) load(ctx context.Context, ps []store.Partition) error {
+	var keys []store.Key
+	for _, p := range ps {
+		if _, ok := f.cursors[p]; !ok {
+			keys = append(keys, cursorKey(p))
 		}
 	}
-	f.cursors[p] = c
-	return c, nil
+	if len(keys) == 0 {
+		return nil
+	}
+	recs, err := f.Store.Load(ctx, keys)
+	if err != nil {
+		return err
+	}
+	for i, k := range keys {
+		c := stored{version: recs[i].Version}
+		if len(recs[i].Bytes) > 0 {
+			if err := json.Unmarshal(recs[i].Bytes, &c.cursor); err != nil {
+				return fmt.Errorf("cursor of partition %d: %w", k.Partition, err)
+			}
+		}
+		f.cursors[k.Partition] = c
+	}
+	return nil
 }
 
 // Names of files that are not finished: as first written, and with the lines
@@ -391,7 +444,9 @@ func (f *Follower) move(ctx context.Context, name string, sections []section) (k
 	for part := range slices.Chunk(commits, strideMax) {
 		done, _ := f.Store.Commit(ctx, part)
 		rs = append(rs, done...)
-		f.giveWay(ctx, len(rs))
+		if len(part) == strideMax {
+			f.giveWay(ctx)
+		}
 	}
 	for i := range rs {
 		switch rs[i].Outcome {
@@ -440,19 +495,29 @@ func syncDir(dir string) error {
 
 // announce tells whoever listens, and forgets the events that are in files.
 func (f *Follower) announce(ctx context.Context, sections []section) {
-	for i := range sections {
-		s := &sections[i]
-		f.Records.Add(int64(len(s.records)))
-		for j := range s.records {
-			f.lived(&s.records[j])
-			if f.Tail != nil {
-				f.Tail(&s.records[j])
+	for part := range slices.Chunk(sections, strideMax) {
+		for i := range part {
+			f.tell(&part[i])
+		}
+		_ = atOnce(len(part), func(i int) error {
+			if err := f.Store.Trim(ctx, part[i].partition, part[i].upTo); err != nil {
+				f.Log.Warn("events that are in files are still in the store", "partition", part[i].partition, "error", err)
 			}
+			return nil
+		})
+		if len(part) == strideMax {
+			f.giveWay(ctx)
 		}
-		if err := f.Store.Trim(ctx, s.partition, s.upTo); err != nil {
-			f.Log.Warn("events that are in files are still in the store", "partition", s.partition, "error", err)
+	}
+}
+
+func (f *Follower) tell(s *section) {
+	f.Records.Add(int64(len(s.records)))
+	for j := range s.records {
+		f.lived(&s.records[j])
+		if f.Tail != nil {
+			f.Tail(&s.records[j])
 		}
-		f.giveWay(ctx, i+1)
 	}
 }
 
