@@ -131,6 +131,10 @@ func (o *origin) body() (body ast.Node, err error) {
 		return nil, err
 	}
 	file, err := parser.Parse(tokens, 0)
+	var tab *yaml.SyntaxError
+	if errors.As(err, &tab) && strings.Contains(tab.Message, "'\t'") {
+		return nil, at(tab.Token, "a tab stands here: indent with blanks")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -325,7 +325,7 @@ func TestReopened(t *testing.T) {
 	if err := first.Trim(ctx, 3, 2); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "another rtm") {
+	if _, err := Open(Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "lock held") {
 		t.Errorf("a second opener: %v", err)
 	}
 	if err := first.Close(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -144,7 +145,11 @@ func openDir(c Config, look bool) (*Store, error) {
 		L0CompactionThreshold: 4, CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w (is another rtm using it?)", c.Dir, err)
+		if errors.Is(err, syscall.EAGAIN) {
+			pid, _ := Holder(c.Dir)
+			err = fmt.Errorf("process %d has it open; an embedded store serves one process: end that, or name another directory (%w)", pid, err)
+		}
+		return nil, fmt.Errorf("open %s: %w", c.Dir, err)
 	}
 	s.db = db
 	if err := s.begin(); err != nil {
