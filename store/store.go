@@ -161,6 +161,9 @@ var ErrTooLarge = errors.New("commit exceeds 64 records or 256 kB")
 // record at all, or writes the zero Version.
 var ErrMalformed = errors.New("commit names several partitions, a key twice, no record or a zero version")
 
+// ErrCursor answers a Scan from a cursor that no Scan of such a store gave.
+var ErrCursor = errors.New("no scan of this store gave this cursor")
+
 // ErrClosed answers whoever uses a store after Close.
 var ErrClosed = errors.New("store is closed")
 
@@ -236,7 +239,7 @@ type Store interface {
 
 	// Scan walks over all records, about n at a time and in any order, from a
 	// nil cursor to a nil next. What exists during the whole walk is seen at
-	// least once.
+	// least once. A cursor that is none is ErrCursor.
 	Scan(ctx context.Context, cursor []byte, n int) (ks []Key, rs []Record, next []byte, err error)
 
 	// Facts tells what the store promises, and its time.

@@ -131,8 +131,11 @@ func (s *Store) Scan(_ context.Context, cursor []byte, n int) (ks []store.Key, r
 		return nil, nil, nil, store.ErrClosed
 	}
 	defer s.reading.RUnlock()
-	if cursor == nil {
+	if len(cursor) == 0 {
 		cursor = []byte{'r'}
+	}
+	if cursor[0] != 'r' {
+		return nil, nil, nil, store.ErrCursor
 	}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: cursor, UpperBound: []byte{'s'}})
 	if err != nil {

@@ -227,7 +227,7 @@ func (s *Store) Scan(ctx context.Context, cursor []byte, n int) (ks []store.Key,
 	at := uint64(0)
 	if cursor != nil {
 		if at, err = strconv.ParseUint(string(cursor), 10, 64); err != nil {
-			return nil, nil, nil, fmt.Errorf("cursor %q: %w", cursor, err)
+			return nil, nil, nil, store.ErrCursor
 		}
 	}
 	page, err := s.client.Do(ctx, s.client.B().Scan().Cursor(at).Count(int64(max(n, 1))).Type("string").Build()).AsScanEntry()

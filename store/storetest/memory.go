@@ -210,6 +210,9 @@ func (m *Memory) Trim(_ context.Context, p store.Partition, upTo uint64) error {
 func (m *Memory) Scan(_ context.Context, cursor []byte, n int) (ks []store.Key, rs []store.Record, next []byte, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if len(cursor) > 0 && cursor[0] != '{' {
+		return nil, nil, nil, store.ErrCursor
+	}
 	keys := make([]store.Key, 0, len(m.records))
 	for k := range m.records {
 		if k.String() > string(cursor) {

@@ -59,6 +59,7 @@ var Promises = []Promise{
 	{"events come in order, each once", events},
 	{"a trimmed event does not come back, and its number is never used again", trim},
 	{"Scan sees everything that exists throughout", scan},
+	{"Scan refuses a cursor that is none", strangeCursor},
 	{"the store's time does not step back", timeRises},
 	{"eight loops on one record: exactly the accepted commits count", races},
 	{"a closed store refuses", closed},
@@ -578,6 +579,13 @@ func scan(t T, s store.Store) {
 	}
 	if len(want) > 0 {
 		t.Fatalf("%d records were never seen", len(want))
+	}
+}
+
+func strangeCursor(t T, s store.Store) {
+	must(t, s, store.Commit{Writes: []store.Write{put(Key(27, "a"), store.Version{}, "x")}})
+	if ks, _, _, err := s.Scan(context.Background(), []byte("zzz"), 10); !errors.Is(err, store.ErrCursor) {
+		t.Fatalf("%d keys, %v", len(ks), err)
 	}
 }
 
