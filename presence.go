@@ -303,6 +303,17 @@ func (n *Instance) send(ctx context.Context) {
 	}
 }
 
+// PeersOf lists the Origin-Hosts that are connected to an instance, as far as it
+// has told.
+func (n *Instance) PeersOf(ctx context.Context, p *Presence) []string {
+	if p.More == 0 {
+		return p.Peers
+	}
+	hosts := append(slices.Clone(p.Peers), n.morePeers(ctx, p)...)
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
 // morePeers are the hosts of an instance that do not fit into the list of
 // instances, as far as they can be read.
 func (n *Instance) morePeers(ctx context.Context, p *Presence) (hosts []string) {

@@ -81,68 +81,6 @@ func unix(t time.Time) uint64 {
 	return uint64(t.UnixMilli())
 }
 
-// An Open is an open session and whose it is.
-type Open struct {
-	Account store.Key
-	Session charging.Session
-}
-
-// Sessions walks over the open sessions, until yield returns false.
-func (n *Instance) Sessions(ctx context.Context, yield func(Open) bool) error {
-	var cursor []byte
-	for {
-		keys, recs, next, err := n.Store.Scan(ctx, cursor, 256)
-		if err != nil {
-			return err
-		}
-		for i, k := range keys {
-			if k.Kind != tenant.KindAccount {
-				continue
-			}
-			a := &charging.Account{}
-			if a.Decode(recs[i].Bytes) != nil || a.DecodeAll() != nil {
-				continue // the auditor's business
-			}
-			for j := range a.Sessions {
-				if !yield(Open{Account: k, Session: a.Sessions[j]}) {
-					return nil
-				}
-			}
-		}
-		if next == nil {
-			return nil
-		}
-		cursor = next
-	}
-}
-
-// Session finds an open session by its Session-Id, by walking over all.
-func (n *Instance) Session(ctx context.Context, id string) (open Open, err error) {
-	found := false
-	err = n.Sessions(ctx, func(o Open) bool {
-		if found = string(o.Session.ID) == id; found {
-			open = o
-		}
-		return !found
-	})
-	if err == nil && !found {
-		err = fmt.Errorf("session %s: %w", id, ErrNotFound)
-	}
-	return open, err
-}
-
-// Prompt asks the client of a session for a report (charging.Reauthorise), or
-// to end it (charging.Abort).
-func (n *Instance) Prompt(ctx context.Context, o Open, kind charging.Kind) error {
-	a, err := n.Do(ctx, &Inbound{Account: o.Account, Request: charging.Request{
-		Kind: kind, Realm: o.Session.Realm, Session: o.Session.ID, Sub: o.Session.Sub,
-	}})
-	if err == nil && a.Result != charging.Success {
-		err = fmt.Errorf("session %s: %w", o.Session.ID, ErrNotFound)
-	}
-	return err
-}
-
 // Reset makes in ready for the next request, keeping its memory.
 func (in *Inbound) Reset() {
 	*in = Inbound{

@@ -31,8 +31,8 @@ const BodyMax = 16 << 20
 // Config is what the interface needs.
 type Config struct {
 	Version   string
-	Instances func() []*rtm.Instance // of this process, those that live first; never empty
-	Records   func(limit int, match func(json.RawMessage) bool) ([]json.RawMessage, error)
+	Instances func() []*rtm.Instance                                 // of this process, those that live first; never empty
+	Records   func(context.Context, RecordQuery) (RecordPage, error) // nil: there are no record files
 	Registry  *prometheus.Registry
 	Ready     func() error // nil: this process takes traffic
 }
@@ -82,8 +82,13 @@ func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/info", s.info)
 	huma.Post(a, "/v1/apply", s.apply, func(o *huma.Operation) { o.MaxBodyBytes = BodyMax })
 	huma.Get(a, "/v1/tenants", s.tenants)
+	huma.Get(a, "/v1/tenants/{tenant}", s.tenant)
 	huma.Get(a, "/v1/plans", s.plans)
+	huma.Get(a, "/v1/plans/{tenant}/{plan}", s.plan)
 	huma.Get(a, "/v1/peers", s.peers)
+	huma.Get(a, "/v1/peers/{host}", s.peer)
+	huma.Get(a, "/v1/export", s.export)
+	huma.Get(a, "/v1/subscribers", s.subscribers)
 	huma.Post(a, "/v1/subscribers", s.addSubscriber)
 	huma.Post(a, "/v1/import", s.importLines, func(o *huma.Operation) { o.MaxBodyBytes = BodyMax })
 	huma.Put(a, "/v1/identities/{identity}", s.reassign)
@@ -220,30 +225,6 @@ func whatOf(p rtm.Provisioned) string {
 	return tenant.Unchanged
 }
 
-type tenantList struct {
-	Tenants []*tenant.Tenant `json:"tenants"`
-}
-
-func (s *server) tenants(context.Context, *struct{}) (*body[tenantList], error) {
-	return &body[tenantList]{tenantList{s.instance().Catalogue().Tenants()}}, nil
-}
-
-type planList struct {
-	Plans map[string]uint32 `json:"plans" doc:"tenant/name, and how many versions there are"`
-}
-
-func (s *server) plans(context.Context, *struct{}) (*body[planList], error) {
-	return &body[planList]{planList{s.instance().Catalogue().PlanNames()}}, nil
-}
-
-type peerList struct {
-	Peers []*tenant.Peer `json:"peers"`
-}
-
-func (s *server) peers(context.Context, *struct{}) (*body[peerList], error) {
-	return &body[peerList]{peerList{s.instance().Catalogue().Peers()}}, nil
-}
-
 // NewSubscriber is what POST /v1/subscribers takes.
 type NewSubscriber struct {
 	Tenant     string   `json:"tenant"`
@@ -321,11 +302,8 @@ func (s *server) subscriber(ctx context.Context, in *subscriberInput) (*body[Sub
 }
 
 func show(n *rtm.Instance, key store.Key, a *charging.Account) Subscriber {
-	out := Subscriber{Plan: string(a.Plan), Identities: []string{}, Buckets: []Bucket{}, Sessions: []Session{}}
+	out := Subscriber{Plan: string(a.Plan), Identities: identities(a), Buckets: []Bucket{}, Sessions: []Session{}}
 	out.Tenant, out.Account = tenant.AccountOf(key)
-	for _, id := range a.Identities {
-		out.Identities = append(out.Identities, string(id))
-	}
 	for i := range a.Buckets {
 		b := &a.Buckets[i]
 		out.Buckets = append(out.Buckets, Bucket{

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -59,13 +60,13 @@ func newSite(t *testing.T) *site {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(Metrics(instances))
 	s.Handler, _ = New(Config{Version: "test", Instances: instances, Registry: reg, Ready: func() error { return s.ready },
-		Records: func(limit int, match func(json.RawMessage) bool) (out []json.RawMessage, err error) {
+		Records: func(_ context.Context, q RecordQuery) (page RecordPage, err error) {
 			for _, line := range []string{`{"type":"final","session":"s","account":"alice"}`, `{"type":"ledger","account":"alice"}`} {
-				if match(json.RawMessage(line)) && len(out) < limit {
-					out = append(out, json.RawMessage(line))
+				if q.Match(json.RawMessage(line)) && len(page.Lines) < q.Limit {
+					page.Lines = append(page.Lines, json.RawMessage(line))
 				}
 			}
-			return out, nil
+			return page, nil
 		}})
 	return s
 }

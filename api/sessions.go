@@ -1,14 +1,14 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"rtm"
 	"rtm/charging"
 	"rtm/store"
 	"rtm/tenant"
@@ -48,6 +48,7 @@ type Session struct {
 	Host     string    `json:"originHost"`
 	Realm    string    `json:"originRealm"`
 	Context  uint32    `json:"serviceContext"`
+	APN      string    `json:"apn,omitempty"`
 	Opened   time.Time `json:"opened"`
 	Last     time.Time `json:"last"`
 	Closes   time.Time `json:"closes" doc:"closed by then, if nothing more is heard"`
@@ -63,7 +64,7 @@ func showSession(key store.Key, s *charging.Session) Session {
 	t, account := tenant.AccountOf(key)
 	out := Session{
 		Session: string(s.ID), Tenant: t, Account: account, Identity: string(s.Identity), Host: string(s.Host), Realm: string(s.Realm),
-		Context: s.Context, Opened: s.Opened, Last: s.Last, Closes: s.Close, Messages: s.Messages, Gaps: s.Gaps,
+		Context: s.Context, APN: string(s.Particulars.APN), Opened: s.Opened, Last: s.Last, Closes: s.Close, Messages: s.Messages, Gaps: s.Gaps,
 		Busy: s.Busy.Microseconds(), Groups: []Group{}, Trail: []Handled{},
 	}
 	if s.Notice.Kind != 0 {
@@ -99,81 +100,112 @@ func showGroup(g *charging.Group) Group {
 }
 
 type sessionsInput struct {
-	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Paging
+	Tenant     string `query:"tenant" doc:"only sessions of this tenant's subscribers"`
+	Subscriber string `query:"subscriber" doc:"only sessions of this IMSI, MSISDN, identity or tenant/account: the fastest"`
+	Host       string `query:"host" doc:"only sessions whose last message came from this Origin-Host"`
+	APN        string `query:"apn" doc:"only sessions with this Called-Station-Id"`
+	Idle       string `query:"idle" doc:"only sessions of which nothing was heard for so long, such as 10m"`
 }
 
-type sessionList struct {
+// SessionList is a page of open sessions.
+type SessionList struct {
 	Sessions []Session `json:"sessions"`
-	More     bool      `json:"more"`
+	Cursor   string    `json:"cursor,omitempty" doc:"where to go on; without it, this is the last page"`
 }
 
-func (s *server) sessions(ctx context.Context, in *sessionsInput) (*body[sessionList], error) {
-	out := sessionList{Sessions: []Session{}}
-	err := s.instance().Sessions(ctx, func(o rtm.Open) bool {
-		if out.More = len(out.Sessions) >= in.Limit; out.More {
-			return false
+func (s *server) sessions(ctx context.Context, in *sessionsInput) (*body[SessionList], error) {
+	f := filter{host: in.Host, apn: in.APN, now: s.instance().Now()}
+	if in.Idle != "" {
+		var err error
+		if f.idle, err = time.ParseDuration(in.Idle); err != nil || f.idle <= 0 {
+			return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("idle: %q is no time such as 90s, 10m or 2h", in.Idle))
 		}
-		out.Sessions = append(out.Sessions, showSession(o.Account, &o.Session))
-		return true
-	})
-	return &body[sessionList]{out}, problem(err)
+	}
+	out := SessionList{Sessions: []Session{}}
+	take := func(k store.Key, a *charging.Account) int {
+		found := f.of(k, a)
+		out.Sessions = append(out.Sessions, found...)
+		return len(found)
+	}
+	if in.Subscriber != "" {
+		n := s.instance()
+		key, err := n.Find(ctx, in.Subscriber)
+		if err != nil {
+			return nil, problem(err)
+		}
+		a, err := n.Account(ctx, key)
+		if err != nil {
+			return nil, problem(err)
+		}
+		if t, _ := tenant.AccountOf(key); in.Tenant == "" || in.Tenant == t {
+			take(key, a)
+		}
+		return &body[SessionList]{out}, nil
+	}
+	var err error
+	out.Cursor, err = s.accounts(ctx, "sessions", &in.Paging, in.Tenant, take)
+	return &body[SessionList]{out}, err
+}
+
+// A filter says which sessions are wanted; zero fields want all.
+type filter struct {
+	host, apn string
+	idle      time.Duration
+	now       time.Time
+}
+
+// of is what f wants of an account's sessions. The rest of them is decoded only
+// if a head is wanted.
+func (f *filter) of(k store.Key, a *charging.Account) (out []Session) {
+	wanted := func(s charging.Session) bool { return f.host == "" || strings.EqualFold(f.host, string(s.Host)) }
+	if !slices.ContainsFunc(a.Sessions, wanted) || a.DecodeAll() != nil {
+		return nil
+	}
+	for i := range a.Sessions {
+		s := &a.Sessions[i]
+		if wanted(*s) && (f.apn == "" || strings.EqualFold(f.apn, string(s.Particulars.APN))) && f.now.Sub(s.Last) >= f.idle {
+			out = append(out, showSession(k, s))
+		}
+	}
+	return out
 }
 
 type sessionInput struct {
-	Session string `path:"session" doc:"Session-Id as on the wire"`
+	Session    string `path:"session" doc:"Session-Id as on the wire"`
+	Subscriber string `query:"subscriber" doc:"whose it is, as IMSI, MSISDN, identity or tenant/account: without it all accounts may have to be looked at"`
 }
 
-func (s *server) session(ctx context.Context, in *sessionInput) (*body[Session], error) {
-	o, err := s.instance().Session(ctx, in.Session)
+type foundSession struct {
+	FoundBy string `header:"Rtm-Found-By" doc:"subscriber, index, imsi, or walk: over all accounts, which the query subscriber makes unnecessary"`
+	Body    Session
+}
+
+func (s *server) session(ctx context.Context, in *sessionInput) (*foundSession, error) {
+	o, err := s.instance().Session(ctx, in.Session, in.Subscriber)
 	if err != nil {
 		return nil, problem(err)
 	}
-	return &body[Session]{showSession(o.Account, &o.Session)}, nil
+	return &foundSession{string(o.Way), showSession(o.Account, &o.Session)}, nil
 }
 
-func (s *server) reauth(ctx context.Context, in *sessionInput) (*struct{}, error) {
-	return s.prompt(ctx, in.Session, charging.Reauthorise)
+type prompted struct {
+	FoundBy string `header:"Rtm-Found-By" doc:"as for the session itself"`
 }
 
-func (s *server) abort(ctx context.Context, in *sessionInput) (*struct{}, error) {
-	return s.prompt(ctx, in.Session, charging.Abort)
+func (s *server) reauth(ctx context.Context, in *sessionInput) (*prompted, error) {
+	return s.prompt(ctx, in, charging.Reauthorise)
 }
 
-func (s *server) prompt(ctx context.Context, id string, kind charging.Kind) (*struct{}, error) {
+func (s *server) abort(ctx context.Context, in *sessionInput) (*prompted, error) {
+	return s.prompt(ctx, in, charging.Abort)
+}
+
+func (s *server) prompt(ctx context.Context, in *sessionInput, kind charging.Kind) (*prompted, error) {
 	n := s.instance()
-	o, err := n.Session(ctx, id)
+	o, err := n.Session(ctx, in.Session, in.Subscriber)
 	if err == nil {
 		err = n.Prompt(ctx, o, kind)
 	}
-	return nil, problem(err)
-}
-
-type recordsInput struct {
-	Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Type    string `query:"type" enum:"message,final,supplementary,event,ledger,released,unattributed,undelivered,provisioned" doc:"only records of this type"`
-	Session string `query:"session"`
-	Account string `query:"account"`
-}
-
-type recordList struct {
-	Records []json.RawMessage `json:"records" doc:"the newest last"`
-}
-
-func (s *server) records(_ context.Context, in *recordsInput) (*body[recordList], error) {
-	if s.Records == nil {
-		return nil, huma.Error404NotFound("this server writes no record files")
-	}
-	match := func(line json.RawMessage) bool {
-		var r struct{ Type, Session, Account string }
-		if in.Session != "" && !bytes.Contains(line, []byte(in.Session)) {
-			return false
-		}
-		return json.Unmarshal(line, &r) == nil && (in.Type == "" || r.Type == in.Type) &&
-			(in.Session == "" || r.Session == in.Session) && (in.Account == "" || r.Account == in.Account)
-	}
-	lines, err := s.Config.Records(in.Limit, match)
-	if lines == nil {
-		lines = []json.RawMessage{}
-	}
-	return &body[recordList]{recordList{lines}}, problem(err)
+	return &prompted{string(o.Way)}, problem(err)
 }

@@ -255,7 +255,7 @@ func (c *checking) known(ctx context.Context, docs *tenant.Documents) error {
 	if err := c.remote.call(ctx, http.MethodGet, "/v1/tenants", nil, nil, &tenants); err != nil {
 		return err
 	}
-	var plans struct{ Plans map[string]uint32 }
+	var plans struct{ Plans []api.Plan }
 	if err := c.remote.call(ctx, http.MethodGet, "/v1/plans", nil, nil, &plans); err != nil {
 		return err
 	}
@@ -264,10 +264,9 @@ func (c *checking) known(ctx context.Context, docs *tenant.Documents) error {
 			docs.Tenants = append(docs.Tenants, t)
 		}
 	}
-	for name := range plans.Plans {
-		of, plan, _ := strings.Cut(name, "/")
-		if !slices.ContainsFunc(c.docs.Plans, func(d tenant.PlanDoc) bool { return d.Tenant == of && d.Name == plan }) {
-			docs.Plans = append(docs.Plans, tenant.PlanDoc{Tenant: of, Name: plan})
+	for _, p := range plans.Plans {
+		if !slices.ContainsFunc(c.docs.Plans, func(d tenant.PlanDoc) bool { return d.Tenant == p.Tenant && d.Name == p.Name }) {
+			docs.Plans = append(docs.Plans, tenant.PlanDoc{Tenant: p.Tenant, Name: p.Name})
 		}
 	}
 	return nil

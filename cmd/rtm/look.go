@@ -101,14 +101,19 @@ func (s *sight) ask(ctx context.Context, r *remote) error {
 	var out struct {
 		Instances []api.Instance
 		Tenants   []*tenant.Tenant
-		Peers     []*tenant.Peer
+		Peers     []api.Peer
 	}
 	for _, path := range []string{"/v1/instances", "/v1/tenants", "/v1/peers"} {
 		if err := get(path, &out); err != nil {
 			return err
 		}
 	}
-	s.instances, s.tenants, s.peers = out.Instances, out.Tenants, out.Peers
+	s.instances, s.tenants = out.Instances, out.Tenants
+	for _, p := range out.Peers {
+		if p.Declared {
+			s.peers = append(s.peers, &tenant.Peer{Host: p.Host, Realm: p.Realm, Sources: p.Sources, Relays: p.Relays, Tenants: p.Tenants, Dialect: p.Dialect, AnswerAs: p.AnswerAs})
+		}
+	}
 	return nil
 }
 

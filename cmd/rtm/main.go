@@ -27,6 +27,8 @@ type exitError struct {
 	code int
 }
 
+func (e exitError) Unwrap() error { return e.error }
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -58,6 +60,10 @@ Begin with "rtm dev": it runs at once, and says what to do next.`,
 	})
 	root.AddCommand(serveCommand(), devCommand(), simCommand(), applyCommand(), checkCommand(), topCommand(), doctorCommand(), importCommand(), subscriberCommand(), balanceCommand(),
 		sessionCommand(), cdrCommand(), peerCommand(), configCommand(), versionCommand(), demoCommand())
+	root.AddCommand(tenantCommand(), planCommand(), instanceCommand(), exportCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	strict(root)
 	return root
 }
 

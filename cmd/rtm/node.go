@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -174,39 +172,6 @@ func (i *instance) kill() {
 	i.followed.Wait()
 }
 
-// records reads the newest lines of the record files that match.
-func records(dir string, limit int, match func(json.RawMessage) bool) ([]json.RawMessage, error) {
-	files, err := cdr.Files(dir)
-	if err != nil {
-		return nil, err
-	}
-	var out []json.RawMessage
-	for i := len(files) - 1; i >= 0 && len(out) < limit; i-- {
-		lines, err := matching(files[i], match)
-		if err != nil {
-			return nil, err
-		}
-		out = append(lines, out...)
-	}
-	return out[max(0, len(out)-limit):], nil
-}
-
-func matching(file string, match func(json.RawMessage) bool) (out []json.RawMessage, err error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	s.Buffer(make([]byte, 64<<10), 4<<20)
-	for s.Scan() {
-		if match(s.Bytes()) {
-			out = append(out, slices.Clone(json.RawMessage(s.Bytes())))
-		}
-	}
-	return out, s.Err()
-}
-
 // serveHTTP runs the management interface until the returned function stops it.
 func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door) (stop func(), err error) {
 	reg := prometheus.NewRegistry()
@@ -214,8 +179,9 @@ func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door
 		api.Metrics(instances), &doorMetrics{doors})
 	conf := api.Config{Version: version, Instances: instances, Registry: reg}
 	if c.Records != "" {
-		conf.Records = func(limit int, match func(json.RawMessage) bool) ([]json.RawMessage, error) {
-			return records(c.Records, limit, match)
+		conf.Records = func(ctx context.Context, q api.RecordQuery) (page api.RecordPage, err error) {
+			page.Lines, page.Next, err = cdr.Newest(ctx, c.Records, cdr.Wanted(q))
+			return page, err
 		}
 	}
 	handler, _ := api.New(conf)
