@@ -36,6 +36,9 @@ func SubscriptionOf(d *tenant.Subscriber) (s Subscription, err error) {
 	if s.Profile.Money, err = d.Money(); err != nil {
 		return s, err
 	}
+	if d.Buckets != nil { // an empty list says: none
+		s.Profile.Buckets = []charging.Bucket{}
+	}
 	for i := range d.Buckets {
 		doc := &d.Buckets[i]
 		b := charging.Bucket{Priority: doc.Priority}

@@ -318,15 +318,18 @@ func show(n *rtm.Instance, key store.Key, a *charging.Account) Subscriber {
 	return out
 }
 
-// allowance is the name of an allowance of that plan.
+// allowance is the name of an allowance of that plan, or of an earlier version of
+// it; empty: it has none of that number.
 func allowance(n *rtm.Instance, t string, plan []byte, id uint32) string {
 	p := n.Catalogue().Plans(t, plan)
 	if id == 0 || p == nil {
 		return ""
 	}
-	for _, a := range p.Latest().Allowances {
-		if a.ID == id {
-			return a.Name
+	for v := p.Latest().Version; v > 0; v-- {
+		for _, a := range p.Version(v).Allowances {
+			if a.ID == id {
+				return a.Name
+			}
 		}
 	}
 	return ""

@@ -192,13 +192,15 @@ func (s *server) exported(k store.Key, a *charging.Account, now time.Time) (e Ex
 		b := &a.Buckets[i]
 		left := b.Credited - b.Debited
 		switch {
-		case !main && b.Unit == rating.Money && b.Allowance == 0 && b.Until.IsZero() && b.From.IsZero():
+		case !main && b.Unit == rating.Money && b.Allowance == 0 && b.Until.IsZero():
 			balance, main = left, true
 		case left > 0 && !over(b, now):
-			d.Buckets = append(d.Buckets, BucketLine{
-				Unit: b.Unit.String(), Amount: tenant.FormatQuantity(left, b.Unit), Allowance: allowance(s.instance(), d.Tenant, a.Plan, b.Allowance),
-				Priority: b.Priority, Until: text(b.Until),
-			})
+			name := allowance(s.instance(), d.Tenant, a.Plan, b.Allowance)
+			if b.Allowance != 0 && name == "" {
+				e.Doubts = append(e.Doubts, fmt.Sprintf("bucket %d (%s) is of an allowance that its plan never had, and was left out", b.Number, tenant.FormatQuantity(left, b.Unit)))
+				continue
+			}
+			d.Buckets = append(d.Buckets, BucketLine{b.Unit.String(), tenant.FormatQuantity(left, b.Unit), name, b.Priority, text(b.Until)})
 			if b.From.After(now) {
 				e.Doubts = append(e.Doubts, fmt.Sprintf("bucket %d begins at %s only, which a document cannot say", b.Number, text(b.From)))
 			}
