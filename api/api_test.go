@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -193,6 +194,19 @@ func TestProblems(t *testing.T) {
 		{"POST /v1/sessions/gw;1;2/abort", nil, "", 404, "gw;1;2"},
 		{"GET /v1/sessions?limit=0", nil, "", 422, "limit"},
 		{"GET /v1/sessions?limit=many", nil, "", 422, "limit"},
+		{"GET /v1/sessions?cursor=x", nil, "", 422, "none of the list of sessions"},
+		{"GET /v1/sessions?idle=soon", nil, "", 422, "such as 90s"},
+		{"GET /v1/sessions?subscriber=999", nil, "", 404, "subscriber 999"},
+		{"GET /v1/sessions/gw;1;2?subscriber=shop%2Falice", nil, "", 404, "subscriber shop/alice, session gw;1;2"},
+		{"GET /v1/subscribers?cursor=AAAAAAAA", nil, "", 422, "none of the list of subscribers"},
+		{"GET /v1/export?cursor=!", nil, "", 422, "none of the list of export"},
+		{"GET /v1/records?cursor=AAAAAAAA", nil, "", 422, "none of the list of records"},
+		{"GET /v1/records?since=today", nil, "", 422, "since"},
+		{"GET /v1/records?type=nothing", nil, "", 422, "type"},
+		{"GET /v1/tenants/nobody", nil, "", 404, "rtm tenant list"},
+		{"GET /v1/plans/shop/gold", nil, "", 404, "rtm plan list"},
+		{"GET /v1/plans/shop/basic?version=2", nil, "", 404, "its last is 1"},
+		{"GET /v1/peers/gw", nil, "", 404, "rtm peer list"},
 		{"POST /v1/apply", yaml, "kind: Plan\nname: x\nprize: 5\n", 422, "prize"},
 		{"POST /v1/apply", yaml, "kind: Nothing\n", 422, "Nothing"},
 		{"POST /v1/apply", yaml, ": : :", 422, ""},
@@ -250,5 +264,40 @@ func TestHealth(t *testing.T) {
 	s.ready = errors.New("leaving")
 	if status, _, body := s.ask("GET /readyz", nil, ""); status != 503 || !strings.Contains(body, "leaving") {
 		t.Errorf("readyz while leaving: %d %s", status, body)
+	}
+}
+
+// A cursor is good for the list that gave it, and for no other.
+func TestCursorsOfLists(t *testing.T) {
+	s := newSite(t)
+	s.must("POST /v1/apply", yaml, shop)
+	for i := range 40 {
+		s.must("POST /v1/subscribers", nil, fmt.Sprintf(`{"tenant":"shop","imsi":"00101000000%04d","plan":"basic"}`, 100+i))
+	}
+	seen, cursor := make(map[string]bool), ""
+	var page AccountList
+	for pages := 1; ; pages++ {
+		page = AccountList{}
+		if err := json.Unmarshal([]byte(s.must("GET /v1/subscribers?limit=1&cursor="+cursor, nil, "")), &page); err != nil || pages > 41 {
+			t.Fatal(pages, err)
+		}
+		for _, a := range page.Subscribers {
+			if seen[a.Account] {
+				t.Errorf("%s is on two pages", a.Account)
+			}
+			seen[a.Account] = true
+		}
+		if page.Cursor == "" {
+			break
+		}
+		cursor = page.Cursor
+	}
+	if len(seen) != 41 || cursor == "" {
+		t.Errorf("%d subscribers", len(seen))
+	}
+	for _, list := range []string{"sessions", "export", "records"} {
+		if status, _, body := s.ask("GET /v1/"+list+"?cursor="+cursor, nil, ""); status != 422 {
+			t.Errorf("%s: %d %s", list, status, body)
+		}
 	}
 }

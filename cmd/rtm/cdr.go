@@ -93,7 +93,7 @@ the newest record files back. With --until, files written more than an hour late
 	f.StringVar(&session, "session", "", "only those of this Session-Id")
 	f.StringVar(&since, "since", "", "only those of this time on: RFC 3339, or so long ago, such as 90m")
 	f.StringVar(&until, "until", "", "only those before this time, likewise")
-	offer(cmd, "type", cobra.FixedCompletions(recordTypes, cobra.ShellCompDirectiveNoFileComp))
+	offer(cmd, "type", oneOf(recordTypes))
 	offer(cmd, "tenant", r.completion(tenantNames))
 	offer(cmd, "account", r.completion(subscriberTitles))
 	offer(cmd, "session", r.completion(sessionNames))

@@ -33,6 +33,13 @@ func (r *remote) completion(of names) cobra.CompletionFunc {
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		return oneOf(all)(cmd, nil, prefix)
+	}
+}
+
+// oneOf offers those of a few words that begin as what is written.
+func oneOf(all []string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, _ []string, prefix string) (words []string, _ cobra.ShellCompDirective) {
 		for _, word := range all {
 			if strings.HasPrefix(word, prefix) {
 				words = append(words, word)

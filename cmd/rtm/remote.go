@@ -30,7 +30,7 @@ var formats = []string{"table", "json", "yaml"}
 // bind adds the flags of a command that asks a server and prints its answer.
 func (r *remote) bind(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().StringVarP(&r.format, "output", "o", "table", "table, json or yaml")
-	offer(cmd, "output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	offer(cmd, "output", oneOf(formats))
 	return r.reach(cmd)
 }
 

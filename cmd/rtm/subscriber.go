@@ -152,7 +152,7 @@ func balanceCommand() *cobra.Command {
 	topup.Flags().StringVar(&unit, "unit", unit, "money, octets, seconds or events")
 	topup.Flags().StringVar(&until, "until", "", "end of validity, RFC 3339")
 	topup.Flags().StringVar(&cause, "cause", "", "reason, for the ledger")
-	offer(topup, "unit", cobra.FixedCompletions(unitNames, cobra.ShellCompDirectiveNoFileComp))
+	offer(topup, "unit", oneOf(unitNames))
 	return group("balance", "change balances", r.bind(offerFirst(topup, r.completion(subscriberNames))))
 }
 
