@@ -56,7 +56,7 @@ func (n *Instance) Session(ctx context.Context, id, subscriber string) (Open, er
 			return o, err
 		}
 	}
-	return Open{}, fmt.Errorf("session %s: %w: no account has it open", id, ErrNotFound)
+	return Open{}, fmt.Errorf("session %s: %w", id, ErrNotFound)
 }
 
 // open is the session of that account; ErrNotFound: the account has it not.

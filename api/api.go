@@ -108,7 +108,7 @@ func problem(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, rtm.ErrNotFound):
-		return huma.Error404NotFound(err.Error())
+		return huma.Error404NotFound(err.Error() + ": rtm subscriber list and rtm session list show what there is")
 	case errors.Is(err, rtm.ErrTaken):
 		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, rtm.ErrBusy), errors.Is(err, rtm.ErrDoubt), errors.Is(err, context.DeadlineExceeded):

@@ -199,7 +199,7 @@ func TestProblems(t *testing.T) {
 		{"GET /v1/sessions?subscriber=999", nil, "", 404, "subscriber 999"},
 		{"GET /v1/sessions/gw;1;2?subscriber=shop%2Falice", nil, "", 404, "subscriber shop/alice, session gw;1;2"},
 		{"GET /v1/subscribers?cursor=AAAAAAAA", nil, "", 422, "none of the list of subscribers"},
-		{"GET /v1/export?cursor=!", nil, "", 422, "none of the list of export"},
+		{"GET /v1/export?cursor=!", nil, "", 422, "none of the list of subscribers to export"},
 		{"GET /v1/records?cursor=AAAAAAAA", nil, "", 422, "none of the list of records"},
 		{"GET /v1/records?since=today", nil, "", 422, "since"},
 		{"GET /v1/records?type=nothing", nil, "", 422, "type"},

@@ -171,7 +171,7 @@ type ExportList struct {
 func (s *server) export(ctx context.Context, in *exportInput) (*body[ExportList], error) {
 	out, now := ExportList{Subscribers: []Exported{}}, s.instance().Now()
 	var err error
-	out.Cursor, err = s.accounts(ctx, "export", &in.Paging, in.Tenant, func(k store.Key, a *charging.Account) int {
+	out.Cursor, err = s.accounts(ctx, "subscribers to export", &in.Paging, in.Tenant, func(k store.Key, a *charging.Account) int {
 		out.Subscribers = append(out.Subscribers, s.exported(k, a, now))
 		return 1
 	})
