@@ -146,9 +146,11 @@ type scaled struct {
 
 // start runs the server until it serves.
 func (s *scaled) start(where, records string) {
-	s.target, s.api = rtmtest.FreeAddr(s.b), rtmtest.FreeAddr(s.b)
-	s.server = run(s.b, "serve", "--store", where, "--diameter", s.target, "--http", s.api, "--records", records)
-	rtmtest.Until(s.b, "the server is ready", ready("http://"+s.api))
+	s.target = rtmtest.FreeAddr(s.b)
+	addr := rtmtest.FreeAddr(s.b)
+	s.api = "http://" + addr
+	s.server = run(s.b, "serve", "--store", where, "--diameter", s.target, "--http", addr, "--records", records)
+	rtmtest.Until(s.b, "the server is ready", ready(s.api))
 }
 
 // play has gateways send messages over sessions First … of the run; all must be
@@ -196,19 +198,20 @@ func (s *scaled) touch(from, to int) {
 func (s *scaled) written() {
 	s.b.Helper()
 	want := int64(len(s.imsis)) + s.sent
-	for deadline := time.Now().Add(5 * time.Minute); s.metric("rtm_records_total") < want; {
+	for deadline := time.Now().Add(5 * time.Minute); metric(s.b, s.api, "rtm_records_total") < want; {
 		if time.Now().After(deadline) {
-			s.b.Fatalf("%d of %d records are in files", s.metric("rtm_records_total"), want)
+			s.b.Fatalf("%d of %d records are in files", metric(s.b, s.api, "rtm_records_total"), want)
 		}
 		<-time.After(200 * time.Millisecond)
 	}
 }
 
-// metric is a counter of the server.
-func (s *scaled) metric(name string) int64 {
-	res, err := http.Get("http://" + s.api + "/metrics")
+// metric is a counter of a server.
+func metric(t testing.TB, api, name string) int64 {
+	t.Helper()
+	res, err := http.Get(api + "/metrics")
 	if err != nil {
-		s.b.Fatal(err)
+		t.Fatal(err)
 	}
 	defer res.Body.Close()
 	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
@@ -370,7 +373,7 @@ func scaleEmbedded(b *testing.B) {
 	s.server.kill9()
 	start := time.Now()
 	s.server.start()
-	rtmtest.Until(b, "the server is ready again", ready("http://"+s.api))
+	rtmtest.Until(b, "the server is ready again", ready(s.api))
 	up := time.Since(start)
 	s.play(ctf.Config{First: scaleSessions / 3, Sessions: 1, Sent: 2, Updates: 1})
 	took := time.Since(start)
