@@ -3,9 +3,10 @@
 GO    ?= go
 export CGO_ENABLED = 0
 SEEDS ?= 1000
+SESSIONS ?= 1000000
 RACE  ?= . ./store/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 
-.PHONY: help build check test install race bench demo demo-redis sim-test fault-test soak generate clean
+.PHONY: help build check test install race bench demo demo-redis sim-test fault-test soak scale scaling generate clean
 
 help: ## show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -45,7 +46,13 @@ soak: ## simulate worlds until a bug shows, or an hour has passed
 	$(GO) test ./rtmtest -run TestSeed -count=1 -timeout 70m -args -seeds 400000
 
 bench: ## benchmarks: ns and allocations of each step
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -bench . -skip '^Benchmark(Scale|Scaling|Timers)$$' -benchmem ./...
+
+scale: install ## a million open sessions on Redis and embedded, timers beside a kill; some 10 minutes, 4 GB
+	RTM_SCALE=$(SESSIONS) $(GO) test ./cmd/rtm -run '^$$' -bench '^Benchmark(Scale|Timers)$$' -benchtime 1x -timeout 40m
+
+scaling: install ## 1, 2 and 4 instances with equal shares of the processor (as root); some 3 minutes
+	$(GO) test ./cmd/rtm -run '^$$' -bench '^BenchmarkScaling$$' -benchtime 1x -timeout 15m
 
 generate: ## generated code again
 	$(GO) generate ./...
