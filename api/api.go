@@ -56,7 +56,7 @@ func New(c Config) (http.Handler, huma.API) {
 	mux.HandleFunc("GET /readyz", s.ready)
 	// A web page that a browser on this machine shows must not reach the
 	// interface, which has no keys.
-	return http.NewCrossOriginProtection().Handler(mux), a
+	return http.NewCrossOriginProtection().Handler(guided(mux)), a
 }
 
 func (s *server) ready(w http.ResponseWriter, r *http.Request) {

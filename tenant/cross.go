@@ -104,6 +104,10 @@ func (x *crossing) apart(t *Tenant) {
 }
 
 func (x *crossing) subscriber(s *Subscriber) {
+	if x.then.Tenant(s.Tenant) == nil {
+		x.tenant(s.origin, "tenant", s.Tenant)
+		return
+	}
 	if !x.plans[s.Tenant+"/"+s.Plan] && x.c.Plans(s.Tenant, []byte(s.Plan)) == nil {
 		x.wrong(s.origin, "plan", "tenant %s has no plan %q: declare it with kind: Plan", s.Tenant, s.Plan)
 		return

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -56,7 +57,8 @@ Begin with "rtm dev": it runs at once, and says what to do next.`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return exitError{fmt.Errorf("%w\nsee %s --help", err, c.CommandPath()), exitUsage}
+		text, _, _ := strings.Cut(err.Error(), ": strconv.") // which says nothing that a user could do
+		return exitError{fmt.Errorf("%s\nsee %s --help", text, c.CommandPath()), exitUsage}
 	})
 	root.AddCommand(serveCommand(), devCommand(), simCommand(), applyCommand(), checkCommand(), topCommand(), doctorCommand(), importCommand(), subscriberCommand(), balanceCommand(),
 		sessionCommand(), cdrCommand(), peerCommand(), configCommand(), versionCommand(), demoCommand())
