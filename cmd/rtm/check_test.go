@@ -76,7 +76,7 @@ func TestCheckFiles(t *testing.T) {
 		},
 		"a plan that is not there": {
 			map[string]string{"s.ndjson": sub + "1\"}\n"}, "s.ndjson",
-			[]string{"s.ndjson: 1 subscriber: 1 error\n", `tenant shop has no plan "basic"`, "1 of 1 file wrong; with --server, what a running server has counts too\n"}, 1,
+			[]string{"s.ndjson: 1 subscriber: 1 error\n", `there is no tenant "shop": declare it`, "1 of 1 file wrong; with --server, what a running server has counts too\n"}, 1,
 		},
 		"a plan that cannot be read is not missed as well": {
 			map[string]string{"p.yaml": shopTenant + "---\n" + strings.Replace(shopPlan, "octets", "bytes", 1), "s.jsonl": sub + "1\"}\n"}, "p.yaml s.jsonl",
