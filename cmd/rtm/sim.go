@@ -80,6 +80,7 @@ Subscribers of a tenant "sim" are made through the management interface.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&targets, "target", "127.0.0.20:3868", "instances to play against, with commas between")
+	f.StringVar(&p.conf.Destination, "destination", "", "Destination-Realm, which a relay on the way goes by (default: the gateways' own)")
 	f.IntVar(&p.conf.Sessions, "sessions", 1000, "how many sessions")
 	f.IntVar(&p.conf.Updates, "updates", 2, "CCR-U per session")
 	f.IntVar(&p.conf.Groups, "groups", 1, "rating groups per session")
