@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need and what is missing: a C compiler (for -race), redis-server, tshark.
+# Installs what the tests need and what is missing: a C compiler (for -race), redis-server, tshark, freeDiameter.
 # What is there is not touched, and no service is started. README.md says why each is needed.
 set -eu
 
@@ -11,6 +11,9 @@ need gcc "gcc libc6-dev"
 need make make
 need tshark tshark
 need text2pcap tshark
+need openssl openssl
+need freeDiameterd "freediameterd freediameter-extensions"
+[ -e /usr/lib/freeDiameter/acl_wl.fdx ] || missing="$missing freediameter-extensions"
 if ! command -v redis-server >/dev/null 2>&1; then
 	need redis-check-rdb redis-tools # the same program: it is a server when it is called redis-server
 fi
@@ -31,6 +34,14 @@ elif command -v sudo >/dev/null 2>&1; then
 else
 	echo "run this as root: $install" >&2
 	exit 1
+fi
+# None of these packages brings a service today. What one might bring tomorrow asks here whether it may start.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	trap '$as rm -f "$policy"' EXIT
+	trap 'exit 1' HUP INT TERM
+	printf '#!/bin/sh\nexit 101\n' | $as tee "$policy" >/dev/null
+	$as chmod 755 "$policy"
 fi
 if ! $as $install; then
 	$as apt-get update
