@@ -522,7 +522,7 @@ func (h *hub) back(t *testing.T, i int) {
 }
 
 // ended tells a process to end, and waits until it has.
-func ended(cmd *exec.Cmd) error {
+func farewell(cmd *exec.Cmd) error {
 	cmd.Process.Signal(syscall.SIGTERM)
 	late := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
 	defer late.Stop()
@@ -535,7 +535,7 @@ func (h *hub) leaves(t *testing.T) {
 	_, before := k.unanswered()
 	o := h.load(t, 9, func() {
 		began := time.Now()
-		if err := ended(h.instances[1].cmd); err != nil {
+		if err := farewell(h.instances[1].cmd); err != nil {
 			t.Errorf("it ended with %v: %s", err, h.instances[1].out.String())
 		}
 		t.Logf("it was gone after %s", time.Since(began))
@@ -605,7 +605,7 @@ func (h *hub) goodbye(t *testing.T) {
 	for i, k := range h.taps {
 		before[i] = k.count(what(diameter.DisconnectPeer, true, true))
 	}
-	if err := ended(h.relay.cmd); err != nil {
+	if err := farewell(h.relay.cmd); err != nil {
 		t.Errorf("freeDiameterd ended with %v", err)
 	}
 	for i, k := range h.taps {
