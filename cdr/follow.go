@@ -307,21 +307,28 @@ func (f *Follower) giveWay(ctx context.Context) {
 	}
 }
 
-// stride reads what is new in these partitions.
+// stride reads what is new in these partitions. Only the store is asked for all
+// of them at once: lines are made one after another, on one core.
 func (f *Follower) stride(ctx context.Context, ps []store.Partition) ([]section, error) {
 	if err := f.load(ctx, ps); err != nil {
 		return nil, err
 	}
-	found := make([]section, len(ps))
-	return found, atOnce(len(ps), func(i int) error {
-		s := &found[i]
-		s.partition, s.was = ps[i], f.cursors[ps[i]]
-		events, err := f.Store.Events(ctx, ps[i], s.was.Seq, readMax)
-		if err != nil {
-			return err
-		}
-		return f.section(s, events)
+	events := make([][]store.Event, len(ps))
+	err := atOnce(len(ps), func(i int) (err error) {
+		events[i], err = f.Store.Events(ctx, ps[i], f.cursors[ps[i]].Seq, readMax)
+		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	found := make([]section, len(ps))
+	for i, p := range ps {
+		found[i].partition, found[i].was = p, f.cursors[p]
+		if err := f.section(&found[i], events[i]); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
 }
 
 // atOnce does n things at the same time, so that a store whose client gathers
