@@ -226,7 +226,7 @@ func metric(t testing.TB, api, name string) int64 {
 // levels opens ever more sessions, sends the same traffic at each level, and
 // returns what the server keeps resident after it.
 func (s *scaled) levels(at func(open int, when string)) (rss []int64) {
-	from := 0
+	from, before, began := 0, cpu(s.b, s.server.cmd.Process.Pid), s.sent
 	for _, to := range []int{scaleSessions / 100, scaleSessions / 10, scaleSessions} {
 		s.open(from, to)
 		s.written()
@@ -239,6 +239,9 @@ func (s *scaled) levels(at func(open int, when string)) (rss []int64) {
 			rss[len(rss)-1]>>20, memory(s.b, s.server.cmd.Process.Pid, "VmHWM")>>20)
 		from = to
 	}
+	each := float64((cpu(s.b, s.server.cmd.Process.Pid) - before).Microseconds()) / float64(s.sent-began)
+	say("%9d messages: %.1f µs of the server's processor time for each, with its record", s.sent-began, each)
+	s.b.ReportMetric(each, "server-µs/CCR")
 	return rss
 }
 
