@@ -11,9 +11,8 @@ import (
 
 // Bounds of a walk over accounts.
 const (
-	chunkLeast = 16      // records read at a time, at least
-	chunkMax   = 1000    // … and at most
-	looksMax   = 100_000 // records looked at for one page
+	chunkMax = 1000    // records read at a time
+	looksMax = 100_000 // records looked at for one page
 )
 
 // A Walk says which accounts are wanted, from where on, and how much of them
@@ -52,9 +51,10 @@ func (n *Instance) Accounts(ctx context.Context, w Walk, take func(store.Key, *c
 	}
 }
 
-// chunk is how many records probably hold what is still wanted.
+// chunk is how many records probably hold what is still wanted, by what was found
+// so far.
 func chunk(limit, found, looked int) int {
-	return min(max((limit-found)*(looked+1)/(found+1), chunkLeast), chunkMax)
+	return min(max((limit-found)*(looked+1)/(found+1), 1), chunkMax)
 }
 
 func ofTenant(k store.Key, name string) bool {

@@ -334,6 +334,11 @@ func TestExportIsAnImport(t *testing.T) {
 	stock(t, l)
 	good(t, l, "balance", "topup", "shop/a20", "7 MiB", "--unit", "octets", "--until", "2099-01-01T00:00:00Z")
 	good(t, l, "balance", "topup", "shop/a20", "1.25")
+	empty := `{"tenant":"shop","account":"empty","plan":"basic","identities":["imsi:777777777777777"],"balance":"0.00","buckets":[]}` + "\n"
+	if err := os.WriteFile("empty.jsonl", []byte(empty), 0o644); err != nil { // its allowance is used up: an import gives it no other
+		t.Fatal(err)
+	}
+	good(t, l, "import", "empty.jsonl")
 	good(t, l, "export", "-f", "all.jsonl")
 	all, err := os.ReadFile("all.jsonl")
 	if err != nil {
@@ -341,7 +346,7 @@ func TestExportIsAnImport(t *testing.T) {
 	}
 	line := `{"tenant":"shop","account":"a20","plan":"basic","identities":["imsi:000000000000020"],"balance":"6.25","buckets":[` +
 		`{"unit":"octets","amount":"7 MiB","until":"2099-01-01T00:00:00Z"},{"unit":"octets","amount":"1 MiB","allowance":"start"}]}` + "\n"
-	if n := bytes.Count(all, []byte("\n")); n != shops+kiosks || !bytes.Contains(all, []byte(line)) {
+	if n := bytes.Count(all, []byte("\n")); n != shops+kiosks+1 || !bytes.Contains(all, []byte(line)) || !bytes.Contains(all, []byte(empty)) {
 		t.Errorf("%d lines, or not\n%s\nin\n%s", n, line, all)
 	}
 	if out := good(t, l, "export", "--tenant", "kiosk"); strings.Count(out, "\n") != kiosks || strings.Contains(out, "shop") || !strings.Contains(out, `"buckets":[]`) {
@@ -352,7 +357,7 @@ func TestExportIsAnImport(t *testing.T) {
 	}
 	other := startLab(t, storetest.NewMemory(), 1)
 	good(t, other, "apply", "-f", "two.yaml")
-	if out := good(t, other, "import", "all.jsonl"); !strings.Contains(out, "75 created") {
+	if out := good(t, other, "import", "all.jsonl"); !strings.Contains(out, "76 created") {
 		t.Error(out)
 	}
 	sorted := func(text string) []string { return slices.Sorted(strings.Lines(text)) }
