@@ -154,7 +154,7 @@ func (p *provisioning) claim(ctx context.Context, part []claim) {
 	for i, c := range part {
 		s := &p.subs[c.sub]
 		if err != nil {
-			p.out[c.sub].Err = err
+			p.out[c.sub].Err = unavailable(err)
 			continue
 		}
 		commit, err := tenant.Claim(c.identity, s.Tenant, s.Account, recs[i], p.n.version())
@@ -193,7 +193,7 @@ func (p *provisioning) takeOver(ctx context.Context, c claim) {
 func (n *Instance) direct(ctx context.Context, id, tenantName, account string, move bool) error {
 	recs, err := n.Store.Load(ctx, []store.Key{tenant.IdentityKey(id)})
 	if err != nil {
-		return err
+		return unavailable(err)
 	}
 	rec := recs[0]
 	for range casTries {
@@ -220,11 +220,14 @@ func (n *Instance) direct(ctx context.Context, id, tenantName, account string, m
 		case store.Conflict:
 			rec = rs[0].Fresh[0]
 		case store.InDoubt, store.Refused:
-			return fmt.Errorf("directory, %s: %w", id, rs[0].Err)
+			return fmt.Errorf("directory, %s: %w", id, unavailable(rs[0].Err))
 		}
 	}
-	return fmt.Errorf("directory, %s: others change it all the time", id)
+	return fmt.Errorf("directory, %s: others change it all the time: %w", id, ErrBusy)
 }
+
+// unavailable is ErrBusy with what the store said: the same again may succeed.
+func unavailable(err error) error { return fmt.Errorf("%w (%v)", ErrBusy, err) }
 
 // free reports why an identity cannot be taken over from an account: it lists it.
 func (n *Instance) free(ctx context.Context, id, tenantName, account string) error {
@@ -243,7 +246,7 @@ func (n *Instance) lists(ctx context.Context, key store.Key, id string) (bool, e
 		return false, nil
 	}
 	if err != nil {
-		return false, err
+		return false, unavailable(err)
 	}
 	return slices.ContainsFunc(a.Identities, func(have []byte) bool { return string(have) == id }), nil
 }
@@ -335,8 +338,10 @@ func (p *provisioning) prove(ctx context.Context) {
 		recs, err := p.n.Store.Load(ctx, keys)
 		for i, c := range part {
 			s, out := &p.subs[c.sub], &p.out[c.sub]
-			if out.Err != nil || err != nil {
-				out.Err = errors.Join(out.Err, err)
+			if out.Err == nil && err != nil {
+				out.Err = unavailable(err)
+			}
+			if out.Err != nil {
 				continue
 			}
 			if t, a, _ := tenant.DecodeOwner(recs[i].Bytes); t != s.Tenant || a != s.Account {

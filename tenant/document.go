@@ -120,7 +120,7 @@ const (
 	accountMax     = 64  // letters of an account's name
 	descriptionMax = 200 // letters of a description
 	listMax        = 256 // entries of a list
-	bucketsMax     = 32  // of a new account, beside its balance
+	bucketsMax     = 63  // of a new account, beside its balance
 )
 
 // Dialects are the sorts of clients that a peer can be (the table is that of
