@@ -192,13 +192,11 @@ func (k *tap) carry(from, to net.Conn, up bool, owed map[uint32]bool) {
 			break
 		}
 	}
-	if !up {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.owed -= len(owed)
-		k.lost += len(owed)
-		clear(owed)
-	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.owed -= len(owed)
+	k.lost += len(owed)
+	clear(owed)
 }
 
 func (k *tap) note(m *diameter.Message, up bool, owed map[uint32]bool) {
@@ -297,7 +295,7 @@ func TestFreeDiameterAsRelay(t *testing.T) {
 		{"watchdogs when nobody speaks", h.watchdogs},
 		{"an instance leaves under load and comes back", h.leaves},
 		{"instances are killed with requests in hand", h.killed},
-		{"Route-Record in each request, in no answer", h.routes},
+		{"Route-Record in each request that arrives, in no answer that leaves", h.routes},
 		{"it says goodbye", h.goodbye},
 	} {
 		if !t.Run(s.name, s.test) {
@@ -376,7 +374,7 @@ func (h *hub) oneSession(t *testing.T) {
 		if n > 40 {
 			t.Fatalf("all %d messages were handled by %v", n, by)
 		}
-		send(2001, ccr(session, imsi, 2, n, 1000))
+		send(2001, destined(ccr(session, imsi, 2, n, 1000), "ocs.rtm.localdomain")) // the Origin-Host of the answers
 		n++
 	}
 	send(2001, ccr(session, imsi, 3, n, 1000))
