@@ -66,6 +66,7 @@ type Line struct {
 	Paid        int64   `json:"paidInAll,omitempty"`      // units that money paid for under the rule, with this message
 	Charged     int64   `json:"charged"`
 	Overrun     int64   `json:"overrun,omitempty"`
+	Wanted      *int64  `json:"wanted,omitempty"` // units asked for; 0: the amount is the server's to choose; missing: it asked for nothing
 	Granted     int64   `json:"granted,omitempty"`
 	Final       string  `json:"final,omitempty"`
 	Reason      *uint8  `json:"reportingReason,omitempty"`
@@ -78,7 +79,9 @@ type Move struct {
 	Credit    int64  `json:"credit,omitempty"`
 	Debit     int64  `json:"debit,omitempty"`
 	Overrun   int64  `json:"overrun,omitempty"`
-	Reserve   int64  `json:"reserve,omitempty"`
+	Reserve   int64  `json:"reserve,omitempty"`  // change of what is reserved
+	Held      int64  `json:"held,omitempty"`     // newly reserved
+	Released  int64  `json:"released,omitempty"` // given back unused
 	Available int64  `json:"available"`
 }
 
@@ -120,7 +123,7 @@ func FromEntry(e *charging.Entry, p store.Partition, seq uint64) Record {
 	for _, m := range e.Movements {
 		r.Movements = append(r.Movements, Move{
 			Bucket: m.Bucket, Unit: m.Unit.String(), Credit: m.Credit, Debit: m.Debit, Overrun: m.Overrun,
-			Reserve: m.Reserve, Available: m.Available,
+			Reserve: m.Reserve, Held: m.Held, Released: m.Released, Available: m.Available,
 		})
 	}
 	if e.Sort == charging.FinalRecord || e.Sort == charging.Supplementary || e.Sort == charging.OneTime {
@@ -136,13 +139,19 @@ func lineOf(l *charging.Line) Line {
 		Charged: int64(l.Charged), Overrun: l.Overrun, Granted: l.Granted,
 	}
 	if l.Has&charging.HasGroup != 0 {
-		out.RatingGroup = &l.Group
+		v := l.Group // the entry's lines are used again
+		out.RatingGroup = &v
 	}
 	if l.Has&charging.HasService != 0 {
-		out.ServiceID = &l.Service
+		v := l.Service
+		out.ServiceID = &v
 	}
 	if l.Unit != 0 {
 		out.Unit = l.Unit.String()
+	}
+	if l.Wanted != 0 {
+		v := l.Wanted - 1
+		out.Wanted = &v
 	}
 	if l.Final != 0 {
 		out.Final = l.Final.String()
