@@ -28,7 +28,7 @@ var walls = map[string][]string{
 	"tenant":          {"rating", "store"},
 	"":                {"charging", "rating", "tenant", "store"},
 	"cdr":             {"charging", "store"},
-	"api":             {"", "charging", "rating", "tenant", "store"},
+	"api":             {"", "cdr", "charging", "rating", "tenant", "store"},
 	"ctf":             {"diameter", "diameter/peer"},
 	"examples":        {},
 	"rtmtest":         nil, // all but cmd

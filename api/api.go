@@ -33,6 +33,7 @@ type Config struct {
 	Version   string
 	Instances func() []*rtm.Instance                                 // of this process, those that live first; never empty
 	Records   func(context.Context, RecordQuery) (RecordPage, error) // nil: there are no record files
+	Files     []string                                               // directories of record files; sessions are explained from them
 	Registry  *prometheus.Registry
 	Ready     func() error // nil: this process takes traffic
 }
@@ -98,6 +99,8 @@ func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/sessions/{session}", s.session)
 	huma.Post(a, "/v1/sessions/{session}/reauth", s.reauth)
 	huma.Post(a, "/v1/sessions/{session}/abort", s.abort)
+	huma.Get(a, "/v1/sessions/{session}/explain", s.explain)
+	huma.Get(a, "/v1/subscribers/{subscriber}/explain", s.explainAccount)
 	huma.Get(a, "/v1/instances", s.instances)
 	huma.Get(a, "/v1/records", s.records)
 }

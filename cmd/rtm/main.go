@@ -61,7 +61,7 @@ Begin with "rtm dev": it runs at once, and says what to do next.`,
 		return exitError{fmt.Errorf("%s\nsee %s --help", text, c.CommandPath()), exitUsage}
 	})
 	root.AddCommand(serveCommand(), devCommand(), simCommand(), applyCommand(), checkCommand(), topCommand(), doctorCommand(), importCommand(), subscriberCommand(), balanceCommand(),
-		sessionCommand(), cdrCommand(), peerCommand(), configCommand(), versionCommand(), demoCommand())
+		sessionCommand(), cdrCommand(), explainCommand(), peerCommand(), configCommand(), versionCommand(), demoCommand())
 	root.AddCommand(tenantCommand(), planCommand(), instanceCommand(), exportCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -179,6 +179,7 @@ func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door
 		api.Metrics(instances), &doorMetrics{doors})
 	conf := api.Config{Version: version, Instances: instances, Registry: reg}
 	if c.Records != "" {
+		conf.Files = []string{c.Records}
 		conf.Records = func(ctx context.Context, q api.RecordQuery) (page api.RecordPage, err error) {
 			page.Lines, page.Next, err = cdr.Newest(ctx, c.Records, cdr.Wanted(q))
 			return page, err
