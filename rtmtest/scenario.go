@@ -18,7 +18,7 @@ import (
 // A Player plays a conversation: every message goes to another instance, all of
 // them on one simulated store, with the timers of production. Commands:
 //
-//	plan FILE               the first plan of a YAML file is the account's
+//	plan FILE               the first plan of a YAML file is the account's; again: its next version
 //	account 10.00           a subscriber with that money
 //	at 10:00, at +1h        time passes; what is due happens
 //	CCR-I s1 n=0 rg=10 want rg=20 want=5MiB
@@ -43,15 +43,15 @@ type Player struct {
 	logged uint64
 }
 
-// planList is one plan, in one version.
-type planList struct{ plan *rating.Plan }
+// planList is the versions of one plan, the last of which is in force.
+type planList []*rating.Plan
 
-func (p planList) Current(time.Time) *rating.Plan { return p.plan }
+func (p planList) Current(time.Time) *rating.Plan { return p.Version(uint32(len(p))) }
 func (p planList) Version(n uint32) *rating.Plan {
-	if p.plan == nil || n != p.plan.Version {
+	if n == 0 || n > uint32(len(p)) {
 		return nil
 	}
-	return p.plan
+	return p[n-1]
 }
 
 // NewPlayer returns a player at midnight of a day, with three instances.
@@ -109,10 +109,10 @@ func (p *Player) load(name string, b []byte) error {
 	if len(docs.Plans) == 0 {
 		return fmt.Errorf("%s has no plan", name)
 	}
-	plan, err := docs.Plans[0].Compile(1)
+	plan, err := docs.Plans[0].Compile(uint32(len(p.plans)) + 1)
 	if err == nil {
 		plan.Currency = 978
-		p.plans.plan = plan
+		p.plans = append(p.plans, plan)
 	}
 	return err
 }
@@ -387,6 +387,21 @@ func (p *Player) balance() ([]string, error) {
 	for i := range a.Sessions {
 		s := &a.Sessions[i]
 		out = append(out, fmt.Sprintf("session %s  messages %d  closes %s", s.ID, s.Messages, s.Close.Format("15:04:05")))
+	}
+	return out, nil
+}
+
+// Plan is a version of the account's plan; nil: there is none.
+func (p *Player) Plan(version uint32) *rating.Plan { return p.plans.Version(version) }
+
+// Entries are all entries of the account so far.
+func (p *Player) Entries() ([]charging.Entry, error) {
+	stream := p.sim.store.streams[p.key.Partition]
+	out := make([]charging.Entry, len(stream))
+	for i := range stream {
+		if err := out[i].Decode(stream[i].Bytes); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }

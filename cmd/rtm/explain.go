@@ -218,7 +218,7 @@ func (t *sheet) heading(w io.Writer) {
 		fmt.Fprintf(w, "%s/%s  the last %d entries%s\n\n", t.Tenant, t.Account, len(t.Steps), t.currency())
 		return
 	}
-	fmt.Fprintf(w, "%s  %s, %d messages on %d instances\n", t.Session, t.state(), t.Messages, len(t.Instances))
+	fmt.Fprintf(w, "%s  %s, %s on %s\n", t.Session, t.state(), many(int(t.Messages), "message"), many(len(t.Instances), "instance"))
 	fmt.Fprintf(w, "%s/%s  %s  gateway %s", t.Tenant, t.Account, t.Identity, t.Host)
 	if len(t.Plans) > 0 {
 		fmt.Fprintf(w, "  plan %s", strings.Join(t.Plans, ", "))
@@ -227,6 +227,13 @@ func (t *sheet) heading(w io.Writer) {
 		fmt.Fprintf(w, "  opened %s", t.Opened.In(t.zone).Format(time.DateTime))
 	}
 	fmt.Fprintf(w, "%s\n\n", t.currency())
+}
+
+func many(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func (t *sheet) currency() string {
@@ -357,14 +364,15 @@ func (t *sheet) notes(s *api.Step) {
 	}
 	for i := range s.Items {
 		it := &s.Items[i]
-		for _, n := range it.Notes {
+		notes := slices.Clone(it.Notes)
+		if it.Asked != nil && *it.Asked > 0 && *it.Asked != it.Granted && it.GrantedUnit != "" {
+			notes = append(notes, "it asked for "+amount(*it.Asked, it.GrantedUnit))
+		}
+		for _, n := range notes {
 			if len(s.Items) > 1 {
 				n = "group " + groupOf(it) + ": " + n
 			}
 			note(n)
-		}
-		if it.Asked != nil && *it.Asked > 0 && *it.Asked != it.Granted {
-			note("asked for " + amount(*it.Asked, it.GrantedUnit))
 		}
 	}
 	for _, b := range s.Buckets {
@@ -429,20 +437,18 @@ func (t *sheet) write(w io.Writer) {
 func (t *sheet) verdict(w io.Writer) {
 	fmt.Fprintln(w)
 	if t.Session != "" {
-		var used, taken []string
 		for i := range t.Totals {
-			used = append(used, totalText(&t.Totals[i]))
+			fmt.Fprintf(w, "in all: %s\n", totalText(&t.Totals[i]))
 		}
+		var taken []string
 		for i := range t.Taken {
 			if b := &t.Taken[i]; b.Taken != 0 {
 				taken = append(taken, t.amount(b.Taken, b.Unit)+" of "+b.Name)
 			}
 		}
-		fmt.Fprintf(w, "in all: %s", strings.Join(used, "; "))
 		if len(taken) > 0 {
-			fmt.Fprintf(w, "; taken: %s", strings.Join(taken, ", "))
+			fmt.Fprintf(w, "taken:  %s\n", strings.Join(taken, ", "))
 		}
-		fmt.Fprintln(w)
 	}
 	for _, m := range t.Missing {
 		fmt.Fprintf(w, "missing: %s\n", m)
@@ -461,21 +467,18 @@ func unpriced(s api.Step) bool {
 }
 
 func totalText(u *api.Total) string {
-	text := "group " + groupOf(&api.Item{RatingGroup: u.RatingGroup, ServiceID: u.ServiceID}) + " used"
-	before := len(text)
+	var used []string
 	for _, v := range []struct {
 		n    int64
 		unit rating.Unit
 	}{{u.Octets, rating.Octets}, {u.Seconds, rating.Seconds}, {u.Events, rating.Events}} {
-		if v.n != 0 {
-			text += " " + tenant.FormatQuantity(v.n, v.unit)
-			if v.unit == rating.Events {
-				text += " events"
-			}
+		if v.n != 0 && (u.Unit == "" || u.Unit == v.unit.String()) { // the rest came along and cost nothing
+			used = append(used, tenant.FormatQuantity(v.n, v.unit))
 		}
 	}
-	if len(text) == before {
-		text += " nothing"
+	if len(used) == 0 {
+		used = []string{"nothing"}
 	}
-	return text + ", charged " + tenant.FormatMoney(rating.Micros(u.Charged))
+	group := groupOf(&api.Item{RatingGroup: u.RatingGroup, ServiceID: u.ServiceID})
+	return fmt.Sprintf("group %s used %s, charged %s", group, strings.Join(used, ", "), tenant.FormatMoney(rating.Micros(u.Charged)))
 }
