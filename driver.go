@@ -62,6 +62,8 @@ type Instance struct {
 	version   func() store.Version
 	since     time.Time
 	others    atomic.Pointer[[]Presence]
+	hosts     sync.Map // peer hosts of instances, in lower case
+	met       int      // how many; only used by present
 	outbox    outbox
 	listed    []string // hosts, as the last records of them say; like listedAt only used by attend
 	listedAt  time.Time

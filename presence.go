@@ -24,6 +24,7 @@ const (
 	peersMax      = 100             // Origin-Hosts in the list of instances: if there are more, all are in records of their own
 	peersEach     = 2000            // Origin-Hosts in one of these
 	peersEvery    = time.Minute     // they are written again, and expire after three times that
+	hostsMax      = 1000            // peer hosts of instances that are remembered
 	casTries      = 8
 	awaitPoll     = 20 * time.Millisecond
 )
@@ -149,6 +150,7 @@ func (n *Instance) present(ctx context.Context) error {
 	})
 	if err == nil {
 		n.others.Store(&all)
+		n.meet(all)
 	}
 	return err
 }
@@ -222,6 +224,25 @@ func Live(ctx context.Context, s store.Store) ([]Presence, error) {
 		return nil, fmt.Errorf("%s: %w", presenceKey, err)
 	}
 	return slices.DeleteFunc(all, func(p Presence) bool { return facts.Clock.Sub(p.Seen) > presenceStale }), nil
+}
+
+// Known reports whether host is the peer host of an instance of the cluster: of
+// one that lives, or that was seen here before it went. What a gateway addresses
+// to it, any other answers.
+func (n *Instance) Known(host []byte) bool {
+	_, ok := n.hosts.Load(strings.ToLower(string(host)))
+	return ok
+}
+
+// meet remembers the peer hosts of the instances that were heard of.
+func (n *Instance) meet(all []Presence) {
+	for i := range all {
+		if h := strings.ToLower(all[i].PeerHost); h != "" && n.met < hostsMax {
+			if _, was := n.hosts.LoadOrStore(h, true); !was {
+				n.met++
+			}
+		}
+	}
 }
 
 // Rank is this instance's place among the live ones, and how many there are.

@@ -49,7 +49,7 @@ func (c *config) bind(cmd *cobra.Command, file *string) {
 	f.StringVar(&c.OriginRealm, "origin-realm", c.OriginRealm, "Origin-Realm: one for all instances")
 	f.StringVar(&c.PeerHost, "peer-host", c.PeerHost, "this instance's own Origin-Host towards its neighbours (default: the origin host)")
 	f.StringSliceVar(&c.Realms, "realms", c.Realms, "further realms that are served")
-	f.StringSliceVar(&c.Identities, "identities", c.Identities, "further host names that are served, such as the other instances' peer hosts")
+	f.StringSliceVar(&c.Identities, "identities", c.Identities, "further host names that are served; instances know each other's peer hosts by themselves")
 	f.StringVar(&c.Records, "records", c.Records, "directory for record files; empty: none are written")
 }
 

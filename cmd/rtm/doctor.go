@@ -519,7 +519,6 @@ func (d *doctor) instances() {
 	}
 	d.namesakes()
 	d.machines()
-	d.neighbours()
 	if slices.ContainsFunc(all, func(n api.Instance) bool { return n.Catalogue != all[0].Catalogue }) {
 		d.warn("instances", "look again in a few seconds; if it stays so, one of them does not reach the store", "they do not have the same catalogue")
 	}
@@ -575,21 +574,6 @@ func (d *doctor) machines() {
 	if l := clockLevel(by); l != levelOK {
 		d.note(l, "instances", "set their machines' clocks by NTP: sessions go by the store's clock, but logs do not",
 			"the clock of %s is %s behind that of %s", first, by, last)
-	}
-}
-
-// neighbours finds instances that this one would not know by name.
-func (d *doctor) neighbours() {
-	var strange []string
-	known := append([]string{d.config.OriginHost, d.config.PeerHost}, d.config.Identities...)
-	for i := range d.sight.instances {
-		host := d.sight.instances[i].PeerHost
-		if !slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, host) }) {
-			strange = append(strange, host)
-		}
-	}
-	if len(strange) > 0 {
-		d.warn("instances", "--identities "+strings.Join(strange, ","), "what gateways address to %s is refused (3002) by this one", few(strange))
 	}
 }
 

@@ -519,7 +519,7 @@ func (h *hub) back(t *testing.T, i int) {
 	rtmtest.Until(t, "it gets messages again", func() bool { return h.taps[i].requests() > before+100 })
 }
 
-// ended tells a process to end, and waits until it has.
+// farewell tells a process to end, and waits until it has.
 func farewell(cmd *exec.Cmd) error {
 	cmd.Process.Signal(syscall.SIGTERM)
 	late := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })

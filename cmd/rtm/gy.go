@@ -257,7 +257,7 @@ func (d *door) receive(c *call) {
 		c.spoofed(cl)
 		return
 	}
-	if r := c.env.Destined(now.self); r != 0 {
+	if r := c.env.Destined(now.self); r != 0 && !(r == diameter.UnableToDeliver && d.instance.Known(c.env.DestinationHost)) {
 		c.result(r)
 		return
 	}

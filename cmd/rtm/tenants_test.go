@@ -7,6 +7,7 @@ import (
 
 	"rtm/api"
 	"rtm/diameter"
+	"rtm/rtmtest"
 	"rtm/store/storetest"
 )
 
@@ -103,5 +104,31 @@ func TestTenantsOfOneGateway(t *testing.T) {
 		if err := r.call(t.Context(), "GET", "/v1/subscribers/"+imsi, nil, nil, &sub); err != nil || sub.Buckets[0].Debited != want {
 			t.Errorf("%s was debited %+v, want %d (%v)", imsi, sub.Buckets, want, err)
 		}
+	}
+}
+
+// What a gateway addresses to one instance any other answers, also when that one
+// is gone.
+func TestAnyNameOfTheCluster(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 2)
+	l.apply(t, "../../examples/lab.yaml")
+	a := l.instances[0]
+	a.door.self.Hosts = []string{a.core.Presence.PeerHost} // nobody has told it of the other
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	to := func(host string, n uint32) int {
+		b := destined(ccr("pgw.epc", "epc", "s", 1, n, 0), host)
+		return number(w.exchange(b).Body, diameter.ResultCode)
+	}
+	rtmtest.Until(t, "A has heard of B", func() bool { return a.core.Known([]byte("B.ocs.rtm.localdomain")) })
+	if got := to("b.ocs.rtm.localdomain", 0); got != 2001 {
+		t.Errorf("addressed to the other instance: %d", got)
+	}
+	l.instances[1].leave()
+	rtmtest.Until(t, "B is gone", func() bool { return len(a.core.Instances()) == 1 })
+	if got := to("b.ocs.rtm.localdomain", 0); got != 2001 {
+		t.Errorf("addressed to the instance that has left: %d", got)
+	}
+	if got := to("z.ocs.rtm.localdomain", 0); got != 3002 {
+		t.Errorf("addressed to a stranger: %d", got)
 	}
 }
