@@ -154,21 +154,27 @@ func (t Telling) Tell(records []cdr.Record) Story {
 	return s
 }
 
-// lastLife is a record of the session as it was opened last.
-func lastLife(records []cdr.Record, session string) (last *cdr.Record) {
+// lastLife is the first record of the session as it was opened last, which may
+// have been twice within a millisecond.
+func lastLife(records []cdr.Record, session string) (first *cdr.Record) {
 	for i := range records {
-		if r := &records[i]; session != "" && r.Session == session && r.Opened != "" && (last == nil || r.Opened > last.Opened) {
-			last = r
+		r := &records[i]
+		if session == "" || r.Session != session || r.Opened == "" {
+			continue
+		}
+		begins := r.Type == charging.Message.String() && r.Messages == 1
+		if first == nil || r.Opened > first.Opened || r.Opened == first.Opened && begins {
+			first = r
 		}
 	}
-	return last
+	return first
 }
 
 // A teller makes a story, a record after the other.
 type teller struct {
 	Telling
 	story  *Story
-	life   cdr.Record       // of the session that it is about
+	life   cdr.Record       // the first of the session that it is about
 	runs   []*run           // rating groups, in the order in which they came
 	free   map[uint32]int64 // of each bucket, where that is known
 	taken  map[uint32]int   // place of a bucket in Story.Taken
@@ -200,7 +206,8 @@ func (w *teller) ours(r *cdr.Record) bool {
 	case r.Type == charging.Ledger.String(), r.Type == charging.Provisioned.String():
 		return false // a bucket may expire while the session is decided about
 	}
-	return r.Session == w.Session && (r.Opened == "" || r.Opened == w.life.Opened && r.Sub == w.life.Sub && r.Realm == w.life.Realm)
+	lived := r.Opened == w.life.Opened && r.Sub == w.life.Sub && r.Realm == w.life.Realm
+	return r.Session == w.Session && (r.Opened == "" || lived && r.EntryNumber() >= w.life.EntryNumber())
 }
 
 func (w *teller) record(r *cdr.Record) {

@@ -164,8 +164,7 @@ func TestPropertyEveryStoryComesOutRight(t *testing.T) {
 		for _, session := range []string{"s1", "s2", ""} {
 			records := a.records
 			if last := lastLife(records, session); last != nil {
-				first := slices.IndexFunc(records, func(r cdr.Record) bool { return r.Session == session && r.Opened == last.Opened })
-				records = records[first:]
+				records = slices.DeleteFunc(slices.Clone(records), func(r cdr.Record) bool { return r.EntryNumber() < last.EntryNumber() })
 			} else if session != "" {
 				continue
 			}
