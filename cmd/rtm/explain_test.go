@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,8 +14,10 @@ import (
 
 	"rtm/api"
 	"rtm/cdr"
+	"rtm/diameter"
 	"rtm/rating"
 	"rtm/rtmtest"
+	"rtm/store/storetest"
 )
 
 // TestExplain plays conversations and compares what `rtm explain` says of them,
@@ -120,4 +123,71 @@ func explained(t *testing.T, p *rtmtest.Player, words []string) string {
 	var out strings.Builder
 	storyTable(&out, &story, time.UTC)
 	return out.String()
+}
+
+// A real session is told while it is open and after its end, by the server and
+// from record files without one.
+func TestExplainLive(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 2)
+	l.apply(t, "../../examples/lab.yaml")
+	const imsi, id = "001010000000001", "gw.lab.example;1;7"
+	first, second := dialPeer(t, l.targets[0], "gw.lab.example", "lab.example"), dialPeer(t, l.targets[1], "gw.lab.example", "lab.example")
+	send := func(w *wire, kind, n uint32, used uint64) {
+		t.Helper()
+		if m := w.exchange(request("gw.lab.example", "lab.example", "lab.example", id, imsi, kind, n, used)); number(m.Body, diameter.ResultCode) != 2001 {
+			t.Fatalf("message %d: %d", n, number(m.Body, diameter.ResultCode))
+		}
+	}
+	send(first, 1, 0, 0)
+	send(second, 2, 1, 99<<20)
+	open := story(t, l, id)
+	if open.State != "open" || open.Messages != 2 || len(open.Instances) != 2 || len(open.Wrong)+len(open.Missing) > 0 || open.Totals[0].Octets != 99<<20 {
+		t.Errorf("while it is open: %+v", open)
+	}
+	send(first, 3, 2, 9<<20)
+	rtmtest.Until(t, "its records are in files", func() bool { return len(items[cdr.Record](t, l, "cdr", "list", "--session", id)) == 4 })
+	for _, more := range [][]string{nil, {"--subscriber", imsi}, {"--records", l.records}} {
+		s := story(t, l, id, more...)
+		if s.State != "closed" || s.Messages != 3 || len(s.Wrong)+len(s.Missing) > 0 || s.Totals[0].Allowed != 100<<20 || s.Totals[0].Charged != 80_000 {
+			t.Errorf("closed, %v: %+v", more, s)
+		}
+	}
+	if text := good(t, l, "explain", id); !strings.Contains(text, "1 MiB of start; 8 MiB × 0.01 per MiB = 0.08") {
+		t.Errorf("as a table:\n%s", text)
+	}
+	if text := good(t, l, "explain", "--subscriber", imsi); !strings.Contains(text, "in all: 0.08, 100 MiB of allowances") || !strings.Contains(text, "9.92") {
+		t.Errorf("the account:\n%s", text)
+	}
+	if out, told, code := both(t, t.Context(), "explain", "nobody;1", "--api", l.api); code != exitFailed || !strings.Contains(told, "no record") {
+		t.Errorf("a session that never was: %d %s%s", code, out, told)
+	}
+	nobody := "http://127.0.0.1:1"
+	if out, told, code := both(t, t.Context(), "explain", id, "--records", l.records, "--api", nobody); code != 0 || !strings.Contains(out, "prices are not known") || !strings.Contains(out, "0.08 charged") {
+		t.Errorf("without a server: %d %s%s", code, out, told)
+	}
+}
+
+// Sessions of gateways that share accounts and send messages twice come out right.
+func TestExplainWhatGatewaysPlay(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 2)
+	all(t, simulate(t, l, func(p *play) {
+		p.accounts, p.conf.Sessions, p.conf.Groups, p.conf.Hop, p.conf.Dup = 10, 300, 2, true, true
+	}))
+	finals := items[cdr.Record](t, l, "cdr", "list", "--type", "final", "--all")
+	if len(finals) != 300 {
+		t.Fatalf("%d sessions ended", len(finals))
+	}
+	for _, f := range finals[:60] {
+		if s := story(t, l, f.Session); s.State != "closed" || s.Messages != f.Messages || len(s.Wrong)+len(s.Missing) > 0 {
+			t.Errorf("%s: %+v", f.Session, s)
+		}
+	}
+}
+
+func story(t *testing.T, l *lab, id string, more ...string) (s api.Story) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(good(t, l, append([]string{"explain", id, "-o", "json"}, more...)...)), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
