@@ -192,12 +192,8 @@ func (s *Search) complete() bool {
 
 // before reports whether a file was begun well before the session was opened.
 func (s *Search) before(file string) bool {
-	name := filepath.Base(file)
-	if s.Opened.IsZero() || len(name) < len(stamp) {
-		return false
-	}
-	begun, err := time.Parse(stamp, name[:len(stamp)])
-	return err == nil && begun.Before(s.Opened.Add(-wrongBy))
+	at, known := begun(file)
+	return known && !s.Opened.IsZero() && at.Before(s.Opened.Add(-wrongBy))
 }
 
 // sorted is what was found from the beginning on.
