@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -110,6 +111,8 @@ func problem(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, rtm.ErrNotFound) && strings.HasPrefix(err.Error(), "session "):
+		return huma.Error404NotFound(err.Error() + ": it is not open; rtm explain and rtm cdr list --session tell of one that has ended")
 	case errors.Is(err, rtm.ErrNotFound):
 		return huma.Error404NotFound(err.Error() + ": rtm subscriber list and rtm session list show what there is")
 	case errors.Is(err, rtm.ErrTaken):
@@ -384,7 +387,7 @@ func (s *server) topUp(ctx context.Context, in *topUpInput) (*body[TopUp], error
 		}
 	}
 	cause := in.Body.Cause
-	if cause == "" {
+	if cause = "top-up: " + cause; in.Body.Cause == "" {
 		cause = "top-up"
 	}
 	a, err := n.TopUp(ctx, key, in.Key, amount, b, cause)

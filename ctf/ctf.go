@@ -29,7 +29,8 @@ type Config struct {
 	Sent        int           // messages that other runs have sent of each session: it is open, and is gone on with
 	Leave       bool          // a session is left open after its updates, for another run to go on with
 	Updates     int           // CCR-U per session
-	Groups      int           // rating groups per session, 1 …
+	Groups      int           // rating groups per session
+	Group       uint32        // the first of them; zero: 1
 	Parallel    int           // sessions at once
 	Rate        float64       // sessions begun per second; zero: as fast as they end
 	Hold        time.Duration // between an answer and the next message
@@ -55,6 +56,7 @@ func (c *Config) defaults() error {
 		return errors.New("sessions must be at least 1, groups 1 to 16, updates, first and sent at least 0")
 	}
 	c.Parallel = min(max(c.Parallel, 1), c.Sessions)
+	c.Group = max(c.Group, 1)
 	if c.Tx == 0 {
 		c.Tx = 5 * time.Second
 	}
@@ -222,7 +224,7 @@ func (s *Sim) connected(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	return fmt.Errorf("no Diameter connection to all of %v within 10 s: is the server running, and does it know this peer (%s)?", s.config.Targets, s.config.Host)
+	return fmt.Errorf("no Diameter connection to all of %v within 10 s: is the server running, does it know this peer (%s), and is no other connected under its name?", s.config.Targets, s.config.Host)
 }
 
 // pace begins sessions at the rate that was asked for.

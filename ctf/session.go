@@ -169,7 +169,7 @@ func (c *session) encode(flags uint8, hop, end uint32) []byte {
 			e.Uint64(diameter.CCTotalOctets, uint64(c.usage[g]))
 			e.Close()
 		}
-		e.Uint32(diameter.RatingGroup, uint32(g)+1)
+		e.Uint32(diameter.RatingGroup, s.config.Group+uint32(g))
 		e.Close()
 	}
 	return e.Bytes()
@@ -287,9 +287,10 @@ func (c *session) quotas(b []byte) {
 			continue
 		}
 		g, _ := group.Uint32()
-		if octets, ok := diameter.Find(unit.Data, diameter.CCTotalOctets); ok && g >= 1 && int(g) <= len(c.granted) {
+		g -= c.sim.config.Group
+		if octets, ok := diameter.Find(unit.Data, diameter.CCTotalOctets); ok && uint64(g) < uint64(len(c.granted)) {
 			n, _ := octets.Uint64()
-			c.granted[g-1] = int64(n)
+			c.granted[g] = int64(n)
 		}
 	}
 }

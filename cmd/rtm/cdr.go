@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"rtm/api"
 	"rtm/cdr"
 	"rtm/rating"
 	"rtm/tenant"
@@ -25,6 +27,11 @@ func (r *remote) records(ctx context.Context, q url.Values) ([]cdr.Record, error
 	err := r.call(ctx, "GET", "/v1/records?"+q.Encode(), nil, nil, &out)
 	return out.Records, err
 }
+
+// subscriberLike is an account named by one of its identities.
+var subscriberLike = regexp.MustCompile(`^\+?[0-9]+$|^[a-z]+:`)
+
+const recordHeader = "TIME\tTYPE\tACCOUNT\tSESSION\tUSED, CREDITED\tCHARGED\tWHY"
 
 func recordRow(w io.Writer, rec *cdr.Record) {
 	charged := int64(0)
@@ -65,15 +72,23 @@ func quantities(rec *cdr.Record) string {
 func cdrList() *cobra.Command {
 	r, p := &remote{}, &pages{}
 	var kind, of, account, session, since, until string
-	l := lister[cdr.Record]{path: "/v1/records", key: "records", row: recordRow, backward: true}
+	l := lister[cdr.Record]{path: "/v1/records", key: "records", header: recordHeader, row: recordRow, backward: true}
 	cmd := &cobra.Command{
 		Use: "list", Short: "list the newest records", Args: cobra.NoArgs,
 		Long: `List the newest records, the newest last; a table of --all has the newest first. Each page is read from
-the newest record files back. With --until, files written more than an hour later are not looked at.`,
+the newest record files back. With --until, files written more than an hour later are not looked at.
+What happens is in a record file some seconds later; rtm explain also tells what is not in one yet.`,
 		Example: "  rtm cdr list --type final --since 24h --all -o json\n  rtm cdr list --account lab/imsi-001010000000001 --limit 20",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if kind != "" && !slices.Contains(recordTypes, kind) {
 				return exitError{fmt.Errorf("--type: there is no %q: it is one of %s", kind, strings.Join(recordTypes, ", ")), exitUsage}
+			}
+			if account != "" && subscriberLike.MatchString(account) {
+				var s api.Subscriber
+				if err := r.call(cmd.Context(), "GET", "/v1/subscribers/"+url.PathEscape(account), nil, nil, &s); err != nil {
+					return err
+				}
+				account = s.Tenant + "/" + s.Account
 			}
 			q := url.Values{"type": {kind}, "tenant": {of}, "account": {account}, "session": {session}}
 			for flag, text := range map[string]string{"since": since, "until": until} {
@@ -89,7 +104,7 @@ the newest record files back. With --until, files written more than an hour late
 	f := cmd.Flags()
 	f.StringVar(&kind, "type", "", strings.Join(recordTypes[:len(recordTypes)-1], ", ")+" or "+recordTypes[len(recordTypes)-1])
 	f.StringVar(&of, "tenant", "", "only those of this tenant")
-	f.StringVar(&account, "account", "", "only those of this account, or tenant/account")
+	f.StringVar(&account, "account", "", "only those of this account, tenant/account, IMSI, MSISDN or identity")
 	f.StringVar(&session, "session", "", "only those of this Session-Id")
 	f.StringVar(&since, "since", "", "only those of this time on: RFC 3339, or so long ago, such as 90m")
 	f.StringVar(&until, "until", "", "only those before this time, likewise")

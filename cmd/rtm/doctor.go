@@ -44,7 +44,7 @@ func doctorCommand() *cobra.Command {
 		Use: "doctor", Short: "see whether an instance can run here, or how the one that runs is", Args: cobra.NoArgs,
 		Long: `Look at this machine with the settings and flags of rtm serve, line by line: settings, addresses, store,
 clocks, record files, open files, the instances that live, and the peers of the catalogue. It changes
-nothing, and works when no server runs and when one does.
+nothing, and works when no server runs and when one does. Without any settings it looks at the one that runs.
 
 Each line is ok, warn or FAIL, and says what to do. Exit code 1: something FAILs.`,
 		Example: "  rtm doctor --config rtm.yaml\n  rtm doctor --store redis://127.0.0.1:6379 --peer-host b.ocs.example -o json",
@@ -88,6 +88,8 @@ type doctor struct {
 	config   config
 	findings []finding
 	remote   remote
+	told     bool          // settings were given
+	adopted  bool          // none were, and an instance runs: it is looked at
 	running  *api.Instance // the instance of these settings, if it answers
 	sight    *sight        // nil: the store cannot be seen
 }
@@ -116,7 +118,9 @@ func (d *doctor) examine(ctx context.Context) {
 	for _, addr := range d.config.Diameter {
 		d.diameter(addr)
 	}
-	d.records()
+	if !d.adopted {
+		d.records()
+	}
 	d.files()
 	if d.sight != nil {
 		d.instances()
@@ -144,7 +148,7 @@ func (d *doctor) settings(cmd *cobra.Command, file string) {
 		}
 	}
 	source := "the defaults"
-	if len(from) > 0 {
+	if d.told = len(from) > 0; d.told {
 		source = strings.Join(from, ", ")
 	}
 	d.ok("settings", "instance %s as %s, from %s", d.config.Name, d.config.PeerHost, source)
@@ -183,6 +187,9 @@ func (d *doctor) http(ctx context.Context) {
 		}
 		names = append(names, out.Instances[i].Name)
 	}
+	if d.running == nil && !d.told && len(out.Instances) > 0 {
+		d.adopt(&info, &out.Instances[0])
+	}
 	if d.running == nil {
 		d.fail("http", "end it, or choose another address with --http; to look at that one, give its --name, --peer-host and --store",
 			"an rtm of other settings listens on %s; its instances are %s", addr, few(names))
@@ -195,6 +202,19 @@ func (d *doctor) http(ctx context.Context) {
 		}
 	}
 	d.ok("http", "rtm %s answers on %s as instance %s, and is ready", info.Version, addr, d.running.Name)
+}
+
+// adopt looks at the instance that runs, when nobody said at which to look.
+func (d *doctor) adopt(info *api.Info, n *api.Instance) {
+	c := &d.config
+	c.Name, c.PeerHost, c.Diameter, c.Records = n.Name, n.PeerHost, n.Diameter, ""
+	kind, where, _ := strings.Cut(info.Store, " ")
+	where, _, _ = strings.Cut(where, " ")
+	if c.Store = kind + ":" + where; kind == "redis" {
+		c.Store = "redis://" + where
+	}
+	d.running, d.adopted = n, true
+	d.ok("settings", "no settings are given: this is about the instance %s that runs here; its record files are left out", n.Name)
 }
 
 // bindable reports whether an address can be listened on.

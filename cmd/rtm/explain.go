@@ -348,6 +348,7 @@ func (t *sheet) amount(n int64, unit string) string {
 	return text
 }
 
+// amount is a quantity of a unit, for people.
 func amount(n int64, unit string) string {
 	for _, u := range []rating.Unit{rating.Octets, rating.Seconds, rating.Events, rating.Money} {
 		if u.String() == unit {

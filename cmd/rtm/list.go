@@ -82,6 +82,9 @@ func (l *lister[T]) show(ctx context.Context, out, told io.Writer, r *remote, p 
 			return err
 		}
 	}
+	if shown == 0 && cursor == "" {
+		fmt.Fprintln(told, "there are none")
+	}
 	if cursor != "" {
 		if r.format == "table" {
 			told = out

@@ -149,6 +149,8 @@ subscribers (examples/lab.yaml) if the store is empty, and let any peer in.`,
 		},
 	}
 	c.bind(cmd, &file)
+	cmd.Flags().Lookup("diameter").DefValue = "127.0.0.20:3868, or 127.0.0.1:3868; further instances take the next ports"
+	cmd.Flags().Lookup("name").Usage, cmd.Flags().Lookup("peer-host").Usage = "not used: instances are A, B …", "not used: a., b. … before the origin host"
 	cmd.Flags().IntVar(&instances, "instances", instances, "how many instances, on ports one after the other")
 	cmd.Flags().BoolVar(&learn, "learn", learn, "let unknown peers in")
 	return cmd
@@ -237,14 +239,15 @@ func hint(out io.Writer, k *cluster, c *config) {
 	}
 	fmt.Fprintf(out, `
   Diameter realm %s, management http://%s, records in %s
-  subscribers: IMSI 001010000000001 to …010 and 999700000000001, 10 EUR each
+  subscribers: IMSI 001010000000001 to …010 and 999700000000001, which begin with 10 EUR
 
 Next, in another terminal:
   rtm sim --target %s --sessions 100       play gateways against it
+  rtm sim --target %s --sessions 1 --imsi 001010000000001 --rating-group 10 --hold 10s    one that you can watch
   rtm subscriber show 001010000000001
   rtm session list
 Open5GS: point the SMF's ConnectPeer at %s (docs/open5gs.md).
-`, c.OriginRealm, c.HTTP, c.Records, k.instances[0].addrs[0], k.instances[0].addrs[0])
+`, c.OriginRealm, c.HTTP, c.Records, k.instances[0].addrs[0], k.instances[0].addrs[0], k.instances[0].addrs[0])
 }
 
 func configCommand() *cobra.Command {

@@ -121,11 +121,21 @@ func sessionPrompt(verb, short string) *cobra.Command {
 	return whose.bind(r, &cobra.Command{
 		Use: verb + " SESSION", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := r.call(cmd.Context(), "POST", whose.path(args[0], "/"+verb), nil, strings.NewReader("{}"), nil)
-			if err == nil {
-				r.slow(cmd.ErrOrStderr())
+			if err := r.call(cmd.Context(), "POST", whose.path(args[0], "/"+verb), nil, strings.NewReader("{}"), nil); err != nil {
+				return err
 			}
-			return err
+			r.slow(cmd.ErrOrStderr())
+			var s api.Session
+			if err := r.call(cmd.Context(), "GET", whose.path(args[0], ""), nil, nil, &s); err != nil {
+				fmt.Fprintln(cmd.OutOrStdout(), "the session has ended")
+				return nil
+			}
+			said := "has answered"
+			if s.Notice != "" {
+				said = "is asked, and has not answered yet: it is asked up to five times, as rtm session show tells"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s %s\nwithout another word of it the session ends at %s\n", s.Host, said, s.Closes.Format(time.RFC3339))
+			return nil
 		},
 	})
 }

@@ -107,7 +107,7 @@ func subscriberTable(w io.Writer, s *api.Subscriber) {
 		if b.Allowance != "" {
 			name += " " + b.Allowance
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", name, b.Unit, b.Text, b.Reserved, b.Debited, b.Credited, b.Until)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, b.Unit, b.Text, amount(b.Reserved, b.Unit), amount(b.Debited, b.Unit), amount(b.Credited, b.Unit), b.Until)
 	}
 	for i := range s.Sessions {
 		fmt.Fprintf(w, "session\t%s\t%d messages\tlast %s\n", s.Sessions[i].Session, s.Sessions[i].Messages, s.Sessions[i].Last.Format(time.RFC3339))
@@ -117,7 +117,9 @@ func subscriberTable(w io.Writer, s *api.Subscriber) {
 func balanceCommand() *cobra.Command {
 	r, key, unit, until, cause := &remote{}, "", "money", "", ""
 	topup := &cobra.Command{
-		Use: "topup SUBSCRIBER AMOUNT", Short: "credit money, or units of an allowance", Args: cobra.ExactArgs(2),
+		Use: "topup SUBSCRIBER AMOUNT", Short: "credit money, or units", Args: cobra.ExactArgs(2),
+		Long: `Credit an account. Money goes to its balance. Octets, seconds and events become a bucket of their own,
+which pays for every service of that unit before money does; --until ends it. It is for crediting only.`,
 		Example: "  rtm balance topup 001010000000001 9.99\n  rtm balance topup 001010000000001 '1 GiB' --unit octets --until 2027-01-01T00:00:00Z",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkTopUp(args[1], unit, until); err != nil {
@@ -165,6 +167,9 @@ func checkTopUp(amount, unit, until string) error {
 			continue
 		}
 		if _, err := tenant.ParseQuantity(amount, u); err != nil {
+			if u == rating.Money {
+				err = fmt.Errorf("%w; for octets, seconds or events give --unit", err)
+			}
 			return exitError{fmt.Errorf("AMOUNT: %w", err), exitUsage}
 		}
 		if _, err := time.Parse(time.RFC3339, until); until != "" && err != nil {
