@@ -46,6 +46,8 @@ type Config struct {
 	Octets      int64         // used per message and group, at most
 	Trace       io.Writer     // hex dump of every message, for text2pcap; nil: none
 	Seed        uint64
+
+	Stop <-chan struct{} // closed: every session ends with its next message; nil: never
 }
 
 func (c *Config) defaults() error {
@@ -271,8 +273,15 @@ func (s *Sim) begin() {
 	c.resume()
 }
 
-// over reports whether the time that was asked for is over.
-func (s *Sim) over() bool { return !s.ends.IsZero() && time.Now().After(s.ends) }
+// over reports whether the time that was asked for is over, or Run was told to stop.
+func (s *Sim) over() bool {
+	select {
+	case <-s.config.Stop:
+		return true
+	default:
+		return !s.ends.IsZero() && time.Now().After(s.ends)
+	}
+}
 
 func (s *Sim) id(n int64) string { return fmt.Sprintf("%s;%d;%d", s.config.Host, s.config.Seed, n) }
 

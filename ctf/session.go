@@ -252,8 +252,9 @@ func (c *session) acknowledged(m *diameter.Message) {
 		go s.ended(c)
 		return
 	}
+	asked := c.asked
 	c.asked = false
-	if s.config.Hold > 0 && !c.abort {
+	if s.config.Hold > 0 && !asked {
 		number := c.number
 		time.AfterFunc(s.config.Hold/2+time.Duration(c.random.Int64N(int64(s.config.Hold))), func() {
 			c.mu.Lock()
