@@ -12,15 +12,18 @@ import (
 // resolve looks at the directory records of in, cuts them off recs, and sends
 // in on its way: to its account, to the session index, or to its refusal.
 func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
-	n := len(in.seen)
+	n, foreign := len(in.seen), false
 	for i := range n {
 		in.seen[i].version = recs[i].Version
 		if in.Account != (store.Key{}) {
 			continue
 		}
 		t, account, ok := tenant.Owner(recs[i].Bytes)
-		if !ok || !in.serves(t) {
+		if !ok || foreign {
 			continue
+		}
+		if foreign = !in.serves(t); foreign {
+			continue // the first identity that has an owner counts, and this one is not for the peer to name
 		}
 		in.Account = tenant.AccountKey(string(t), string(account))
 		if !in.asked {
@@ -29,7 +32,9 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 	}
 	byIndex := in.asked
 	in.asked, in.indexed = true, in.indexed || byIndex
-	in.Hinted = in.Hinted && in.Account == (store.Key{})
+	if byIndex && in.Account != (store.Key{}) {
+		in.Hinted, in.Request.Indexed = false, true // its entry is renewed, whatever the client's dialect
+	}
 	if in.Account == (store.Key{}) {
 		in.Account = in.home
 	}
@@ -144,7 +149,7 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			}
 			return d, false
 		}
-		if (s.outcome.Stranger || s.outcome.Answer.Result == charging.UnknownSession) && s.strange(w, i) {
+		if s.outcome.Stranger && s.strange(w, i) {
 			i--
 			continue
 		}
@@ -163,21 +168,29 @@ func (s *Shard) postpone(w *work, i int) {
 // drop takes request i out of the batch.
 func (s *Shard) drop(w *work, i int) { w.batch = slices.Delete(w.batch, i, i+1) }
 
-// ahead reports whether request i, of a session that is not open here, was
-// sent to the session index before anything is decided.
+// ahead reports whether request i, of a session that is not known here, was sent
+// elsewhere before anything is decided: to the directory if a hint led it here,
+// then to the session index. Directory, account, index, in this order, find every
+// session, whoever gets the identity meanwhile: the index is written before the
+// directory changes.
 func (s *Shard) ahead(w *work, i int) bool {
-	r := &w.batch[i].Request
-	if w.batch[i].indexed || s.account.Has(r) || w.extra(s.closedKey(w, r)) != nil || !s.ask(w.batch[i]) {
+	in := w.batch[i]
+	r := &in.Request
+	if r.Kind != charging.Update && r.Kind != charging.Termination || s.account.Has(r) || w.extra(s.closedKey(w, r)).there() {
+		return false
+	}
+	if s.strange(w, i) {
+		return true
+	}
+	if !s.ask(in) {
 		return false
 	}
 	s.drop(w, i)
 	return true
 }
 
-// strange sends request i, which found nobody or nothing here, back to the
-// directory when a hint led it here. Directory, account, session index, in this
-// order, find every session, whoever gets the identity meanwhile: the index is
-// written before the directory changes.
+// strange sends request i back to the directory when a hint led it here. Nothing
+// of it may have been carried out.
 func (s *Shard) strange(w *work, i int) bool {
 	in := w.batch[i]
 	if !in.Hinted {
@@ -287,7 +300,7 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	in.index = indexWrite{}
 	if o.Index.Op == charging.Written {
 		in.index = indexWrite{
-			key:  tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session)),
+			key:  tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub),
 			seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
 			value: tenant.EncodeOwner(nil, w.tenant, w.name),
 		}

@@ -242,18 +242,15 @@ func (n *Instance) answer(in *Inbound, o Outcome) {
 	}
 }
 
-// hint takes the account of in from what was seen before.
+// hint takes the account of in from what was seen before of its first identity.
+// A later one counts only if nobody has that, which the directory knows.
 func (n *Instance) hint(in *Inbound) {
-	for _, id := range in.Identities {
-		k, ok := n.hints.get(id)
-		if !ok {
-			continue
-		}
-		if t, _ := tenant.AccountOf(k); !in.serves([]byte(t)) {
-			continue
-		}
-		in.Account, in.Hinted, in.Request.Identity = k, true, []byte(id)
+	if len(in.Identities) == 0 {
 		return
+	}
+	k, ok := n.hints.get(in.Identities[0])
+	if t, _ := tenant.AccountOf(k); ok && in.serves([]byte(t)) {
+		in.Account, in.Hinted, in.Request.Identity = k, true, []byte(in.Identities[0])
 	}
 }
 

@@ -242,7 +242,7 @@ func TestSessionIndexIsChecked(t *testing.T) {
 	n := start(t, s, "A")
 	hasAlice(t, n)
 	begin(t, n, initial("gw.far;1;1"))
-	wrong := store.Write{Op: store.Put, Key: tenant.SessionKey("far", "gw.far;1;1"), New: store.Version{1}, Bytes: tenant.EncodeOwner(nil, "shop", "bob")}
+	wrong := store.Write{Op: store.Put, Key: tenant.SessionKey("far", "gw.far;1;1", 0), New: store.Version{1}, Bytes: tenant.EncodeOwner(nil, "shop", "bob")}
 	if rs, _ := s.Commit(t.Context(), []store.Commit{{Writes: []store.Write{wrong}}}); rs[0].Outcome != store.Done {
 		t.Fatal(rs[0].Err)
 	}

@@ -65,7 +65,9 @@ type provisioning struct {
 	n    *Instance
 	subs []Subscription
 	out  []Provisioned
-	mine []claim // identities that were not the account's before
+	mine []claim // identities that were claimed here
+	sent []bool  // to the loop, which said what became of it
+	busy []bool  // … or was too busy to say
 }
 
 // claim is an identity of a subscription.
@@ -85,7 +87,7 @@ func (n *Instance) Provision(ctx context.Context, s Subscription) (Provisioned, 
 // record is the truth. Repeating it completes what was interrupted. Errors:
 // ErrTaken, tenant.RangeError, an unknown plan, ErrBusy, the store's.
 func (n *Instance) ProvisionAll(ctx context.Context, subs []Subscription) []Provisioned {
-	p := &provisioning{n: n, subs: subs, out: make([]Provisioned, len(subs))}
+	p := &provisioning{n: n, subs: subs, out: make([]Provisioned, len(subs)), sent: make([]bool, len(subs)), busy: make([]bool, len(subs))}
 	p.check()
 	p.claimAll(ctx)
 	p.submit(ctx)
@@ -101,7 +103,7 @@ func (p *provisioning) check() {
 		p.n.reload()
 		cat = p.n.Catalogue()
 	}
-	owners := make(map[string]string)
+	owners, accounts := make(map[string]string), make(map[string]bool)
 	for i := range p.subs {
 		s := &p.subs[i]
 		account := s.Tenant + "/" + s.Account
@@ -110,17 +112,42 @@ func (p *provisioning) check() {
 			p.out[i].Err = fmt.Errorf("there is no tenant %q: declare it with kind: Tenant", s.Tenant)
 		case !known(s):
 			p.out[i].Err = fmt.Errorf("tenant %s has no plan %q: declare it with kind: Plan", s.Tenant, s.Profile.Plan)
+		case accounts[account]:
+			p.out[i].Err = fmt.Errorf("account %s is declared twice: write it once, with all its identities", account)
+		default:
+			p.out[i].Err = p.allowed(cat, s, owners)
 		}
+		if p.out[i].Err != nil {
+			continue
+		}
+		accounts[account] = true
 		for _, id := range s.Profile.Identities {
-			if err := cat.Admits(s.Tenant, id); err != nil && p.out[i].Err == nil {
-				p.out[i].Err = err
-			}
-			if other, ok := owners[id]; ok && other != account && p.out[i].Err == nil {
-				p.out[i].Err = taken(id, other)
-			}
 			owners[id] = account
 		}
 	}
+}
+
+// allowed reports what an account may not have: identities of others, of a wrong
+// range, buckets that are over or that nothing of its plan could use.
+func (p *provisioning) allowed(cat *tenant.Catalogue, s *Subscription, owners map[string]string) error {
+	for _, id := range s.Profile.Identities {
+		if err := cat.Admits(s.Tenant, id); err != nil {
+			return err
+		}
+		if other, ok := owners[id]; ok {
+			return taken(id, other)
+		}
+	}
+	plans, now := cat.Plans(s.Tenant, []byte(s.Profile.Plan)), p.n.Now()
+	for _, b := range s.Profile.Buckets {
+		if !b.Until.IsZero() && !b.Until.After(now) {
+			return fmt.Errorf("a bucket ended at %s: leave it out", b.Until.Format(time.RFC3339))
+		}
+		if b.Allowance != 0 && !plans.Allows(b.Allowance) {
+			return fmt.Errorf("plan %s has no such allowance: leave it out of the bucket, which then pays for everything of its unit", s.Profile.Plan)
+		}
+	}
+	return nil
 }
 
 func taken(identity, owner string) error {
@@ -157,6 +184,7 @@ func (p *provisioning) claim(ctx context.Context, part []claim) {
 			p.out[c.sub].Err = unavailable(err)
 			continue
 		}
+		p.mine = append(p.mine, c)
 		commit, err := tenant.Claim(c.identity, s.Tenant, s.Account, recs[i], p.n.version())
 		switch {
 		case err != nil:
@@ -170,7 +198,7 @@ func (p *provisioning) claim(ctx context.Context, part []claim) {
 	}
 	rs, _ := p.n.Store.Commit(ctx, commits)
 	for i, c := range asked {
-		if p.mine = append(p.mine, c); rs[i].Outcome != store.Done {
+		if rs[i].Outcome != store.Done {
 			p.takeOver(ctx, c)
 		}
 	}
@@ -180,7 +208,6 @@ func (p *provisioning) claim(ctx context.Context, part []claim) {
 // account's: a hint, unless that account lists it.
 func (p *provisioning) takeOver(ctx context.Context, c claim) {
 	s := &p.subs[c.sub]
-	p.mine = append(p.mine, c)
 	if err := p.n.direct(ctx, c.identity, s.Tenant, s.Account, false); err != nil && p.out[c.sub].Err == nil {
 		p.out[c.sub].Err = err
 	}
@@ -212,11 +239,15 @@ func (n *Instance) direct(ctx context.Context, id, tenantName, account string, m
 				return nil
 			}
 			taken := n.free(ctx, id, t, a)
-			if taken != nil {
-				mine := store.Record{Version: commit.Writes[0].New, Bytes: commit.Writes[0].Bytes}
-				n.Store.Commit(ctx, []store.Commit{tenant.Reassign(id, t, a, mine, n.version())}) // else somebody else has it by now
+			if taken == nil {
+				return nil
 			}
-			return taken
+			mine := store.Record{Version: commit.Writes[0].New, Bytes: commit.Writes[0].Bytes}
+			rs, _ := n.Store.Commit(ctx, []store.Commit{tenant.Reassign(id, t, a, mine, n.version())})
+			if rs[0].Outcome == store.Refused || rs[0].Outcome == store.InDoubt {
+				return unavailable(rs[0].Err) // the next try finds that the other lists it
+			}
+			return taken // with a Conflict somebody else has it by now
 		case store.Conflict:
 			rec = rs[0].Fresh[0]
 		case store.InDoubt, store.Refused:
@@ -229,26 +260,26 @@ func (n *Instance) direct(ctx context.Context, id, tenantName, account string, m
 // unavailable is ErrBusy with what the store said: the same again may succeed.
 func unavailable(err error) error { return fmt.Errorf("%w (%v)", ErrBusy, err) }
 
-// free reports why an identity cannot be taken over from an account: it lists it.
+// free reports why an identity cannot be taken over from an account: it lists it,
+// and its record is the truth, the directory a hint. The sessions of an account
+// that had the identity are entered in the session index, so that they are found
+// when it leads elsewhere.
 func (n *Instance) free(ctx context.Context, id, tenantName, account string) error {
-	held, err := n.lists(ctx, tenant.AccountKey(tenantName, account), id)
-	if err == nil && held {
-		err = taken(id, tenantName+"/"+account)
+	key := tenant.AccountKey(tenantName, account)
+	a, err := n.Account(ctx, key)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return unavailable(err)
+	case lists(a, id):
+		return taken(id, key.Name)
 	}
-	return err
+	return n.enterAll(ctx, key, a)
 }
 
-// lists reports whether the account's record holds the identity: the record is
-// the truth, the directory a hint.
-func (n *Instance) lists(ctx context.Context, key store.Key, id string) (bool, error) {
-	a, err := n.Account(ctx, key)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, unavailable(err)
-	}
-	return slices.ContainsFunc(a.Identities, func(have []byte) bool { return string(have) == id }), nil
+func lists(a *charging.Account, id string) bool {
+	return slices.ContainsFunc(a.Identities, func(have []byte) bool { return string(have) == id })
 }
 
 // submit sends the accounts through the loop, and those again that found it
@@ -257,7 +288,7 @@ func (p *provisioning) submit(ctx context.Context) {
 	for range provisionTries {
 		var todo []int
 		for i := range p.subs {
-			if o := &p.out[i]; o.Err == nil && !o.Changed || errors.Is(o.Err, ErrBusy) || errors.Is(o.Err, ErrDoubt) {
+			if p.busy[i] || p.out[i].Err == nil && !p.sent[i] {
 				todo = append(todo, i)
 			}
 		}
@@ -310,6 +341,7 @@ func (p *provisioning) send(ctx context.Context, part []int) (again bool) {
 // once more.
 func (p *provisioning) answered(sub int, o Outcome, a *charging.Answer) (again bool) {
 	out := &p.out[sub]
+	p.sent[sub], p.busy[sub] = true, o != Answered
 	switch {
 	case o == Silent:
 		out.Err = ErrDoubt
@@ -326,11 +358,12 @@ func (p *provisioning) answered(sub int, o Outcome, a *charging.Answer) (again b
 	return false
 }
 
-// prove looks whether the directory still says of each identity that was
-// claimed here whose it is: two who claim one at the same time each find that
-// the other's account does not list it yet.
+// prove looks whether the directory still says of each identity whose it is, if
+// its account came to list it just now: two who claim one at the same time each
+// find that the other's account does not list it yet.
 func (p *provisioning) prove(ctx context.Context) {
-	for part := range slices.Chunk(p.mine, claimsMax) {
+	mine := slices.DeleteFunc(p.mine, func(c claim) bool { return !p.out[c.sub].Changed })
+	for part := range slices.Chunk(mine, claimsMax) {
 		keys := make([]store.Key, len(part))
 		for i := range part {
 			keys[i] = tenant.IdentityKey(part[i].identity)
@@ -383,22 +416,34 @@ func (n *Instance) Reassign(ctx context.Context, identity string, to store.Key) 
 	if err != nil {
 		return false, err
 	}
-	if len(target.Identities) >= charging.IdentitiesMax {
+	if len(target.Identities) >= charging.IdentitiesMax && !lists(target, identity) {
 		return false, fmt.Errorf("account %s has %d identities, as many as it may", to.Name, charging.IdentitiesMax)
 	}
 	recs, err := n.Store.Load(ctx, []store.Key{tenant.IdentityKey(identity)})
 	if err != nil {
 		return false, err
 	}
-	if t, a, ok := tenant.DecodeOwner(recs[0].Bytes); ok && tenant.AccountKey(t, a) != to {
-		if err := n.dismiss(ctx, identity, tenant.AccountKey(t, a)); err != nil {
+	from := to
+	if t, a, ok := tenant.DecodeOwner(recs[0].Bytes); ok {
+		from = tenant.AccountKey(t, a)
+	}
+	for range 2 { // somebody may give it to the old account again before the directory leads elsewhere
+		if from != to {
+			if err := n.dismiss(ctx, identity, from); err != nil {
+				return false, err
+			}
+		}
+		if err := n.direct(ctx, identity, t, account, true); err != nil {
 			return false, err
 		}
 	}
-	if err := n.direct(ctx, identity, t, account, true); err != nil {
+	if changed, err = n.identify(ctx, to, identity, ""); err != nil {
 		return false, err
 	}
-	return n.identify(ctx, to, identity, "")
+	if key, err := n.Find(ctx, identity); err != nil || key != to {
+		return changed, fmt.Errorf("%s: somebody else claims it at the same time: %w", identity, ErrBusy)
+	}
+	return changed, nil
 }
 
 // dismiss takes an identity out of the account that has it, and keeps that
@@ -412,12 +457,20 @@ func (n *Instance) dismiss(ctx context.Context, identity string, from store.Key)
 		if err != nil {
 			return err
 		}
-		for i := range a.Sessions {
-			if err := n.enter(ctx, from, &a.Sessions[i]); err != nil {
-				return err
-			}
+		if err := n.enterAll(ctx, from, a); err != nil {
+			return err
 		}
 		if _, err := n.identify(ctx, from, "", identity); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+// enterAll puts the open sessions of an account into the session index.
+func (n *Instance) enterAll(ctx context.Context, key store.Key, a *charging.Account) error {
+	for i := range a.Sessions {
+		if err := n.enter(ctx, key, &a.Sessions[i]); err != nil {
 			return err
 		}
 	}
@@ -427,7 +480,7 @@ func (n *Instance) dismiss(ctx context.Context, identity string, from store.Key)
 // enter puts an open session into the session index.
 func (n *Instance) enter(ctx context.Context, account store.Key, s *charging.Session) error {
 	t, name := tenant.AccountOf(account)
-	key := tenant.SessionKey(string(s.Realm), string(s.ID))
+	key := tenant.SessionKey(string(s.Realm), string(s.ID), s.Sub)
 	recs, err := n.Store.Load(ctx, []store.Key{key})
 	if err != nil {
 		return err
@@ -447,5 +500,5 @@ func (n *Instance) enter(ctx context.Context, account store.Key, s *charging.Ses
 }
 
 // reassignedFor is how long a session is found by its Session-Id beyond the time
-// it would be closed at, if nothing more is heard: it may go on for long.
-const reassignedFor = 30 * 24 * time.Hour
+// it would be closed at. Its next message renews that.
+const reassignedFor = 24 * time.Hour

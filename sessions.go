@@ -87,7 +87,7 @@ func within(a *charging.Account, key store.Key, record []byte, id string, way Wa
 func (n *Instance) byIndex(ctx context.Context, id string) (Open, error) {
 	var keys []store.Key
 	for _, realm := range n.realms(id) {
-		keys = append(keys, tenant.SessionKey(realm, id))
+		keys = append(keys, tenant.SessionKey(realm, id, 0))
 	}
 	recs, err := n.Store.Load(ctx, keys)
 	if err != nil {

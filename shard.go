@@ -305,7 +305,7 @@ func (s *Shard) work(key store.Key) *work {
 func (s *Shard) seek(in *Inbound) {
 	in.seen = in.seen[:0]
 	if in.asked {
-		in.seen = append(in.seen, looked{key: tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session))})
+		in.seen = append(in.seen, looked{key: tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub)})
 	} else {
 		for _, id := range in.Identities[:min(len(in.Identities), IdentitiesMax)] {
 			in.seen = append(in.seen, looked{key: tenant.IdentityKey(id)})

@@ -50,8 +50,17 @@ func (n *Instance) Find(ctx context.Context, subscriber string) (store.Key, erro
 		if err != nil {
 			return store.Key{}, err
 		}
-		if t, a, ok := tenant.DecodeOwner(recs[0].Bytes); ok {
-			return tenant.AccountKey(t, a), nil
+		t, name, ok := tenant.DecodeOwner(recs[0].Bytes)
+		if !ok {
+			continue
+		}
+		key := tenant.AccountKey(t, name)
+		a, err := n.Account(ctx, key)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return store.Key{}, err
+		}
+		if err == nil && lists(a, id) { // the directory is a hint
+			return key, nil
 		}
 	}
 	return store.Key{}, fmt.Errorf("subscriber %s: %w", subscriber, ErrNotFound)

@@ -198,8 +198,8 @@ func (s *server) apply(ctx context.Context, in *applyInput) (*body[[]Change], er
 // applyWait bounds how long an apply waits for instances that are slow.
 const applyWait = 3 * time.Second
 
-// provision makes accounts what documents say, and stops at the first that
-// cannot be; those before it are done.
+// provision makes accounts what documents say. If some cannot be, the others of
+// the same part are all the same, and the error is that of the first.
 func (s *server) provision(ctx context.Context, docs []tenant.Subscriber) (changes []Change, err error) {
 	for part := range slices.Chunk(docs, provisionMax) {
 		subs := make([]rtm.Subscription, len(part))

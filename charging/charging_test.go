@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -242,7 +243,7 @@ func TestGoldenRecord(t *testing.T) {
 	Step(&a, ccr(Update, 1, 3<<20, 119), w, &o)
 	Step(&a, &Request{Kind: Reauthorise, Realm: r.Realm, Session: r.Session}, w, &o)
 	got := hex.EncodeToString(a.Append(nil)) + "\n"
-	const file = "testdata/record-1.hex"
+	const file = "testdata/record-2.hex"
 	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
@@ -254,6 +255,20 @@ func TestGoldenRecord(t *testing.T) {
 	}
 	if got != string(want) {
 		t.Errorf("got  %swant %s", got, want)
+	}
+	first, err := os.ReadFile("testdata/record-1.hex") // the name of an instance with each message
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := hex.DecodeString(strings.TrimSpace(string(first)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Decode(old); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.DecodeAll(); err != nil || hex.EncodeToString(a.Append(nil))+"\n" != got {
+		t.Errorf("what an earlier version wrote says something else: %v", err)
 	}
 }
 

@@ -374,7 +374,7 @@ func (s *Session) decodeBody(identities [][]byte) bool {
 			}
 		case bodyTrail:
 			var h Handled
-			if !h.decode(f.bytes) {
+			if !h.decode(f.bytes, s.Trail) {
 				return false
 			}
 			s.Trail = append(s.Trail, h)
@@ -462,7 +462,7 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 	}
 	b = appendUint(b, bodyBusy, uint64(s.Busy/time.Microsecond))
 	for i := range s.Trail {
-		b = s.Trail[i].append(b)
+		b = s.Trail[i].append(b, s.Trail[:i])
 	}
 	b, start = open(b, bodyFacts)
 	b = done(s.Particulars.append(b), start)
@@ -475,16 +475,22 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 	return append(b, s.later...)
 }
 
-func (h *Handled) append(b []byte) []byte {
+// append writes h, which comes behind the entries before: an instance's name is
+// written once, and later ones say in which of the entries it stands, from 1.
+func (h *Handled) append(b []byte, before []Handled) []byte {
 	b, start := open(b, bodyTrail)
 	b = appendUint(b, 1, uint64(h.Number))
 	b = appendUint(b, 2, uint64(h.Kind))
-	b = appendBytes(b, 3, h.Instance)
+	if i := slices.IndexFunc(before, func(o Handled) bool { return bytes.Equal(o.Instance, h.Instance) }); i >= 0 {
+		b = appendUint(b, 5, uint64(i)+1)
+	} else {
+		b = appendBytes(b, 3, h.Instance)
+	}
 	b = appendUint(b, 4, uint64(h.Took/time.Microsecond))
 	return done(append(b, h.unknown...), start)
 }
 
-func (h *Handled) decode(b []byte) bool {
+func (h *Handled) decode(b []byte, before []Handled) bool {
 	var f field
 	for len(b) > 0 {
 		var ok bool
@@ -500,6 +506,11 @@ func (h *Handled) decode(b []byte) bool {
 			h.Instance = f.bytes
 		case 4:
 			h.Took = time.Duration(f.value) * time.Microsecond
+		case 5:
+			if f.value == 0 || f.value > uint64(len(before)) {
+				return false
+			}
+			h.Instance = before[f.value-1].Instance
 		default:
 			h.unknown = append(h.unknown, f.raw...)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Cross checks what the documents say of each other and of what c has already:
@@ -13,7 +14,11 @@ import (
 func (d *Documents) Cross(c *Catalogue) error {
 	x := crossing{
 		c: c, tenants: make(map[string]bool), plans: make(map[string]bool), seen: make(map[string]bool), owners: make(map[string]string),
-		then: c.with(d.Tenants),
+		then: c.with(d.Tenants), peers: slices.Clone(c.peers),
+	}
+	for i := range d.Peers {
+		name := peerName(&d.Peers[i])
+		x.peers = append(slices.DeleteFunc(x.peers, func(p *Peer) bool { return peerName(p) == name }), &d.Peers[i])
 	}
 	for i := range d.Tenants {
 		t := &d.Tenants[i]
@@ -64,6 +69,7 @@ type crossing struct {
 	seen           map[string]bool
 	owners         map[string]string // identity → account
 	then           *Catalogue        // c with the tenants that are declared
+	peers          []*Peer           // of c, and those that are declared
 	errs           []error
 }
 
@@ -88,6 +94,13 @@ func (x *crossing) tenant(o *origin, path, name string) {
 
 // apart checks that no other tenant has a realm of t, or identities of its ranges.
 func (x *crossing) apart(t *Tenant) {
+	for i, r := range t.Realms {
+		for _, p := range x.peers {
+			if strings.EqualFold(p.Realm, r) && (len(p.Tenants) != 1 || p.Tenants[0] != t.Name) {
+				x.wrong(t.origin, fmt.Sprintf("realms[%d]", i), "%s is the realm of peer %s, which serves others too: a tenant's realm means it alone", r, p.Host)
+			}
+		}
+	}
 	for _, o := range x.then.Tenants() {
 		if o.Name == t.Name {
 			continue

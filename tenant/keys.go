@@ -60,8 +60,8 @@ func IdentityKey(identity string) store.Key {
 }
 
 // SessionKey is where the directory says to which account a session belongs.
-func SessionKey(realm, session string) store.Key {
-	name := sessionName(realm, session, 0)
+func SessionKey(realm, session string, sub uint64) store.Key {
+	name := sessionName(realm, session, sub)
 	return store.Key{Partition: Partition(name), Kind: KindSession, Name: name}
 }
 

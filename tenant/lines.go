@@ -22,7 +22,7 @@ func ParseSubscriber(file string, line int, text []byte) (Subscriber, error) {
 	d.DisallowUnknownFields()
 	err := d.Decode(&doc)
 	switch {
-	case err == nil && d.More():
+	case err == nil && !ended(d):
 		err = errors.New("more than one object: write one on each line")
 	case err == nil && doc.Kind != "" && doc.Kind != "Subscriber":
 		err = fmt.Errorf("kind: %q must be Subscriber, or be left out", short(doc.Kind))
@@ -33,6 +33,12 @@ func ParseSubscriber(file string, line int, text []byte) (Subscriber, error) {
 	s := doc.Subscriber
 	s.origin = &origin{file, text, line - 1}
 	return s, s.origin.explain(nil, s.complete())
+}
+
+// ended reports whether nothing follows.
+func ended(d *json.Decoder) bool {
+	_, err := d.Token()
+	return errors.Is(err, io.EOF)
 }
 
 // plainly says errors of the JSON decoder in words of the file.

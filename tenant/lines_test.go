@@ -21,6 +21,7 @@ func TestParseSubscriberLines(t *testing.T) {
 		`{"tenant":"lab","plan":"standard","imsi":"12"}`:                             `imsi: "12" must be 14 or 15 digits`,
 		`{"kind":"Peer","tenant":"lab"}`:                                             `kind: "Peer" must be Subscriber, or be left out`,
 		`{"tenant":"lab","plan":"standard","imsi":"001010000000001"} {"a":1}`:        "more than one object",
+		`{"tenant":"lab","plan":"standard","imsi":"001010000000001"}}`:               "more than one object",
 		`{"tenant":"LAB","plan":"standard","imsi":"001010000000001"}`:                `"LAB" must be 1 to 32 lower-case letters`,
 		`{"tenant":"lab","plan":"standard","imsi":"001010000000001","balance":"-1"}`: "balance",
 	} {

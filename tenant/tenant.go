@@ -106,6 +106,13 @@ func (p *Plans) Version(n uint32) *rating.Plan {
 	return p.versions[n-1]
 }
 
+// Allows reports whether a version has the allowance with that ID.
+func (p *Plans) Allows(allowance uint32) bool {
+	return slices.ContainsFunc(p.versions, func(v *rating.Plan) bool {
+		return slices.ContainsFunc(v.Allowances, func(a rating.Allowance) bool { return a.ID == allowance })
+	})
+}
+
 // Latest is the newest version, in force or not.
 func (p *Plans) Latest() *rating.Plan { return p.versions[len(p.versions)-1] }
 

@@ -105,18 +105,21 @@ func (d *door) standing(cat *tenant.Catalogue, c *peer.Capabilities) *standing {
 
 // divide notes which realms mean one tenant, and that they are served.
 func (s *standing) divide() {
-	realms := s.catalogue.Realms()
-	if len(realms) == 0 {
-		return
-	}
 	own := *s.self
-	own.Realms = append(slices.Clone(own.Realms), realms...)
-	s.self, s.realms = &own, make(map[string][]string)
-	for _, r := range realms {
+	own.Realms = slices.Clone(own.Realms)
+	s.realms = make(map[string][]string)
+	for _, r := range s.catalogue.Realms() {
+		if strings.EqualFold(r, own.OriginRealm) || slices.ContainsFunc(s.self.Realms, func(o string) bool { return strings.EqualFold(o, r) }) {
+			continue // what the server itself serves means everybody
+		}
 		s.realms[r] = nil
 		if t := s.catalogue.TenantOfRealm(r); s.tenants == nil || slices.Contains(s.tenants, t) {
 			s.realms[r] = []string{t}
+			own.Realms = append(own.Realms, r) // those of other tenants are nobody's to this peer
 		}
+	}
+	if len(s.realms) > 0 {
+		s.self = &own
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 const (
 	importLines = 2000    // sent at once
 	importBytes = 8 << 20 // … or this many octets
+	importLine  = 1 << 20 // octets of a line
 	badLinesMax = 10      // that are named
 	importPause = time.Second
 	importTries = 30 // while the server is busy or away
@@ -97,7 +99,7 @@ func (i *importing) run(ctx context.Context, stdin io.Reader, out io.Writer) err
 		i.bad = f
 	}
 	began := time.Now()
-	err := i.send(ctx, bufio.NewReaderSize(in, 1<<20), i.progress(size))
+	err := i.send(ctx, bufio.NewReaderSize(in, importLine), i.progress(size))
 	i.out.Seconds = time.Since(began).Seconds()
 	if err != nil {
 		return err
@@ -140,7 +142,10 @@ func (i *importing) send(ctx context.Context, in *bufio.Reader, bar *progressbar
 	var part bytes.Buffer
 	line, first, lines := 0, 0, 0
 	for end := false; !end; {
-		text, err := in.ReadBytes('\n')
+		text, err := in.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			return fmt.Errorf("%s: line %d is longer than %d KiB: write one subscriber a line", i.file, line+1, importLine>>10)
+		}
 		if end = errors.Is(err, io.EOF); err != nil && !end {
 			return fmt.Errorf("%s: line %d: %w", i.file, line+1, err)
 		}
@@ -149,9 +154,6 @@ func (i *importing) send(ctx context.Context, in *bufio.Reader, bar *progressbar
 			line++
 		}
 		if line >= i.from && len(bytes.TrimSpace(text)) > 0 {
-			if len(text) > importBytes {
-				return fmt.Errorf("%s: line %d is longer than %d MiB: write one subscriber a line", i.file, line, importBytes>>20)
-			}
 			if lines == 0 {
 				first = line
 			}
@@ -240,7 +242,11 @@ repeated: running the command again completes what was interrupted.`,
 		Example: "  rtm subscriber reassign msisdn:491700000001 --to lab/imsi-001010000000002",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var c api.Change
-			in := bytes.NewReader(fmt.Appendf(nil, `{"to":%q}`, to))
+			body, err := json.Marshal(map[string]string{"to": to})
+			if err != nil {
+				return err
+			}
+			in := bytes.NewReader(body)
 			if err := r.call(cmd.Context(), "PUT", "/v1/identities/"+url.PathEscape(args[0]), nil, in, &c); err != nil {
 				return err
 			}

@@ -469,6 +469,8 @@ func TestWatch(t *testing.T) {
 
 // The shell is offered what the server knows, and nothing if that takes long.
 func TestCompletion(t *testing.T) {
+	completeMax = 10 * time.Second
+	defer func() { completeMax = 250 * time.Millisecond }()
 	l := startLab(t, storetest.NewMemory(), 1)
 	stock(t, l)
 	for _, c := range []struct{ args, want string }{
@@ -499,6 +501,7 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%s\ngot  %v\nwant %s", c.args, got, c.want)
 		}
 	}
+	completeMax = 250 * time.Millisecond
 	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer slow.Close()
 	for _, url := range []string{slow.URL, "http://127.0.0.1:1"} {

@@ -137,13 +137,18 @@ which pays for every service of that unit before money does; --until ends it. It
 			if until == "" {
 				in = bytes.Replace(in, []byte(`,"until":""`), nil, 1)
 			}
+			var s api.Subscriber // the account, once: a number may get another owner before this is repeated
+			if err := r.call(cmd.Context(), "GET", "/v1/subscribers/"+url.PathEscape(args[0]), nil, nil, &s); err != nil {
+				return err
+			}
+			account := s.Tenant + "/" + s.Account
 			var t api.TopUp
 			h := http.Header{"Idempotency-Key": {key}}
-			if err := r.call(cmd.Context(), "POST", "/v1/subscribers/"+url.PathEscape(args[0])+"/topups", h, bytes.NewReader(in), &t); err != nil {
+			if err := r.call(cmd.Context(), "POST", "/v1/subscribers/"+url.PathEscape(account)+"/topups", h, bytes.NewReader(in), &t); err != nil {
 				if no, ok := errors.AsType[refusal](err); ok && no.status < 500 {
 					return err // it was certainly not carried out
 				}
-				return fmt.Errorf("%w\nrepeating it with --key %s is safe: it is carried out once", err, key)
+				return fmt.Errorf("%w\nrepeating it for %s with --key %s is safe: it is carried out once", err, account, key)
 			}
 			return r.print(cmd.OutOrStdout(), t, func(w io.Writer) {
 				fmt.Fprintf(w, "%s\tbucket %d\t+%s\n", t.Subscriber, t.Bucket, args[1])
