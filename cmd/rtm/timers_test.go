@@ -94,12 +94,12 @@ func (v vanished) run(t testing.TB) lateness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	middle := time.After(v.validity + v.grace + time.Duration(float64(v.sessions)/v.rate/2*float64(time.Second)))
+	began := time.Now()
 	if err := sim.Run(t.Context()); err != nil || sim.Counts.Left.Load() != int64(v.sessions) {
 		t.Fatalf("%d of %d sessions are open: %v %s", sim.Counts.Left.Load(), v.sessions, err, sim.FirstFailure())
 	}
 	if v.kill {
-		<-middle
+		<-time.After(v.validity + v.grace - time.Since(began)/2) // half of them have fallen due
 		p.procs[1].kill9()
 	}
 	v.settled(t, p)
