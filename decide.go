@@ -12,6 +12,10 @@ import (
 // resolve looks at the directory records of in, cuts them off recs, and sends
 // in on its way: to its account, to the session index, or to its refusal.
 func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
+	if in.former != (store.Key{}) {
+		s.remembered(in, recs[:len(in.seen)])
+		return recs[len(in.seen):]
+	}
 	n, foreign := len(in.seen), false
 	for i := range n {
 		in.seen[i].version = recs[i].Version
@@ -26,6 +30,11 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 			continue // the first identity that has an owner counts, and this one is not for the peer to name
 		}
 		in.Account = tenant.AccountKey(string(t), string(account))
+		if former, ok := tenant.Former(recs[i].Bytes, s.now); ok && !in.asked && !in.moved && in.Request.Kind <= charging.Event {
+			if in.before, in.moved = former, true; !in.later() {
+				in.former, in.before = in.before, store.Key{}
+			}
+		}
 		if !in.asked {
 			in.Request.Identity = []byte(in.Identities[i])
 		}
@@ -39,6 +48,9 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 		in.Account = in.home
 	}
 	switch {
+	case in.former != (store.Key{}):
+		in.home, in.Account = in.Account, store.Key{}
+		s.seeking = append(s.seeking, in)
 	case in.Account != (store.Key{}):
 		s.replies = append(s.replies, Reply{In: in, Outcome: Forward})
 	case !byIndex && s.ask(in):
@@ -52,12 +64,51 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 	return recs[n:]
 }
 
+// later reports whether in is about a session that was opened by another message.
+func (in *Inbound) later() bool {
+	return in.Request.Kind == charging.Update || in.Request.Kind == charging.Termination
+}
+
+// memory is where the account whose the identity was before keeps what it answered
+// to in, if it did: the closed session, or the answer of a one-time request.
+func (s *Shard) memory(in *Inbound) store.Key {
+	if in.OnceName != "" {
+		return tenant.OnceKey(in.former, in.OnceDoor, in.OnceName)
+	}
+	r := &in.Request
+	return tenant.ClosedKey(in.former, string(r.Realm), string(r.Session), r.Sub)
+}
+
+// remembered sends in to the account whose the identity was before, if that knows
+// it: what was finished or begun there is repeated there. Else it is the present
+// owner's.
+func (s *Shard) remembered(in *Inbound, recs []store.Record) {
+	in.Account = in.home
+	t, account, open := tenant.DecodeOwner(recs[1].Bytes)
+	open = open && in.Request.Kind != charging.Event && tenant.AccountKey(t, account) == in.former
+	if there := recs[0].Version != (store.Version{}); there || open {
+		in.Account, in.Hinted = in.former, true // as a hint: if it was wrong, the directory leads to the owner
+		if there {
+			in.carried = &extra{key: in.seen[0].key, seen: recs[0].Version, stored: slices.Clone(recs[0].Bytes)}
+		}
+	}
+	in.former, in.home = store.Key{}, store.Key{}
+	s.replies = append(s.replies, Reply{In: in, Outcome: Forward})
+}
+
+// bring adds what in carries to what is known beside the account.
+func (w *work) bring(in *Inbound) {
+	if c := in.carried; c != nil && w.extra(c.key) == nil {
+		w.extras = append(w.extras, *c)
+		w.extras[len(w.extras)-1].restore()
+	}
+}
+
 // ask sends an update or termination to the session index, if it was not asked
 // yet: its message names nobody, or an identity that belongs to another account
 // than when the session was opened.
 func (s *Shard) ask(in *Inbound) bool {
-	later := in.Request.Kind == charging.Update || in.Request.Kind == charging.Termination
-	if !later || in.indexed {
+	if !in.later() || in.indexed {
 		return false
 	}
 	in.home, in.Account, in.asked = in.Account, store.Key{}, true
@@ -138,6 +189,7 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			in.Notices, in.Opened, in.index = in.Notices[:0], false, indexWrite{}
 			continue
 		}
+		w.bring(in)
 		if s.ahead(w, i) {
 			i--
 			continue
@@ -170,19 +222,22 @@ func (s *Shard) drop(w *work, i int) { w.batch = slices.Delete(w.batch, i, i+1) 
 
 // ahead reports whether request i, of a session that is not known here, was sent
 // elsewhere before anything is decided: to the directory if a hint led it here,
-// then to the session index. Directory, account, index, in this order, find every
+// to the account that had the identity before, to the session index. Directory, account, index, in this order, find every
 // session, whoever gets the identity meanwhile: the index is written before the
 // directory changes.
 func (s *Shard) ahead(w *work, i int) bool {
 	in := w.batch[i]
 	r := &in.Request
-	if r.Kind != charging.Update && r.Kind != charging.Termination || s.account.Has(r) || w.extra(s.closedKey(w, r)).there() {
+	if !in.later() || s.account.Has(r) || w.extra(s.closedKey(w, r)).there() {
 		return false
 	}
-	if s.strange(w, i) {
+	switch {
+	case s.strange(w, i):
 		return true
-	}
-	if !s.ask(in) {
+	case in.before != (store.Key{}):
+		in.former, in.before, in.home, in.Account = in.before, store.Key{}, in.Account, store.Key{}
+		s.seeking = append(s.seeking, in)
+	case !s.ask(in):
 		return false
 	}
 	s.drop(w, i)

@@ -377,7 +377,7 @@ func (n *Instance) deliver(r *Reply) {
 	in := r.In
 	switch r.Outcome {
 	case Forward:
-		if len(in.Request.Identity) > 0 && !in.indexed {
+		if len(in.Request.Identity) > 0 && !in.indexed && !in.moved {
 			n.hints.put(string(in.Request.Identity), in.Account)
 		}
 		n.submit(in)

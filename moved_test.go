@@ -219,6 +219,57 @@ func TestTheIMSIWins(t *testing.T) {
 	}
 }
 
+// What is sent once more after a number has moved has one effect and one answer,
+// on any instance: the old account remembers.
+func TestRepeatsAfterReassign(t *testing.T) {
+	for hinted := range 2 {
+		m := storetest.NewMemory()
+		open(t, m)
+		n := start(t, m, "a")
+		both(t, n)
+		event := func() *rtm.Inbound {
+			r := initial("e")
+			r.Kind, r.Content, r.Action = charging.Event, 5, charging.DirectDebiting
+			r.Asks[0].Want.Octets = 1 << 20
+			return &rtm.Inbound{Request: r, Identities: []string{"msisdn:49"}, Tenants: []string{"shop"}, OnceDoor: "gy", OnceName: "far;e;0"}
+		}
+		do(t, n, event(), charging.Success)
+		do(t, n, ccr(charging.Initial, "over", "msisdn:49", 0, 0), charging.Success)
+		do(t, n, ccr(charging.Termination, "over", "msisdn:49", 1, 1<<20), charging.Success)
+		do(t, n, ccr(charging.Initial, "on", "msisdn:49", 0, 0), charging.Success)
+		do(t, n, ccr(charging.Update, "on", "msisdn:49", 1, 1<<20), charging.Success)
+		if _, err := n.Reassign(t.Context(), "msisdn:49", bob); err != nil {
+			t.Fatal(err)
+		}
+		if hinted == 0 {
+			n = start(t, m, "b") // which has seen nothing
+		}
+		for range 2 {
+			do(t, n, event(), charging.Success)
+			do(t, n, ccr(charging.Initial, "over", "msisdn:49", 0, 0), charging.Success)
+			do(t, n, ccr(charging.Termination, "over", "msisdn:49", 1, 1<<20), charging.Success)
+			do(t, n, ccr(charging.Initial, "on", "msisdn:49", 0, 0), charging.Success)
+			do(t, n, ccr(charging.Update, "on", "msisdn:49", 1, 1<<20), charging.Success)
+			do(t, n, ccr(charging.Update, "over", "msisdn:49", 2, 1<<20), charging.UnknownSession) // late, and charged once
+		}
+		if alices, bobs := debited(t, n, alice), debited(t, n, bob); alices != 4_000_000 || bobs != 0 {
+			t.Errorf("alice paid %d, bob %d; want 4000000 and nothing", alices, bobs)
+		}
+		// What is new is bob's, also under a Session-Id that alice had.
+		do(t, n, ccr(charging.Termination, "on", "msisdn:49", 2, 1<<20), charging.Success)
+		again := ccr(charging.Initial, "over", "msisdn:49", 0, 0)
+		again.Request.Content = 99
+		do(t, n, again, charging.Success)
+		do(t, n, ccr(charging.Termination, "over", "msisdn:49", 1, 2<<20), charging.Success)
+		other := event()
+		other.OnceName, other.Request.Session = "far;f;0", []byte("f")
+		do(t, n, other, charging.Success)
+		if alices, bobs := debited(t, n, alice), debited(t, n, bob); alices != 5_000_000 || bobs != 3_000_000 {
+			t.Errorf("then alice paid %d, bob %d; want 5000000 and 3000000", alices, bobs)
+		}
+	}
+}
+
 // Two late reports of one closed session in one batch, of which a hint led one
 // here: each is charged once, with its event.
 func TestLateReportsTogether(t *testing.T) {

@@ -231,7 +231,7 @@ func (n *Instance) direct(ctx context.Context, id, tenantName, account string, m
 				return err
 			}
 		}
-		commit := tenant.Reassign(id, tenantName, account, rec, n.version())
+		commit := tenant.Reassign(id, tenantName, account, rec, n.version(), n.Now())
 		rs, _ := n.Store.Commit(ctx, []store.Commit{commit})
 		switch rs[0].Outcome {
 		case store.Done:
@@ -243,7 +243,7 @@ func (n *Instance) direct(ctx context.Context, id, tenantName, account string, m
 				return nil
 			}
 			mine := store.Record{Version: commit.Writes[0].New, Bytes: commit.Writes[0].Bytes}
-			rs, _ := n.Store.Commit(ctx, []store.Commit{tenant.Reassign(id, t, a, mine, n.version())})
+			rs, _ := n.Store.Commit(ctx, []store.Commit{tenant.Reassign(id, t, a, mine, n.version(), n.Now())})
 			if rs[0].Outcome == store.Refused || rs[0].Outcome == store.InDoubt {
 				return unavailable(rs[0].Err) // the next try finds that the other lists it
 			}

@@ -50,6 +50,10 @@ type Inbound struct {
 	state   progress
 	home    store.Key       // the account of its identities, while the session index is asked
 	asked   bool            // the directory was asked
+	moved   bool            // the directory says that the identity had another owner not long ago
+	before  store.Key       // … which is to be asked if the present one does not know the session
+	former  store.Key       // … while it is asked whether it knows in
+	carried *extra          // what that account has of in: its closed session, or its answer
 	indexed bool            // the session index was asked
 	doubt   bool            // a commit with this request in it is in doubt
 	broken  bool            // a commit of this cycle was not Done
@@ -304,7 +308,9 @@ func (s *Shard) work(key store.Key) *work {
 // identities, then that of its session.
 func (s *Shard) seek(in *Inbound) {
 	in.seen = in.seen[:0]
-	if in.asked {
+	if in.former != (store.Key{}) {
+		in.seen = append(in.seen, looked{key: s.memory(in)}, looked{key: tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub)})
+	} else if in.asked {
 		in.seen = append(in.seen, looked{key: tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub)})
 	} else {
 		for _, id := range in.Identities[:min(len(in.Identities), IdentitiesMax)] {

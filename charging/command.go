@@ -11,11 +11,11 @@ import (
 // event carries out a CCR-E: once, all or nothing.
 func (d *decision) event() {
 	switch {
+	case d.w.Once != nil: // also if the identity is another's by now
+		d.again()
+		return
 	case !d.known():
 		d.o.Answer.Result, d.o.Stranger = UserUnknown, true
-		return
-	case d.w.Once != nil:
-		d.again()
 		return
 	case d.plan == nil:
 		d.o.Answer.Result = RatingFailed

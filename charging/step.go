@@ -187,10 +187,6 @@ func (a *Account) lists(identity []byte) bool {
 }
 
 func (d *decision) initial() {
-	if !d.known() {
-		d.o.Answer.Result, d.o.Stranger = UserUnknown, true
-		return
-	}
 	s := d.session()
 	switch {
 	case d.o.Abandon:
@@ -202,6 +198,9 @@ func (d *decision) initial() {
 	case s == nil && d.w.Closed != nil && d.w.Closed.First == d.r.Content:
 		d.o.Closed = Relied
 		d.repeat(d.w.Closed)
+		return
+	case !d.known(): // a repeat is answered also if the identity is another's by now
+		d.o.Answer.Result, d.o.Stranger = UserUnknown, true
 		return
 	case d.plan == nil:
 		d.o.Answer.Result = RatingFailed

@@ -3,7 +3,9 @@ package tenant
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"rtm/store"
 )
@@ -17,9 +19,40 @@ func EncodeOwner(b []byte, tenant, account string) []byte {
 	return append(b, account...)
 }
 
-// Owner is the inverse of EncodeOwner, as views on b; false: b is no directory
-// record.
+// FormerFor is how long a directory record says whose identity it was before: as
+// long as the answer of a refund is kept, the longest of what may be repeated.
+const FormerFor = 7 * 24 * time.Hour
+
+// EncodeMoved is EncodeOwner with a second line: whose it was, until when that
+// matters.
+func EncodeMoved(b []byte, tenant, account string, former store.Key, until time.Time) []byte {
+	b = append(EncodeOwner(b, tenant, account), '\n')
+	b = append(append(b, former.Name...), ' ')
+	return strconv.AppendInt(b, until.Unix(), 10)
+}
+
+// Former is the account whose identity it was before, if that still matters at
+// that moment; false: it does not.
+func Former(b []byte, now time.Time) (account store.Key, ok bool) {
+	_, line, ok := bytes.Cut(b, []byte("\n"))
+	if !ok {
+		return store.Key{}, false
+	}
+	name, end, _ := strings.Cut(string(line), " ")
+	until, err := strconv.ParseInt(end, 10, 64)
+	t, a, ok := DecodeOwner([]byte(name))
+	if err != nil || !ok || now.Unix() >= until {
+		return store.Key{}, false
+	}
+	return AccountKey(t, a), true
+}
+
+// Owner is the inverse of EncodeOwner and EncodeMoved, as views on b; false: b is
+// no directory record.
 func Owner(b []byte) (tenant, account []byte, ok bool) {
+	if i := bytes.IndexByte(b, '\n'); i >= 0 {
+		b = b[:i]
+	}
 	tenant, account, ok = bytes.Cut(b, []byte("/"))
 	if !ok || len(tenant) == 0 || len(account) == 0 || bytes.IndexByte(account, '/') >= 0 {
 		return nil, nil, false
@@ -29,10 +62,12 @@ func Owner(b []byte) (tenant, account []byte, ok bool) {
 
 // DecodeOwner is Owner with texts that outlive b, for one allocation.
 func DecodeOwner(b []byte) (tenant, account string, ok bool) {
-	if _, _, ok = Owner(b); ok {
-		tenant, account, _ = strings.Cut(string(b), "/")
+	t, a, ok := Owner(b)
+	if !ok {
+		return "", "", false
 	}
-	return tenant, account, ok
+	both := string(b[:len(t)+1+len(a)])
+	return both[:len(t)], both[len(t)+1:], true
 }
 
 // TakenError says that an identity belongs to another account.
@@ -49,8 +84,7 @@ func (e *TakenError) Error() string {
 func Claim(identity, tenant, account string, was store.Record, v store.Version) (store.Commit, error) {
 	w := store.Write{Op: store.Put, Key: IdentityKey(identity), Seen: was.Version, New: v, Bytes: EncodeOwner(nil, tenant, account)}
 	if was.Version != (store.Version{}) {
-		if !bytes.Equal(was.Bytes, w.Bytes) {
-			t, a, _ := DecodeOwner(was.Bytes)
+		if t, a, _ := DecodeOwner(was.Bytes); t != tenant || a != account {
 			return store.Commit{}, &TakenError{identity, t, a}
 		}
 		w = store.Write{Op: store.Check, Key: w.Key, Seen: was.Version}
@@ -59,15 +93,19 @@ func Claim(identity, tenant, account string, was store.Record, v store.Version) 
 }
 
 // Reassign is the commit that gives an identity to that account, whoever had it
-// when was was loaded. It comes between taking it out of the one account's
-// record and putting it into the other's; each step can be repeated.
-func Reassign(identity, tenant, account string, was store.Record, v store.Version) store.Commit {
-	if c, err := Claim(identity, tenant, account, was, v); err == nil {
+// when was was loaded, which it remembers. It comes between taking it out of the
+// one account's record and putting it into the other's; each step can be
+// repeated.
+func Reassign(identity, tenant, account string, was store.Record, v store.Version, now time.Time) store.Commit {
+	c, err := Claim(identity, tenant, account, was, v)
+	if err == nil {
 		return c
 	}
-	return store.Commit{Writes: []store.Write{{
-		Op: store.Put, Key: IdentityKey(identity), Seen: was.Version, New: v, Bytes: EncodeOwner(nil, tenant, account),
-	}}}
+	w := store.Write{Op: store.Put, Key: IdentityKey(identity), Seen: was.Version, New: v, Bytes: EncodeOwner(nil, tenant, account)}
+	if t, a, ok := DecodeOwner(was.Bytes); ok {
+		w.Bytes = EncodeMoved(nil, tenant, account, AccountKey(t, a), now.Add(FormerFor))
+	}
+	return store.Commit{Writes: []store.Write{w}}
 }
 
 // Forget is the commit that takes an identity out of the directory, if was is

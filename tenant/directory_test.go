@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"rtm/store"
 	"rtm/store/storetest"
@@ -130,7 +131,8 @@ func (d *directory) commit(c store.Commit) store.Outcome {
 
 func (d *directory) expect(identity, want string) {
 	d.t.Helper()
-	if got := string(d.record(identity).Bytes); got != want {
+	got, _, _ := strings.Cut(string(d.record(identity).Bytes), "\n")
+	if got != want {
 		d.t.Errorf("%s is of %q, want %q", identity, got, want)
 	}
 }
@@ -171,17 +173,27 @@ func TestAnIdentityHasOneOwner(t *testing.T) {
 		t.Errorf("claiming one's own: %v, version %v, want %v", err, d.record(id).Version, before.Version)
 	}
 
-	// Reassigning compares, sets, and can be repeated.
-	c := tenant.Reassign(id, "lab", "b", before, d.version())
+	// Reassigning compares, sets, remembers who had it, and can be repeated.
+	at := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
+	c := tenant.Reassign(id, "lab", "b", before, d.version(), at)
 	if o := d.commit(c); o != store.Done {
 		t.Errorf("reassign: %s", o)
 	}
 	d.expect(id, "lab/b")
-	if o := d.commit(tenant.Reassign(id, "lab", "c", before, d.version())); o != store.Conflict {
+	if o := d.commit(tenant.Reassign(id, "lab", "c", before, d.version(), at)); o != store.Conflict {
 		t.Errorf("reassign what was reassigned meanwhile: %s", o)
 	}
 	moved := d.record(id)
-	if o := d.commit(tenant.Reassign(id, "lab", "b", moved, d.version())); o != store.Done || d.record(id).Version != moved.Version {
+	if key, ok := tenant.Former(moved.Bytes, at.Add(tenant.FormerFor-time.Second)); !ok || key != tenant.AccountKey("lab", "a") {
+		t.Errorf("it was %v's before (%t)", key, ok)
+	}
+	if key, ok := tenant.Former(moved.Bytes, at.Add(tenant.FormerFor)); ok {
+		t.Errorf("after all that time it was still %v's before", key)
+	}
+	if _, ok := tenant.Former(before.Bytes, at); ok {
+		t.Error("it had an owner before the first")
+	}
+	if o := d.commit(tenant.Reassign(id, "lab", "b", moved, d.version(), at)); o != store.Done || d.record(id).Version != moved.Version {
 		t.Errorf("reassign again: %s", o)
 	}
 
