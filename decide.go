@@ -30,13 +30,9 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 			continue // the first identity that has an owner counts, and this one is not for the peer to name
 		}
 		in.Account = tenant.AccountKey(string(t), string(account))
-		if former, ok := tenant.Former(recs[i].Bytes, s.now); ok && !in.asked && !in.moved && in.Request.Kind <= charging.Event {
-			if in.before, in.moved = former, true; !in.later() {
-				in.former, in.before = in.before, store.Key{}
-			}
-		}
 		if !in.asked {
 			in.Request.Identity = []byte(in.Identities[i])
+			s.recall(in, recs[i].Bytes)
 		}
 	}
 	byIndex := in.asked
@@ -56,7 +52,7 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 	case !byIndex && s.ask(in):
 	default:
 		in.Answer.Result = charging.UserUnknown
-		if in.Request.Kind == charging.Update || in.Request.Kind == charging.Termination {
+		if in.later() {
 			in.Answer.Result = charging.UnknownSession
 		}
 		s.proveLooked(in)
@@ -67,6 +63,25 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 // later reports whether in is about a session that was opened by another message.
 func (in *Inbound) later() bool {
 	return in.Request.Kind == charging.Update || in.Request.Kind == charging.Termination
+}
+
+// recall notes whose the identity of in was before, if that is not long ago and
+// the peer may name that account's tenant too. What opens or ends by itself asks
+// there first; what is about a session, if its present owner does not know it.
+func (s *Shard) recall(in *Inbound, owner []byte) {
+	former, ok := tenant.Former(owner, s.now)
+	if !ok || in.moved {
+		return
+	}
+	in.moved = true
+	if t, _ := tenant.AccountOf(former); !in.serves([]byte(t)) {
+		return
+	}
+	if in.later() {
+		in.before = former
+	} else {
+		in.former = former
+	}
 }
 
 // memory is where the account whose the identity was before keeps what it answered
@@ -222,9 +237,9 @@ func (s *Shard) drop(w *work, i int) { w.batch = slices.Delete(w.batch, i, i+1) 
 
 // ahead reports whether request i, of a session that is not known here, was sent
 // elsewhere before anything is decided: to the directory if a hint led it here,
-// to the account that had the identity before, to the session index. Directory, account, index, in this order, find every
-// session, whoever gets the identity meanwhile: the index is written before the
-// directory changes.
+// to the account that had the identity before, to the session index. Directory,
+// account, index, in this order, find every session, whoever gets the identity
+// meanwhile: the index is written before the directory changes.
 func (s *Shard) ahead(w *work, i int) bool {
 	in := w.batch[i]
 	r := &in.Request

@@ -219,6 +219,40 @@ func TestTheIMSIWins(t *testing.T) {
 	}
 }
 
+// A peer that does not serve the old owner's tenant does not reach it by a number
+// that has moved to a tenant of the peer's.
+func TestTheOldOwnerIsAnotherTenants(t *testing.T) {
+	m := storetest.NewMemory()
+	docs, err := tenant.Parse("t.yaml", []byte(shop+"---\nkind: Tenant\nname: other\ncurrency: EUR\n---\n"+
+		"{kind: Plan, tenant: other, name: gold, services: [{name: data, unit: octets, price: \"1.00\", per: 1 MiB}]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tenant.Apply(t.Context(), m, docs, false); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, m, "a")
+	zed := subscription("zed", "imsi:9")
+	zed.Tenant = "other"
+	n.ProvisionAll(t.Context(), []rtm.Subscription{subscription("alice", "imsi:7", "msisdn:49"), zed})
+	do(t, n, ccr(charging.Initial, "s", "msisdn:49", 0, 0), charging.Success)
+	do(t, n, ccr(charging.Initial, "over", "msisdn:49", 0, 0), charging.Success)
+	do(t, n, ccr(charging.Termination, "over", "msisdn:49", 1, 1<<20), charging.Success)
+	if _, err := n.Reassign(t.Context(), "msisdn:49", tenant.AccountKey("other", "zed")); err != nil {
+		t.Fatal(err)
+	}
+	others := func(in *rtm.Inbound) *rtm.Inbound { in.Tenants = []string{"other"}; return in }
+	do(t, n, others(ccr(charging.Update, "s", "msisdn:49", 1, 1<<20)), charging.UnknownSession)
+	do(t, n, others(ccr(charging.Termination, "s", "msisdn:49", 1, 1<<20)), charging.UnknownSession)
+	do(t, n, others(ccr(charging.Termination, "over", "msisdn:49", 1, 1<<20)), charging.UnknownSession)
+	if got := debited(t, n, alice); got != 1_000_000 {
+		t.Errorf("alice paid %d by another tenant's peer", got)
+	}
+	both := ccr(charging.Termination, "s", "msisdn:49", 1, 1<<20)
+	both.Tenants = []string{"other", "shop"}
+	do(t, n, both, charging.Success)
+}
+
 // What is sent once more after a number has moved has one effect and one answer,
 // on any instance: the old account remembers.
 func TestRepeatsAfterReassign(t *testing.T) {

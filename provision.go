@@ -238,8 +238,8 @@ func (n *Instance) direct(ctx context.Context, id, tenantName, account string, m
 			if !other {
 				return nil
 			}
-			taken := n.free(ctx, id, t, a)
-			if taken == nil {
+			held := n.free(ctx, id, t, a)
+			if held == nil {
 				return nil
 			}
 			mine := store.Record{Version: commit.Writes[0].New, Bytes: commit.Writes[0].Bytes}
@@ -247,7 +247,7 @@ func (n *Instance) direct(ctx context.Context, id, tenantName, account string, m
 			if rs[0].Outcome == store.Refused || rs[0].Outcome == store.InDoubt {
 				return unavailable(rs[0].Err) // the next try finds that the other lists it
 			}
-			return taken // with a Conflict somebody else has it by now
+			return held // with a Conflict somebody else has it by now
 		case store.Conflict:
 			rec = rs[0].Fresh[0]
 		case store.InDoubt, store.Refused:

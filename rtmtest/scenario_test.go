@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 var update = flag.Bool("update", false, "write the replies of scenarios anew")
@@ -15,28 +13,7 @@ var update = flag.Bool("update", false, "write the replies of scenarios anew")
 // TestScenarios plays every conversation of testdata/scenarios and compares its
 // replies, the indented lines.
 func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("../testdata/scenarios/*.txt")
-	if err != nil || len(files) < 10 {
-		t.Fatalf("%d scenarios, %v", len(files), err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			b, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := playAll(t, string(b))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if d := cmp.Diff(string(b), got); d != "" {
-				t.Errorf("(-want +got):\n%s", d)
-			}
-		})
-	}
+	Golden(t, "../testdata/scenarios/*.txt", 10, *update, playAll)
 }
 
 // playAll plays a scenario and returns it with the replies as they came.

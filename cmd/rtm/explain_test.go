@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"rtm/api"
 	"rtm/cdr"
 	"rtm/diameter"
@@ -24,28 +22,7 @@ import (
 // the indented lines: "explain SESSION without=4,5" leaves entries out,
 // "explain" alone tells the account.
 func TestExplain(t *testing.T) {
-	files, err := filepath.Glob("testdata/explain/*.txt")
-	if err != nil || len(files) < 12 {
-		t.Fatalf("%d files, %v", len(files), err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			b, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := explainAll(t, string(b))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if d := cmp.Diff(string(b), got); d != "" {
-				t.Errorf("(-want +got):\n%s", d)
-			}
-		})
-	}
+	rtmtest.Golden(t, "testdata/explain/*.txt", 12, *update, explainAll)
 }
 
 // explainAll plays a conversation and returns it with the explanations as they
