@@ -267,6 +267,7 @@ func (s *Shard) strange(w *work, i int) bool {
 		return false
 	}
 	in.Hinted, in.asked, in.indexed, in.Account, in.home = false, false, false, store.Key{}, store.Key{}
+	in.carried = nil
 	s.drop(w, i)
 	s.seeking = append(s.seeking, in)
 	return true
