@@ -1,0 +1,68 @@
+package redis
+
+import "testing"
+
+// Three watchers, two replicas: what is heard, and what is needed then.
+func TestQuorum(t *testing.T) {
+	up := func(addrs ...string) (rs []Replica) {
+		for _, a := range addrs {
+			rs = append(rs, Replica{Addr: a})
+		}
+		return rs
+	}
+	down := func(addr string, others ...string) []Replica { return append(up(others...), Replica{addr, true}) }
+	type news struct {
+		heard    [][]Replica
+		attached []string
+		want     int
+	}
+	all := []string{"a", "b"}
+	every := func(l []Replica) [][]Replica { return [][]Replica{l, l, l} }
+	for name, story := range map[string][]news{
+		"both are needed":                        {{every(up("a", "b")), all, 2}},
+		"one minute of silence changes nothing":  {{every(up("a", "b")), all, 2}, {nil, nil, 2}},
+		"the master alone lowers nothing":        {{every(up("a", "b")), all, 2}, {every(up("a", "b")), []string{"b"}, 2}},
+		"one watcher lowers nothing":             {{every(up("a", "b")), all, 2}, {[][]Replica{down("a", "b"), up("a", "b"), up("a", "b")}, []string{"b"}, 2}},
+		"one that answers alone lowers nothing":  {{every(up("a", "b")), all, 2}, {[][]Replica{down("a", "b")}, []string{"b"}, 2}},
+		"a majority lowers":                      {{every(up("a", "b")), all, 2}, {[][]Replica{down("a", "b"), down("a", "b"), up("a", "b")}, []string{"b"}, 1}},
+		"not while it acknowledges":              {{every(up("a", "b")), all, 2}, {every(down("a", "b")), all, 2}},
+		"never below one":                        {{every(up("a", "b")), all, 2}, {every(append(down("a"), Replica{"b", true})), nil, 1}},
+		"a replica that comes back counts again": {{every(up("a", "b")), all, 2}, {every(down("a", "b")), []string{"b"}, 1}, {every(up("a", "b")), []string{"b"}, 1}, {every(up("a", "b")), all, 2}},
+		"one that was removed is forgotten":      {{every(up("a", "b")), all, 2}, {every(up("b")), []string{"b"}, 1}},
+		"a new one counts when it is in step":    {{every(up("a", "b")), all, 2}, {every(up("a", "b", "c")), all, 2}, {every(up("a", "b", "c")), []string{"a", "b", "c"}, 3}},
+		"at first a silent one counts":           {{every(up("a", "b")), []string{"b"}, 2}},
+		"at first one that is down does not":     {{every(down("a", "b")), []string{"b"}, 1}},
+		"nobody knows a replica":                 {{every(nil), nil, 1}},
+	} {
+		q := &Quorum{}
+		if q.Need() <= 1000 {
+			t.Errorf("%s: %d is enough before anything is known", name, q.Need())
+		}
+		for i, n := range story {
+			q.Hear(3, n.heard, n.attached)
+			if q.Need() != n.want {
+				t.Errorf("%s: after news %d %d are needed, want %d", name, i, q.Need(), n.want)
+			}
+		}
+	}
+}
+
+// After a failover the old master counts only when it is in step again.
+func TestQuorumOfAPromotedReplica(t *testing.T) {
+	q := &Quorum{}
+	old := []Replica{{Addr: "a"}, {Addr: "b"}}
+	q.Hear(3, [][]Replica{old, old, old}, []string{"a", "b"})
+	q = q.Inherit("a")
+	now := []Replica{{Addr: "old"}, {Addr: "b"}}
+	for _, attached := range [][]string{nil, {"b"}} {
+		if q.Hear(3, [][]Replica{now, now, now}, attached); q.Need() != 1 {
+			t.Fatalf("%d are needed while the old master is away", q.Need())
+		}
+	}
+	if q.Hear(3, [][]Replica{now, now, now}, []string{"old", "b"}); q.Need() != 2 {
+		t.Fatalf("%d are needed when the old master is back", q.Need())
+	}
+	if q = (*Quorum)(nil).Inherit("a"); q.Need() != needUnknown {
+		t.Fatal("nothing was inherited from nobody, and yet something is known")
+	}
+}
