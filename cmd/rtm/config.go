@@ -12,6 +12,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
+
+	"rtm/store/redis"
 )
 
 // config is what a server can be told: by rtm.yaml, over it by RTM_…
@@ -19,6 +21,7 @@ import (
 type config struct {
 	Name        string   `yaml:"name" json:"name"`
 	Store       string   `yaml:"store" json:"store"`
+	Durability  string   `yaml:"durability" json:"durability"`
 	Diameter    []string `yaml:"diameter" json:"diameter"`
 	HTTP        string   `yaml:"http" json:"http"`
 	OriginHost  string   `yaml:"originHost" json:"originHost"`
@@ -42,7 +45,8 @@ func (c *config) bind(cmd *cobra.Command, file *string) {
 	f := cmd.Flags()
 	f.StringVar(file, "config", "", "YAML file with these settings (see rtm config)")
 	f.StringVar(&c.Name, "name", c.Name, "this instance's name in records (default: from the peer host)")
-	f.StringVar(&c.Store, "store", c.Store, "embedded:DIR, or redis://HOST:PORT[/DB]")
+	f.StringVar(&c.Store, "store", c.Store, "embedded:DIR, "+redis.Forms)
+	f.StringVar(&c.Durability, "durability", c.Durability, "what an answer waits for on several Redis servers: safe (the default), safe-1 or fast; see rtm serve --help")
 	f.StringArrayVar(&c.Diameter, "diameter", c.Diameter, "address to listen on for Diameter; repeat it for more")
 	f.StringVar(&c.HTTP, "http", c.HTTP, "address of the management interface: loopback only")
 	f.StringVar(&c.OriginHost, "origin-host", c.OriginHost, "Origin-Host of answers: one for all instances")
@@ -121,6 +125,7 @@ func (c *config) keys() []key {
 	}
 	return []key{
 		text("name", func(c *config) *string { return &c.Name }), text("store", func(c *config) *string { return &c.Store }),
+		text("durability", func(c *config) *string { return &c.Durability }),
 		list("diameter", func(c *config) *[]string { return &c.Diameter }), text("http", func(c *config) *string { return &c.HTTP }),
 		text("origin-host", func(c *config) *string { return &c.OriginHost }),
 		text("origin-realm", func(c *config) *string { return &c.OriginRealm }),
@@ -170,10 +175,28 @@ func (c *config) check() error {
 	if len(c.Diameter) == 0 {
 		return errors.New("diameter: name at least one address to listen on")
 	}
-	if !strings.HasPrefix(c.Store, "embedded:") && !strings.HasPrefix(c.Store, "redis://") {
-		return fmt.Errorf("store: %q is neither embedded:DIR nor redis://HOST:PORT[/DB]", c.Store)
+	switch {
+	case strings.HasPrefix(c.Store, "embedded:"):
+		if c.Durability != "" {
+			return errors.New("durability: the embedded store has one mode, an answer leaves when it is on disk; leave it out")
+		}
+	case redis.IsURL(c.Store):
+		if _, err := redis.Check(c.Store, redis.Mode(c.Durability)); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+	default:
+		return fmt.Errorf("store: %q is neither embedded:DIR nor one of %s", c.Store, redis.Forms)
 	}
 	return nil
+}
+
+// durabilities lists the modes of a shared store, each with what it may lose.
+func durabilities() string {
+	var all []string
+	for _, m := range redis.Modes {
+		all = append(all, fmt.Sprintf("  %-7s %s", m, m.Loses()))
+	}
+	return strings.Join(all, "\n")
 }
 
 // devAddress is where rtm dev listens: Open5GS' daemons hold 127.0.0.2 to .9.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,6 +61,7 @@ Each line is ok, warn or FAIL, and says what to do. Exit code 1: something FAILs
 	}
 	c.bind(cmd, &file)
 	cmd.Flags().StringVarP(&r.format, "output", "o", "table", "table, json or yaml")
+	cmd.AddCommand(doctorRedisCommand())
 	return cmd
 }
 
@@ -210,8 +210,8 @@ func (d *doctor) adopt(info *api.Info, n *api.Instance) {
 	c.Name, c.PeerHost, c.Diameter, c.Records = n.Name, n.PeerHost, n.Diameter, ""
 	kind, where, _ := strings.Cut(info.Store, " ")
 	where, _, _ = strings.Cut(where, " ")
-	if c.Store = kind + ":" + where; kind == "redis" {
-		c.Store = "redis://" + where
+	if c.Store = kind + ":" + where; redis.IsURL(kind + "://") {
+		c.Store, c.Durability = kind+"://"+where, info.Mode
 	}
 	d.running, d.adopted = n, true
 	d.ok("settings", "no settings are given: this is about the instance %s that runs here; its record files are left out", n.Name)
@@ -285,13 +285,9 @@ func (s *sight) look(ctx context.Context, dir string) error {
 func (d *doctor) redis(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, doctorAsk)
 	defer cancel()
-	st, r, err := redis.Look(ctx, redis.Config{URL: d.config.Store})
+	st, r, err := redis.Look(ctx, redis.Config{URL: d.config.Store, Mode: redis.Mode(d.config.Durability)})
 	if err != nil {
-		where := d.config.Store
-		if u, e := url.Parse(where); e == nil {
-			where = u.Redacted()
-		}
-		d.fail("store", "start it, or choose another with --store; "+where+" is in the settings", "%v", err)
+		d.fail("store", "start it, or choose another with --store; "+redis.Shown(d.config.Store)+" is in the settings", "%v", err)
 		return
 	}
 	defer st.Close()
@@ -300,14 +296,27 @@ func (d *doctor) redis(ctx context.Context) {
 		d.fail("store", "", "%v", err)
 		return
 	}
-	d.seen(s, r.Version)
-	if r.MemoryMax > 0 {
-		d.ok("store", "it uses %d MiB of the %d MiB that it may", r.Memory>>20, r.MemoryMax>>20)
-	} else {
-		d.ok("store", "it uses %d MiB, and sets itself no limit", r.Memory>>20)
+	d.seen(s, r.Nodes[0].Version)
+	for i := range r.Nodes {
+		if n := &r.Nodes[i]; n.Role == "master" {
+			d.memory(n, len(r.Nodes) > 1)
+		}
 	}
 	for _, doubt := range r.Doubts() {
-		d.warn("store", doubt.Mend, "this redis %s", doubt.Text)
+		d.warn("store", doubt.Mend, "%s %s", doubt.Who, doubt.Text)
+	}
+}
+
+// memory notes how full a master is.
+func (d *doctor) memory(n *redis.Server, several bool) {
+	who := "it"
+	if several {
+		who = n.Addr
+	}
+	if n.MemoryMax > 0 {
+		d.ok("store", "%s uses %d MiB of the %d MiB that it may", who, n.Memory>>20, n.MemoryMax>>20)
+	} else {
+		d.ok("store", "%s uses %d MiB, and sets itself no limit", who, n.Memory>>20)
 	}
 }
 

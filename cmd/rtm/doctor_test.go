@@ -82,7 +82,7 @@ func TestDoctorFindsWhatHinders(t *testing.T) {
 			"FAIL  diameter  another program listens on " + stranger.Addr().String(), "choose another address with --diameter"}},
 		"an address of another machine": {"--diameter 192.0.2.1:3868", []string{"FAIL  diameter  listen tcp 192.0.2.1:3868: ", "choose another address with --diameter"}},
 		"no Redis": {"--store redis://user:secret@127.0.0.1:1", []string{
-			"FAIL  store     connect to 127.0.0.1:1: ", "is redis-server running there?", "redis://user:xxxxx@127.0.0.1:1 is in the settings"}},
+			"FAIL  store     redis at 127.0.0.1:1: ", "is redis-server running there?", "redis://user:xxxxx@127.0.0.1:1 is in the settings"}},
 		"another's Redis": {"--store redis://" + other.Addr, []string{`FAIL  store     redis at ` + other.Addr + `: its rtm:format is "something": this is not rtm's database`}},
 		"directories in a file": {"--store embedded:file/data --records file/records", []string{
 			"FAIL  store     stat file/data: not a directory", "FAIL  records   stat file/records: not a directory", "choose another directory with --records", "2 of 6 checks failed"}},
@@ -195,7 +195,7 @@ var repository = func() string {
 // Two instances on Redis, seen by a third that has not started.
 func TestDoctorOnRedis(t *testing.T) {
 	server := rtmtest.StartRedis(t)
-	st, err := openStore(t.Context(), "redis://"+server.Addr, quiet(t))
+	st, err := openStore(t.Context(), &config{Store: "redis://" + server.Addr}, quiet(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ func hotLab(t testing.TB, redis *rtmtest.Redis, instances int) *lab {
 		if n > 0 && n == instances-1 {
 			addr = far.Addr
 		}
-		st, err := openStore(t.Context(), "redis://"+addr, quiet(t))
+		st, err := openStore(t.Context(), &config{Store: "redis://" + addr}, quiet(t))
 		if err != nil {
 			t.Fatal(err)
 		}

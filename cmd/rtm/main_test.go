@@ -98,7 +98,7 @@ func (l *lab) apply(t testing.TB, file string) {
 // embedded opens a store in a directory of the test's.
 func embedded(t testing.TB) store.Store {
 	t.Helper()
-	st, err := openStore(t.Context(), "embedded:"+t.TempDir(), quiet(t))
+	st, err := openStore(t.Context(), &config{Store: "embedded:" + t.TempDir()}, quiet(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func embedded(t testing.TB) store.Store {
 
 func onRedis(t testing.TB) store.Store {
 	t.Helper()
-	st, err := openStore(t.Context(), "redis://"+rtmtest.StartRedis(t).Addr, quiet(t))
+	st, err := openStore(t.Context(), &config{Store: "redis://" + rtmtest.StartRedis(t).Addr}, quiet(t))
 	if err != nil {
 		t.Fatal(err)
 	}

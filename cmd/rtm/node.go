@@ -40,14 +40,14 @@ const connectionsMax = 10_000
 const leaveMax = 5 * time.Second
 
 // openStore opens what --store names.
-func openStore(ctx context.Context, where string, log *slog.Logger) (store.Store, error) {
-	if dir, ok := strings.CutPrefix(where, "embedded:"); ok {
+func openStore(ctx context.Context, c *config, log *slog.Logger) (store.Store, error) {
+	if dir, ok := strings.CutPrefix(c.Store, "embedded:"); ok {
 		if dir == "" {
 			return nil, errors.New("store: embedded: needs a directory, such as embedded:rtm-data")
 		}
 		return embed.Open(embed.Config{Dir: dir, Log: log})
 	}
-	return redis.Open(ctx, redis.Config{URL: where, Log: log})
+	return redis.Open(ctx, redis.Config{URL: c.Store, Mode: redis.Mode(c.Durability), Log: log})
 }
 
 // instance is one running instance: loop, Diameter, records.

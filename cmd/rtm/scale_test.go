@@ -310,7 +310,7 @@ func BenchmarkScale(b *testing.B) {
 func scaleOnRedis(b *testing.B) {
 	redis := rtmtest.StartRedis(b)
 	where := "redis://" + redis.Addr
-	st, err := openStore(b.Context(), where, quiet(b))
+	st, err := openStore(b.Context(), &config{Store: where}, quiet(b))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -351,7 +351,7 @@ func (s *scaled) provision(st store.Store) {
 func scaleEmbedded(b *testing.B) {
 	dir, records := b.TempDir(), b.TempDir()
 	open := func() store.Store {
-		st, err := openStore(b.Context(), "embedded:"+dir, quiet(b))
+		st, err := openStore(b.Context(), &config{Store: "embedded:" + dir}, quiet(b))
 		if err != nil {
 			b.Fatal(err)
 		}

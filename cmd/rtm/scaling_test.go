@@ -172,7 +172,7 @@ type bounded struct {
 
 func startBounded(b *testing.B, n int) *bounded {
 	c := &bounded{pair: &pair{redis: rtmtest.StartRedis(b), records: b.TempDir()}}
-	st, err := openStore(b.Context(), "redis://"+c.redis.Addr, quiet(b))
+	st, err := openStore(b.Context(), &config{Store: "redis://" + c.redis.Addr}, quiet(b))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"rtm"
 	"rtm/examples"
 	"rtm/store"
+	"rtm/store/redis"
 	"rtm/tenant"
 )
 
@@ -26,6 +27,11 @@ func serveCommand() *cobra.Command {
 		Use: "serve", Short: "run one instance", Args: cobra.NoArgs,
 		Long: `Run one instance on a store. Instances on one Redis serve the same sessions; give each its own
 --peer-host, --diameter and --http. Peers, tenants and plans come from the store: see rtm apply.
+
+--durability says what an answer waits for, and so what can be lost. One redis:// is always single; Sentinel
+and Cluster are safe unless told otherwise:
+` + durabilities() + `
+rtm doctor redis tells which of them a set-up can keep.
 
 SIGTERM leaves in good order: DPR to all peers, what is in hand is answered, exit 0.`,
 		Example: `  rtm serve --store redis://127.0.0.1:6379 --peer-host a.ocs.example --diameter 127.0.0.1:3868
@@ -43,7 +49,7 @@ SIGTERM leaves in good order: DPR to all peers, what is in hand is answered, exi
 
 func serve(ctx context.Context, c *config) error {
 	log := logger(os.Stderr)
-	st, err := openStore(ctx, c.Store, log)
+	st, err := openStore(ctx, c, log)
 	if err != nil {
 		return err
 	}
@@ -64,6 +70,9 @@ func serve(ctx context.Context, c *config) error {
 	}
 	log.Info("serving", "instance", c.Name, "peerHost", c.PeerHost, "originHost", c.OriginHost, "diameter", i.addrs,
 		"http", c.HTTP, "store", f.Node, "mode", f.Mode, "survivesPowerLoss", f.Power)
+	if m := redis.Mode(f.Mode); m.Loses() != "" {
+		log.Info("durability", "mode", m, "loses", m.Loses())
+	}
 	<-ctx.Done()
 	log.Info("leaving", "instance", c.Name)
 	return nil
@@ -158,7 +167,7 @@ subscribers (examples/lab.yaml) if the store is empty, and let any peer in.`,
 
 func dev(ctx context.Context, c *config, instances int, learn bool, out io.Writer) error {
 	log := logger(os.Stderr)
-	st, err := openStore(ctx, c.Store, log)
+	st, err := openStore(ctx, c, log)
 	if err != nil {
 		return err
 	}
@@ -233,7 +242,7 @@ func seed(ctx context.Context, n *rtm.Instance) error {
 
 // hint says what to do next.
 func hint(out io.Writer, k *cluster, c *config) {
-	fmt.Fprintf(out, "rtm %s is running on %s\n\n", version, c.Store)
+	fmt.Fprintf(out, "rtm %s is running on %s\n\n", version, redis.Shown(c.Store))
 	for _, i := range k.instances {
 		fmt.Fprintf(out, "  instance %s   %-22s as %s\n", i.core.Name, i.addrs[0], i.core.Presence.PeerHost)
 	}

@@ -80,7 +80,7 @@ func (v vanished) run(t testing.TB) lateness {
 	t.Helper()
 	var imsis []string
 	p := startPair(t, func(p *pair) {
-		st, err := openStore(t.Context(), "redis://"+p.redis.Addr, quiet(t))
+		st, err := openStore(t.Context(), &config{Store: "redis://" + p.redis.Addr}, quiet(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,7 +123,7 @@ func (v vanished) run(t testing.TB) lateness {
 // has paid anything.
 func (v vanished) settled(t testing.TB, p *pair) {
 	t.Helper()
-	st, err := openStore(t.Context(), "redis://"+p.redis.Addr, quiet(t))
+	st, err := openStore(t.Context(), &config{Store: "redis://" + p.redis.Addr}, quiet(t))
 	if err != nil {
 		t.Fatal(err)
 	}

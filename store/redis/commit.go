@@ -6,8 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -70,23 +73,42 @@ var (
 )
 
 // call builds EVALSHA, or EVAL when the server has forgotten its scripts.
-func (s *Store) call(whole bool, script, sha string, keys, args []string) rueidis.Completed {
+func call(b rueidis.Builder, whole bool, script, sha string, keys, args []string) rueidis.Completed {
 	if whole {
-		return s.client.B().Eval().Script(script).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
+		return b.Eval().Script(script).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
 	}
-	return s.client.B().Evalsha().Sha1(sha).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
+	return b.Evalsha().Sha1(sha).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
 }
 
-// Commit implements store.Store: a script call for each commit, all in one
-// write.
+// Bounds of one batch.
+const (
+	waitBatch    = 64  // commits that one WAIT speaks for
+	waitMillis   = 400 // a WAIT gives up after that
+	redirectsMax = 5   // times that a commit is sent to where its slot is said to be
+)
+
+// A route is where a commit goes, and how.
+type route struct {
+	to     *node
+	asking bool // its slot is on its way there
+	whole  bool // with the script itself
+}
+
+// Commit implements store.Store: a script call for each commit, all of a node's
+// in one write on one connection, with a WAIT behind them if the mode wants one.
 func (s *Store) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
-	rs := make([]store.Result, len(cs))
-	now := time.Time{}
+	rs, routes := make([]store.Result, len(cs)), make([]route, len(cs))
 	todo := make([]int, 0, len(cs))
+	t := s.topology.Load()
 	for i := range cs {
 		err := cs[i].Check()
 		if s.closed.Load() {
 			err = store.ErrClosed
+		}
+		if err == nil {
+			if routes[i].to = t.of[cs[i].Writes[0].Key.Partition]; routes[i].to == nil {
+				err = errNobody
+			}
 		}
 		if err != nil {
 			rs[i] = store.Result{Outcome: store.Refused, Err: err}
@@ -94,9 +116,9 @@ func (s *Store) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, 
 		}
 		todo = append(todo, i)
 	}
-	todo = s.send(ctx, false, cs, todo, rs, &now)
-	if len(todo) > 0 { // the server has forgotten the script: nothing of these ran
-		s.send(ctx, true, cs, todo, rs, &now)
+	var now time.Time
+	for tries := 0; len(todo) > 0 && tries <= redirectsMax; tries++ {
+		todo = s.send(ctx, cs, todo, routes, rs, &now)
 	}
 	if now.IsZero() {
 		now = s.askTime(ctx)
@@ -104,26 +126,182 @@ func (s *Store) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, 
 	return rs, now
 }
 
-// send carries out the commits of todo and returns those that must be sent
-// again with the whole script.
-func (s *Store) send(ctx context.Context, whole bool, cs []store.Commit, todo []int, rs []store.Result, now *time.Time) (again []int) {
-	if len(todo) == 0 {
-		return nil
-	}
-	cmds := make(rueidis.Commands, len(todo))
-	for j, i := range todo {
-		keys, args := arguments(&cs[i])
-		cmds[j] = s.call(whole, commitScript, commitSHA, keys, args)
-	}
-	for j, r := range s.client.DoMulti(ctx, cmds...) {
-		i := todo[j]
-		if e, ok := rueidis.IsRedisErr(r.Error()); ok && e.IsNoScript() && !whole {
-			again = append(again, i)
-			continue
+// errNobody refuses what lies on no node at present.
+var errNobody = errors.New("no node of the cluster has this partition at present")
+
+// send carries out the commits of todo, at all their nodes at once, and returns
+// those that have to go elsewhere or need the whole script; until they have, they
+// are refused. now becomes the time of the node whose clock is furthest behind.
+func (s *Store) send(ctx context.Context, cs []store.Commit, todo []int, routes []route, rs []store.Result, now *time.Time) (again []int) {
+	groups := byNode(todo, func(i int) *node { return routes[i].to })
+	times, agains := make([]time.Time, len(groups)), make([][]int, len(groups))
+	if len(groups) == 1 {
+		agains[0] = s.sendTo(ctx, cs, groups[0], routes, rs, &times[0])
+	} else {
+		var all sync.WaitGroup
+		for g := range groups {
+			all.Go(func() { agains[g] = s.sendTo(ctx, cs, groups[g], routes, rs, &times[g]) })
 		}
-		rs[i] = s.result(&cs[i], r, now)
+		all.Wait()
+	}
+	for g := range groups {
+		again = append(again, agains[g]...)
+		if t := times[g]; !t.IsZero() && (now.IsZero() || t.Before(*now)) {
+			*now = t
+		}
 	}
 	return again
+}
+
+// byNode sorts what is to be done by where.
+func byNode(todo []int, at func(i int) *node) (groups [][]int) {
+	first := at(todo[0])
+	if !slices.ContainsFunc(todo, func(i int) bool { return at(i) != first }) {
+		return [][]int{todo}
+	}
+	place := make(map[*node]int)
+	for _, i := range todo {
+		g, ok := place[at(i)]
+		if !ok {
+			g = len(groups)
+			place[at(i)], groups = g, append(groups, nil)
+		}
+		groups[g] = append(groups[g], i)
+	}
+	return groups
+}
+
+// sendTo carries out commits at one node.
+func (s *Store) sendTo(ctx context.Context, cs []store.Commit, todo []int, routes []route, rs []store.Result, now *time.Time) (again []int) {
+	nd := routes[todo[0]].to
+	b, need := nd.client.B(), s.need(nd)
+	if need >= needUnknown {
+		s.soon()
+		for _, i := range todo {
+			rs[i] = store.Result{Outcome: store.Refused, Err: fmt.Errorf("it is not known yet which replicas %s has", nd.addr)}
+		}
+		return nil
+	}
+	cmds := make(rueidis.Commands, 0, len(todo)+3)
+	of := make([]int, 0, len(todo)+3) // the commit of each command
+	const plain, wait = -1, -2
+	bare := store.Partition(store.Partitions) // of a commit that only checks and no fence stands behind
+	seal := func() {
+		if need == 0 {
+			return
+		}
+		if bare < store.Partitions {
+			cmds, of = append(cmds, b.Set().Key(fenceKey(bare)).Value("").Build()), append(of, plain)
+			bare = store.Partitions
+		}
+		cmds, of = append(cmds, b.Arbitrary("WAIT", strconv.Itoa(need), strconv.Itoa(waitMillis)).Blocking()), append(of, wait)
+	}
+	for j, i := range todo {
+		if routes[i].asking {
+			cmds, of = append(cmds, b.Arbitrary("ASKING").Build()), append(of, plain)
+		}
+		keys, args := arguments(&cs[i])
+		cmds, of = append(cmds, call(b, routes[i].whole, commitScript, commitSHA, keys, args)), append(of, i)
+		if checksOnly(&cs[i]) {
+			bare = cs[i].Writes[0].Key.Partition
+		}
+		if (j+1)%waitBatch == 0 || j == len(todo)-1 {
+			seal()
+		}
+	}
+	sealed, fenced := 0, true // commits before this one are behind a WAIT
+	for j, r := range nd.client.DoMulti(ctx, cmds...) {
+		switch i := of[j]; {
+		case i == plain:
+			fenced = fenced && r.Error() == nil
+		case i == wait:
+			s.settle(of[sealed:j], rs, r, max(need, s.need(nd)), fenced)
+			sealed, fenced = j+1, true
+		default:
+			if s.redirected(&routes[i], r.Error()) {
+				rs[i] = store.Result{Outcome: store.Refused, Err: r.Error()}
+				again = append(again, i)
+				continue
+			}
+			rs[i] = s.result(&cs[i], r, now)
+		}
+	}
+	return again
+}
+
+// need is how many replicas a write at nd must have before it is told.
+func (s *Store) need(nd *node) int {
+	switch s.mode {
+	case Single, Fast:
+		return 0
+	case Safe1:
+		return 1
+	case Safe:
+	}
+	return int(nd.need.Load())
+}
+
+func checksOnly(c *store.Commit) bool {
+	return !slices.ContainsFunc(c.Writes, func(w store.Write) bool { return w.Op != store.Check }) && len(c.Events) == 0
+}
+
+// settle puts commits in doubt that are done at the master, and not known to be
+// at as many replicas as are needed.
+func (s *Store) settle(of []int, rs []store.Result, wait rueidis.RedisResult, need int, fenced bool) {
+	have, err := wait.AsInt64()
+	if err == nil && have >= int64(need) && fenced {
+		return
+	}
+	if err == nil {
+		err = fmt.Errorf("%d replicas have it, %d must", have, need)
+		s.Unproved.Add(1)
+	}
+	s.soon()
+	for _, i := range of {
+		if i >= 0 && rs[i].Outcome == store.Done {
+			rs[i] = store.Result{Outcome: store.InDoubt, Err: err}
+		}
+	}
+}
+
+// redirected reports whether a command was surely not carried out and goes on
+// another way, which is then in w.
+func (s *Store) redirected(w *route, err error) bool {
+	e, ok := rueidis.IsRedisErr(err)
+	if !ok {
+		return false
+	}
+	if e.IsNoScript() && !w.whole {
+		w.whole = true
+		return true
+	}
+	addr, moved := e.IsMoved()
+	asked := false
+	if !moved {
+		addr, asked = e.IsAsk()
+	}
+	if !moved && !asked {
+		return false
+	}
+	if moved {
+		s.soon()
+	}
+	to := s.topology.Load().master(addr)
+	if to == nil || to == w.to && !asked {
+		return false
+	}
+	w.to, w.asking = to, asked
+	return true
+}
+
+// master is the master at addr; nil: none that is known.
+func (t *topology) master(addr string) *node {
+	for _, m := range t.masters {
+		if m.addr == addr {
+			return m
+		}
+	}
+	return nil
 }
 
 // arguments are KEYS and ARGV of commitScript.
@@ -189,17 +367,27 @@ func expiry(d time.Duration) string {
 }
 
 // refusals are errors after which surely nothing was carried out.
-var refusals = []string{"OOM", "LOADING", "READONLY", "MASTERDOWN", "BUSY", "NOAUTH", "NOPERM", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS"}
+var refusals = []string{
+	"OOM", "LOADING", "READONLY", "MASTERDOWN", "BUSY", "NOAUTH", "NOPERM", "WRONGPASS", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS",
+	"MOVED", "ASK", "NOSCRIPT", "CROSSSLOT",
+}
+
+// certainly reports whether err tells that nothing was carried out: the server
+// said so, or there was no connection to send it on.
+func certainly(err error) bool {
+	if e, ok := rueidis.IsRedisErr(err); ok {
+		return slices.ContainsFunc(refusals, func(p string) bool { return strings.HasPrefix(e.Error(), p) })
+	}
+	e, ok := errors.AsType[*net.OpError](err)
+	return ok && e.Op == "dial"
+}
 
 // result reads the script's answer.
 func (s *Store) result(c *store.Commit, r rueidis.RedisResult, now *time.Time) store.Result {
 	if err := r.Error(); err != nil {
-		if e, ok := rueidis.IsRedisErr(err); ok {
-			for _, p := range refusals {
-				if strings.HasPrefix(e.Error(), p) {
-					return store.Result{Outcome: store.Refused, Err: err}
-				}
-			}
+		s.soon()
+		if certainly(err) {
+			return store.Result{Outcome: store.Refused, Err: err}
 		}
 		return store.Result{Outcome: store.InDoubt, Err: fmt.Errorf("commit %s: %w", c.Writes[0].Key, err)}
 	}
@@ -227,143 +415,32 @@ func (s *Store) result(c *store.Commit, r rueidis.RedisResult, now *time.Time) s
 }
 
 // askTime is the store's time when no commit brought it; zero: it is not to be had.
-func (s *Store) askTime(ctx context.Context) time.Time {
+func (s *Store) askTime(ctx context.Context) (now time.Time) {
 	if s.closed.Load() {
 		return time.Now()
 	}
-	t, err := s.client.Do(ctx, s.client.B().Time().Build()).AsStrSlice()
-	if err != nil || len(t) != 2 {
-		return time.Time{}
+	for _, m := range s.topology.Load().masters {
+		if t, err := m.time(ctx); err == nil && (now.IsZero() || t.Before(now)) {
+			now = t
+		}
 	}
-	return clockOf(t[0], t[1])
+	return now
 }
 
-// all is every partition.
-var all = func() (ps []store.Partition) {
-	for p := range store.Partition(store.Partitions) {
-		ps = append(ps, p)
-	}
-	return ps
-}()
+func (nd *node) time(ctx context.Context) (time.Time, error) {
+	return readTime(nd.client.Do(ctx, nd.client.B().Time().Build()))
+}
 
-// Due implements store.Store. It looks at the first entry of each partition,
-// which costs little, and claims only where something is due: two round trips,
-// however many partitions that is.
-func (s *Store) Due(ctx context.Context, ps []store.Partition, n int, lease time.Duration) (due []store.Due, next, now time.Time, err error) {
-	if s.closed.Load() {
-		return nil, next, now, store.ErrClosed
+// readTime reads the answer of TIME: seconds and microseconds.
+func readTime(r rueidis.RedisResult) (time.Time, error) {
+	t, err := r.AsStrSlice()
+	if err == nil && len(t) != 2 {
+		err = errors.New("the answer of TIME is not understood")
 	}
-	if ps == nil {
-		ps = all
-	}
-	firsts, now, err := s.peek(ctx, ps)
 	if err != nil {
-		return nil, next, now, err
+		return time.Time{}, err
 	}
-	sooner := func(ms int64) {
-		if t := time.UnixMilli(ms).UTC(); ms != 0 && (next.IsZero() || t.Before(next)) {
-			next = t
-		}
-	}
-	var ripe []store.Partition
-	for i, p := range ps {
-		if first := firsts[i]; first == 0 || first > now.UnixMilli() || len(ripe) >= n {
-			sooner(first)
-		} else {
-			ripe = append(ripe, p)
-		}
-	}
-	if len(ripe) == 0 {
-		return nil, next, now, nil
-	}
-	due, left, err := s.claimDue(ctx, ripe, n/len(ripe), lease)
-	for _, ms := range left {
-		sooner(ms)
-	}
-	return due, next, now, err
-}
-
-// peek is the earliest score of each partition, zero where there is none.
-func (s *Store) peek(ctx context.Context, ps []store.Partition) (firsts []int64, now time.Time, err error) {
-	cmds := make(rueidis.Commands, 0, len(ps)+1)
-	for _, p := range ps {
-		cmds = append(cmds, s.client.B().Zrange().Key(indexKey(p)).Min("0").Max("0").Withscores().Build())
-	}
-	cmds = append(cmds, s.client.B().Time().Build())
-	answers := s.client.DoMulti(ctx, cmds...)
-	firsts = make([]int64, len(ps))
-	for i := range ps {
-		zs, err := answers[i].AsZScores()
-		if err != nil {
-			return nil, now, fmt.Errorf("look for due wake-ups: %w", err)
-		}
-		if len(zs) > 0 {
-			firsts[i] = int64(zs[0].Score)
-		}
-	}
-	t, err := answers[len(ps)].AsStrSlice()
-	if err != nil || len(t) != 2 {
-		return nil, now, fmt.Errorf("look for due wake-ups: %w", err)
-	}
-	return firsts, clockOf(t[0], t[1]), nil
-}
-
-// claimDue claims up to n entries of each partition. left are their earliest
-// scores after that, zero where there is none. What was claimed is returned also
-// with an error.
-func (s *Store) claimDue(ctx context.Context, ps []store.Partition, n int, lease time.Duration) (due []store.Due, left []int64, err error) {
-	args := []string{strconv.Itoa(n), strconv.FormatInt(lease.Milliseconds(), 10)}
-	for _, whole := range []bool{false, true} {
-		cmds := make(rueidis.Commands, len(ps))
-		for i, p := range ps {
-			cmds[i] = s.call(whole, dueScript, dueSHA, []string{indexKey(p)}, args)
-		}
-		var again []store.Partition
-		for i, r := range s.client.DoMulti(ctx, cmds...) {
-			if e, ok := rueidis.IsRedisErr(r.Error()); ok && e.IsNoScript() && !whole {
-				again = append(again, ps[i])
-				continue
-			}
-			got, first, failed := claimed(ps[i], r)
-			due, left = append(due, got...), append(left, first)
-			if failed != nil {
-				err = fmt.Errorf("claim due wake-ups: %w", failed)
-			}
-		}
-		if ps = again; len(ps) == 0 {
-			break
-		}
-	}
-	return due, left, err
-}
-
-// claimed reads the answer of dueScript.
-func claimed(p store.Partition, r rueidis.RedisResult) (due []store.Due, left int64, err error) {
-	m, err := r.ToArray()
-	if err != nil {
-		return nil, 0, err
-	}
-	if len(m) != 2 {
-		return nil, 0, errors.New("the script's answer is not understood")
-	}
-	list, err := m[0].AsStrSlice()
-	if err != nil {
-		return nil, 0, err
-	}
-	for i := 0; i+1 < len(list); i += 2 {
-		if score, err := strconv.ParseFloat(list[i+1], 64); err == nil && list[i] != "" {
-			due = append(due, store.Due{
-				Key:  store.Key{Partition: p, Kind: list[i][0], Name: list[i][1:]},
-				Wake: time.UnixMilli(int64(score)).UTC(),
-			})
-		}
-	}
-	if text, err := m[1].ToString(); err == nil && text != "" {
-		if score, err := strconv.ParseFloat(text, 64); err == nil {
-			left = int64(score)
-		}
-	}
-	return due, left, nil
+	return clockOf(t[0], t[1]), nil
 }
 
 func sha1Of(script string) string {

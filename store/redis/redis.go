@@ -5,11 +5,16 @@
 package redis
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +35,8 @@ const (
 //	{p}kind name    string  version(8) contended(1) bytes
 //	{p}!z           zset    kind name → wake in ms
 //	{p}!s           stream  0-seq → e: bytes
-//	rtm:format      string  format partitions
+//	{p}!f           string  empty: written so that a WAIT behind it speaks for what was read before
+//	rtm:format      string  format partitions; in a cluster {p}!rtm:format, one at each master
 const format = 1
 
 const (
@@ -38,22 +44,34 @@ const (
 	formatKey = "rtm:format"
 )
 
-// Config says where the server is.
+// Config says where the store is and what an answer waits for.
 type Config struct {
-	URL string // redis://[user:password@]host:port[/db]
-	Log *slog.Logger
+	URL  string // see Forms
+	Mode Mode   // empty: what the URL says, or else Single for one server and Safe for several
+	Log  *slog.Logger
 }
 
-// A Store is a connection to a server.
+// A Store is the connections to the servers that hold it.
 type Store struct {
-	client rueidis.Client
-	facts  store.Facts
-	closed atomic.Bool
-	log    *slog.Logger
+	place     place
+	mode      Mode
+	nodes     nodes
+	sentinels nodes
+	topology  atomic.Pointer[topology]
+	report    atomic.Pointer[Report]
+	closed    atomic.Bool
+	log       *slog.Logger
+	hurry     chan struct{} // the watch is to look at once
+	stop      chan struct{}
+	done      sync.WaitGroup
+
+	Failovers atomic.Int64 // times that other masters took over
+	Unproved  atomic.Int64 // batches that too few replicas acknowledged in time
 }
 
-// Open connects, and checks what the server promises: version, memory policy,
-// role, format. What it refuses, it says how to mend.
+// Open connects, and checks what the servers promise: version, roles, replicas,
+// memory policy, the settings that the mode needs, format. What it refuses, it
+// says how to mend.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -62,59 +80,144 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	for _, d := range r.Doubts() {
-		s.log.Warn("this redis "+d.Text, "redis", r.Addr, "mend", d.Mend)
+		s.log.Warn(d.Who+" "+d.Text, "redis", r.Where, "mend", d.Mend)
 	}
 	if err := s.claim(ctx); err != nil {
-		s.client.Close()
-		return nil, fmt.Errorf("redis at %s: %w", r.Addr, err)
+		s.Close()
+		return nil, fmt.Errorf("redis at %s: %w", r.Where, err)
 	}
 	return s, nil
 }
 
-// open connects and examines; it writes nothing.
+// open connects, examines and refuses; it writes nothing.
 func open(ctx context.Context, c Config) (*Store, *Report, error) {
-	opt, err := rueidis.ParseURL(c.URL)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s is not redis://HOST:PORT[/DB]: %w", c.URL, err)
+	s, r, err := connect(ctx, c)
+	if err == nil {
+		err = r.Refuses(s.mode)
 	}
-	opt.DisableCache, opt.DisableRetry = true, true
-	opt.PipelineMultiplex = -1 // one connection: a batch and what follows stay in order
-	opt.ConnWriteTimeout, opt.Dialer.Timeout = writeTimeout, dialTimeout
-	opt.ForceSingleClient, opt.AlwaysPipelining = true, true
-	client, err := rueidis.NewClient(opt)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect to %s: %w (is redis-server running there?)", opt.InitAddress[0], err)
+		if s != nil {
+			s.shut()
+			err = fmt.Errorf("redis at %s: %w", s.place.where(), err)
+		}
+		return nil, r, err
 	}
-	s := &Store{client: client, log: c.Log}
+	s.report.Store(r)
+	s.done.Add(1)
+	go s.watch()
+	return s, r, nil
+}
+
+// connect finds the masters and looks at all servers.
+func connect(ctx context.Context, c Config) (*Store, *Report, error) {
+	p, mode, err := parse(c.URL)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Mode != "" {
+		mode = c.Mode
+	}
+	if mode, err = p.choose(mode); err != nil {
+		return nil, nil, err
+	}
+	s := &Store{place: p, mode: mode, log: c.Log, hurry: make(chan struct{}, 1), stop: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	r, err := s.examine(ctx, opt.InitAddress[0])
-	if err == nil {
-		err = r.refuse()
+	s.nodes = nodes{of: make(map[string]*node), opt: func(a string) rueidis.ClientOption { return p.options(a, p.user, p.password, p.db) }}
+	s.sentinels = nodes{of: make(map[string]*node), opt: func(a string) rueidis.ClientOption {
+		return p.options(a, p.sentinel.user, p.sentinel.password, 0)
+	}}
+	first := &s.nodes
+	if p.kind == bySentinel {
+		first = &s.sentinels
 	}
-	if err != nil {
-		client.Close()
-		return nil, r, fmt.Errorf("redis at %s: %w", opt.InitAddress[0], err)
+	for _, a := range p.addrs {
+		if first.at(a) == nil {
+			return nil, nil, fmt.Errorf("no connection to %s can be made with these settings", a)
+		}
 	}
-	s.facts = store.Facts{
-		Kill: true, Power: r.AOF && r.Fsync == "always", Partitions: store.Partitions, Node: "redis " + r.Addr, Mode: "single",
+	r, err := s.ready(ctx)
+	return s, r, err
+}
+
+// where is the place without secrets.
+func (p *place) where() string {
+	at := strings.Join(p.addrs, ",")
+	if p.kind == bySentinel {
+		return at + "/" + p.master
 	}
-	return s, r, nil
+	return at
+}
+
+// ready looks until each master and its replicas are known, and then at their
+// settings.
+func (s *Store) ready(ctx context.Context) (*Report, error) {
+	for {
+		err := s.look(ctx)
+		t := s.topology.Load()
+		if err == nil && t != nil && !slices.ContainsFunc(t.masters, func(m *node) bool { return s.need(m) >= needUnknown }) {
+			break
+		}
+		if err != nil && hopeless(err) {
+			return nil, err
+		}
+		if s.place.kind == alone {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("within %s not all masters and their replicas were found: %w", openTimeout, cmp.Or(err, errNobody))
+		case <-time.After(watchEvery / 4):
+		}
+	}
+	r, err := s.examine(ctx)
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
+		return r, fmt.Errorf("%w (is redis-server running there?)", e)
+	}
+	return r, err
+}
+
+// hopeless reports whether asking again will not help.
+func hopeless(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "No such master") || strings.Contains(text, "cluster support disabled") ||
+		strings.Contains(text, "NOAUTH") || strings.Contains(text, "WRONGPASS") || strings.Contains(text, "NOPERM")
 }
 
 // claim records the format in an empty store and checks it in an old one.
 func (s *Store) claim(ctx context.Context) error {
 	mine := fmt.Sprintf("%d %d", format, store.Partitions)
-	err := s.client.Do(ctx, s.client.B().Set().Key(formatKey).Value(mine).Nx().Build()).Error()
-	if err != nil && !rueidis.IsRedisNil(err) {
-		return err
+	for _, m := range s.topology.Load().masters {
+		key := s.formatKey(m)
+		err := m.client.Do(ctx, m.client.B().Set().Key(key).Value(mine).Nx().Build()).Error()
+		if err != nil && !rueidis.IsRedisNil(err) {
+			return err
+		}
+		found, err := m.client.Do(ctx, m.client.B().Get().Key(key).Build()).ToString()
+		if err != nil {
+			return err
+		}
+		if err := checkFormat(found); err != nil {
+			return err
+		}
 	}
-	found, err := s.client.Do(ctx, s.client.B().Get().Key(formatKey).Build()).ToString()
-	if err != nil {
-		return err
+	return nil
+}
+
+// formatKey is where the format stands at m. In a cluster each node has it, in
+// the slot of one of its own partitions.
+func (s *Store) formatKey(m *node) string {
+	if s.place.kind != byCluster {
+		return formatKey
 	}
-	return checkFormat(found)
+	t := s.topology.Load()
+	for p := range store.Partition(store.Partitions) {
+		if t.of[p] == m {
+			return "{" + strconv.Itoa(int(p)) + "}!" + formatKey
+		}
+	}
+	return formatKey
 }
 
 func checkFormat(found string) error {
@@ -141,6 +244,7 @@ func recordKey(k store.Key) string {
 
 func indexKey(p store.Partition) string  { return "{" + strconv.Itoa(int(p)) + "}!z" }
 func streamKey(p store.Partition) string { return "{" + strconv.Itoa(int(p)) + "}!s" }
+func fenceKey(p store.Partition) string  { return "{" + strconv.Itoa(int(p)) + "}!f" }
 
 // member is a record in its partition's index.
 func member(k store.Key) string { return string(k.Kind) + k.Name }
@@ -160,25 +264,91 @@ func parseKey(s string) (k store.Key, ok bool) {
 
 // Load implements store.Store.
 func (s *Store) Load(ctx context.Context, keys []store.Key) ([]store.Record, error) {
-	if s.closed.Load() {
-		return nil, store.ErrClosed
-	}
-	cmds := make(rueidis.Commands, len(keys))
-	for i := range keys {
-		cmds[i] = s.client.B().Get().Key(recordKey(keys[i])).Build()
-	}
 	recs := make([]store.Record, len(keys))
-	for i, r := range s.client.DoMulti(ctx, cmds...) {
-		text, err := r.ToString()
-		if rueidis.IsRedisNil(err) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("load %s: %w", keys[i], err)
-		}
-		recs[i] = record(text)
+	err := s.ask(ctx, len(keys), func(i int) store.Partition { return keys[i].Partition },
+		func(i int, b rueidis.Builder) rueidis.Completed { return b.Get().Key(recordKey(keys[i])).Build() },
+		func(i int, r rueidis.RedisResult) error {
+			text, err := r.ToString()
+			if err == nil {
+				recs[i] = record(text)
+			} else if !rueidis.IsRedisNil(err) {
+				return fmt.Errorf("load %s: %w", keys[i], err)
+			}
+			return nil
+		})
+	if err != nil {
+		return nil, err
 	}
 	return recs, nil
+}
+
+// ask sends n commands that may be repeated to the masters of their partitions,
+// all of a node's at once, follows those whose slot has moved, and gives each
+// answer to told. The first error ends it.
+func (s *Store) ask(ctx context.Context, n int, at func(i int) store.Partition,
+	build func(i int, b rueidis.Builder) rueidis.Completed, told func(i int, r rueidis.RedisResult) error) error {
+	if s.closed.Load() {
+		return store.ErrClosed
+	}
+	t := s.topology.Load()
+	routes, todo := make([]route, n), make([]int, n)
+	for i := range n {
+		if routes[i].to, todo[i] = t.of[at(i)], i; routes[i].to == nil {
+			return errNobody
+		}
+	}
+	var failed error
+	var mu sync.Mutex // guards failed and again
+	for tries := 0; len(todo) > 0; tries++ {
+		var again []int
+		carry := func(group []int) {
+			nd := routes[group[0]].to
+			b := nd.client.B()
+			cmds := make(rueidis.Commands, 0, len(group))
+			for _, i := range group {
+				if routes[i].asking {
+					cmds = append(cmds, b.Arbitrary("ASKING").Build())
+				}
+				cmds = append(cmds, build(i, b))
+			}
+			answers := nd.client.DoMulti(ctx, cmds...)
+			for _, i := range group {
+				if routes[i].asking {
+					answers = answers[1:]
+				}
+				r := answers[0]
+				answers = answers[1:]
+				if tries < redirectsMax && s.redirected(&routes[i], r.Error()) {
+					mu.Lock()
+					again = append(again, i)
+					mu.Unlock()
+					continue
+				}
+				if err := told(i, r); err != nil {
+					s.soon()
+					mu.Lock()
+					failed = err
+					mu.Unlock()
+					return
+				}
+			}
+		}
+		groups := byNode(todo, func(i int) *node { return routes[i].to })
+		if len(groups) == 1 {
+			carry(groups[0])
+		} else {
+			var wait sync.WaitGroup
+			for _, g := range groups {
+				wait.Go(func() { carry(g) })
+			}
+			wait.Wait()
+		}
+		if failed != nil {
+			return failed
+		}
+		todo = again
+	}
+	return nil
 }
 
 func record(text string) store.Record {
@@ -188,13 +358,29 @@ func record(text string) store.Record {
 	return store.Record{Version: store.Version([]byte(text[:8])), Bytes: []byte(text[header:])}
 }
 
-// Events implements store.Store.
-func (s *Store) Events(ctx context.Context, p store.Partition, after uint64, n int) ([]store.Event, error) {
-	if s.closed.Load() {
-		return nil, store.ErrClosed
+// Events implements store.Store. Where answers wait for replicas, what is read
+// is told only when they have it too: an event that a failover takes back must
+// not be in a record file.
+func (s *Store) Events(ctx context.Context, p store.Partition, after uint64, n int) (events []store.Event, err error) {
+	err = s.ask(ctx, 1, func(int) store.Partition { return p },
+		func(_ int, b rueidis.Builder) rueidis.Completed {
+			return b.Xrange().Key(streamKey(p)).Start("(0-" + strconv.FormatUint(after, 10)).End("+").Count(int64(n)).Build()
+		},
+		func(_ int, r rueidis.RedisResult) (err error) {
+			events, err = readEvents(p, r)
+			return err
+		})
+	if err == nil && len(events) > 0 {
+		err = s.prove(ctx, p)
 	}
-	entries, err := s.client.Do(ctx, s.client.B().Xrange().Key(streamKey(p)).
-		Start("(0-"+strconv.FormatUint(after, 10)).End("+").Count(int64(n)).Build()).AsXRange()
+	if err != nil {
+		return nil, err
+	}
+	return events, nil
+}
+
+func readEvents(p store.Partition, r rueidis.RedisResult) ([]store.Event, error) {
+	entries, err := r.AsXRange()
 	if err != nil {
 		return nil, fmt.Errorf("read events of partition %d: %w", p, err)
 	}
@@ -209,60 +395,77 @@ func (s *Store) Events(ctx context.Context, p store.Partition, after uint64, n i
 	return events, nil
 }
 
+// prove returns when all that was written to p's node before is as durable as
+// the mode says.
+func (s *Store) prove(ctx context.Context, p store.Partition) error {
+	nd := s.topology.Load().of[p]
+	if nd == nil {
+		return errNobody
+	}
+	need := s.need(nd)
+	if need == 0 {
+		return nil
+	}
+	b := nd.client.B()
+	rs := nd.client.DoMulti(ctx, b.Set().Key(fenceKey(p)).Value("").Build(),
+		b.Arbitrary("WAIT", strconv.Itoa(need), strconv.Itoa(waitMillis)).Blocking())
+	if err := rs[0].Error(); err != nil {
+		return err
+	}
+	have, err := rs[1].AsInt64()
+	if need = max(need, s.need(nd)); err == nil && have < int64(need) {
+		s.Unproved.Add(1)
+		err = fmt.Errorf("%d replicas have what was read, %d must", have, need)
+	}
+	return err
+}
+
 // Trim implements store.Store. The stream itself stays, and with it its last
 // number.
 func (s *Store) Trim(ctx context.Context, p store.Partition, upTo uint64) error {
-	if s.closed.Load() {
-		return store.ErrClosed
-	}
-	return s.client.Do(ctx, s.client.B().Xtrim().Key(streamKey(p)).Minid().
-		Threshold("0-"+strconv.FormatUint(upTo+1, 10)).Build()).Error()
+	return s.ask(ctx, 1, func(int) store.Partition { return p },
+		func(_ int, b rueidis.Builder) rueidis.Completed {
+			return b.Xtrim().Key(streamKey(p)).Minid().Threshold("0-" + strconv.FormatUint(upTo+1, 10)).Build()
+		},
+		func(_ int, r rueidis.RedisResult) error { return r.Error() })
 }
 
-// Scan implements store.Store; the cursor is that of SCAN.
-func (s *Store) Scan(ctx context.Context, cursor []byte, n int) (ks []store.Key, rs []store.Record, next []byte, err error) {
-	if s.closed.Load() {
-		return nil, nil, nil, store.ErrClosed
+// Masters tells, by address, how many replicas of each master must have a write
+// before it is told.
+func (s *Store) Masters() map[string]int {
+	of := make(map[string]int)
+	for _, m := range s.topology.Load().masters {
+		of[m.addr] = s.need(m)
 	}
-	at := uint64(0)
-	if cursor != nil {
-		if at, err = strconv.ParseUint(string(cursor), 10, 64); err != nil {
-			return nil, nil, nil, store.ErrCursor
-		}
-	}
-	page, err := s.client.Do(ctx, s.client.B().Scan().Cursor(at).Count(int64(max(n, 1))).Type("string").Build()).AsScanEntry()
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	for _, e := range page.Elements {
-		if k, ok := parseKey(e); ok {
-			ks = append(ks, k)
-		}
-	}
-	if rs, err = s.Load(ctx, ks); err != nil {
-		return nil, nil, nil, err
-	}
-	kept := 0
-	for i := range ks {
-		if rs[i].Version != (store.Version{}) {
-			ks[kept], rs[kept] = ks[i], rs[i]
-			kept++
-		}
-	}
-	if page.Cursor != 0 {
-		next = strconv.AppendUint(nil, page.Cursor, 10)
-	}
-	return ks[:kept], rs[:kept], next, nil
+	return of
 }
 
 // Facts implements store.Store.
 func (s *Store) Facts(ctx context.Context) (store.Facts, error) {
-	f := s.facts
-	t, err := s.client.Do(ctx, s.client.B().Time().Build()).AsStrSlice()
-	if err != nil || len(t) != 2 {
-		return f, fmt.Errorf("ask %s for its time: %w", f.Node, err)
+	r := s.report.Load()
+	replicated := s.mode == Safe || s.mode == Safe1
+	f := store.Facts{
+		Kill: true, Power: replicated || s.mode == Single && r.Nodes[0].AOF && r.Nodes[0].Fsync == "always", Machine: replicated,
+		Partitions: store.Partitions, Node: string(s.place.kind) + " " + s.place.where(), Mode: string(s.mode),
 	}
-	f.Clock = clockOf(t[0], t[1])
+	if s.closed.Load() {
+		return f, store.ErrClosed
+	}
+	var err error
+	for _, m := range s.topology.Load().masters {
+		t, failed := m.time(ctx)
+		if failed != nil {
+			err = fmt.Errorf("ask %s for its time: %w", m.addr, failed)
+		} else if f.Clock.IsZero() || t.Before(f.Clock) {
+			f.Clock = t
+		}
+	}
+	if err != nil {
+		s.soon()
+	}
+	if f.Clock.IsZero() {
+		return f, errors.Join(err, errNobody)
+	}
 	return f, nil
 }
 
@@ -276,9 +479,17 @@ func clockOf(sec, micro string) time.Time {
 // Close implements store.Store.
 func (s *Store) Close() error {
 	if !s.closed.Swap(true) {
-		s.client.Close()
+		close(s.stop)
+		s.done.Wait()
+		s.shut()
 	}
 	return nil
+}
+
+// shut closes all connections.
+func (s *Store) shut() {
+	s.nodes.keep(nil)
+	s.sentinels.keep(nil)
 }
 
 var _ store.Store = (*Store)(nil)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"go.uber.org/goleak"
 
 	"rtm/rtmtest"
@@ -36,11 +37,14 @@ func (s *server) open() *Store {
 	return st
 }
 
+// client is a way around the store to its first master.
+func client(s *Store) rueidis.Client { return s.topology.Load().masters[0].client }
+
 func TestStore(t *testing.T) {
 	srv := start(t)
 	storetest.Run(t, func(t *testing.T) store.Store {
 		s := srv.open()
-		if err := s.client.Do(t.Context(), s.client.B().Flushdb().Build()).Error(); err != nil {
+		if err := client(s).Do(t.Context(), client(s).B().Flushdb().Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
 		return s
@@ -105,7 +109,7 @@ func TestForgottenScriptsAreSentAgain(t *testing.T) {
 	seen := store.Version{}
 	for i := range 50 {
 		if i%5 == 0 {
-			if err := s.client.Do(t.Context(), s.client.B().ScriptFlush().Build()).Error(); err != nil {
+			if err := client(s).Do(t.Context(), client(s).B().ScriptFlush().Build()).Error(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -158,7 +162,7 @@ func TestAFullServerRefusesAndChangesNothing(t *testing.T) {
 		t.Fatal(rs[0])
 	}
 	set := func(v string) {
-		if err := s.client.Do(t.Context(), s.client.B().ConfigSet().ParameterValue().ParameterValue("maxmemory", v).Build()).Error(); err != nil {
+		if err := client(s).Do(t.Context(), client(s).B().ConfigSet().ParameterValue().ParameterValue("maxmemory", v).Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -195,7 +199,7 @@ func TestServersThatAreRefused(t *testing.T) {
 		}
 	}
 	s := master.open()
-	s.client.Do(t.Context(), s.client.B().Set().Key(formatKey).Value("99 1024").Build())
+	client(s).Do(t.Context(), client(s).B().Set().Key(formatKey).Value("99 1024").Build())
 	if _, err := Open(t.Context(), Config{URL: "redis://" + master.Addr}); err == nil || !strings.Contains(err.Error(), "newer program") {
 		t.Errorf("a newer format: %v", err)
 	}
@@ -217,10 +221,10 @@ func TestLook(t *testing.T) {
 		return s, r
 	}
 	s, r := look()
-	if n, err := s.client.Do(t.Context(), s.client.B().Dbsize().Build()).AsInt64(); n != 0 || err != nil || r.Format != "" {
+	if n, err := client(s).Do(t.Context(), client(s).B().Dbsize().Build()).AsInt64(); n != 0 || err != nil || r.Format != "" {
 		t.Errorf("%d keys, %v, format %q", n, err, r.Format)
 	}
-	if d := r.Doubts(); len(d) != 1 || !strings.Contains(d[0].Text, "append-only") || r.Version < "7" || r.Memory == 0 {
+	if d := r.Doubts(); len(d) != 1 || !strings.Contains(d[0].Text, "append-only") || r.Nodes[0].Version < "7" || r.Nodes[0].Memory == 0 {
 		t.Errorf("%+v, %+v", r, d)
 	}
 	open := srv.open()
@@ -231,14 +235,14 @@ func TestLook(t *testing.T) {
 		t.Errorf("%+v, %v, format %q", recs, err, r.Format)
 	}
 	set := func(v string) {
-		open.client.Do(t.Context(), open.client.B().ConfigSet().ParameterValue().ParameterValue("maxmemory", v).Build())
+		client(open).Do(t.Context(), client(open).B().ConfigSet().ParameterValue().ParameterValue("maxmemory", v).Build())
 	}
 	set("1mb")
 	if _, r = look(); len(r.Doubts()) != 2 || !strings.Contains(r.Doubts()[1].Text, "80 % of its maxmemory") {
 		t.Errorf("%+v", r.Doubts())
 	}
 	set("0")
-	open.client.Do(t.Context(), open.client.B().Set().Key(formatKey).Value("99 1024").Build())
+	client(open).Do(t.Context(), client(open).B().Set().Key(formatKey).Value("99 1024").Build())
 	if _, r, err := Look(t.Context(), Config{URL: "redis://" + srv.Addr}); err == nil || !strings.Contains(err.Error(), "newer program") || r == nil {
 		t.Errorf("a newer format: %v", err)
 	}

@@ -1,0 +1,604 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"rtm/store"
+)
+
+// Times of the watch over who is master.
+const (
+	watchEvery  = 200 * time.Millisecond
+	watchAnswer = 300 * time.Millisecond // what does not answer by then has not answered
+	watchMax    = 16                     // nodes of a cluster that are asked at one time
+	poolMax     = 64                     // connections with a WAIT on them, to one node
+	poolIdle    = time.Minute            // they are closed when they were not used for so long
+)
+
+// A node is one server, and the connections to it. Commands without WAIT share
+// one connection; a batch with its WAIT has one to itself, since a WAIT speaks
+// for its own connection only and holds up what follows it.
+type node struct {
+	addr   string
+	client rueidis.Client
+	quorum *Quorum // only the watch uses it
+	need   atomic.Int64
+}
+
+// nodes are the servers that were named so far.
+type nodes struct {
+	mu  sync.Mutex // guards of
+	of  map[string]*node
+	opt func(addr string) rueidis.ClientOption
+}
+
+// at is the node at addr, connected or not.
+func (n *nodes) at(addr string) *node {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if nd := n.of[addr]; nd != nil {
+		return nd
+	}
+	nd := &node{addr: addr}
+	nd.need.Store(needUnknown)
+	nd.client, _ = rueidis.NewClient(n.opt(addr)) // it is there also if nobody answers yet
+	if nd.client == nil {
+		return nil
+	}
+	n.of[addr] = nd
+	return nd
+}
+
+// keep closes the connections to all nodes but those, and forgets them.
+func (n *nodes) keep(named map[string]bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for addr, nd := range n.of {
+		if !named[addr] {
+			delete(n.of, addr)
+			nd.client.Close()
+		}
+	}
+}
+
+func (n *nodes) list() (all []*node) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, nd := range n.of {
+		all = append(all, nd)
+	}
+	return all
+}
+
+// options are those of one connection to addr, in the store's own settings.
+func (p *place) options(addr, user, password string, db int) rueidis.ClientOption {
+	o := rueidis.ClientOption{
+		InitAddress: []string{addr}, Username: user, Password: password, SelectDB: db, ClientName: "rtm",
+		DisableCache: true, DisableRetry: true, ForceSingleClient: true, AlwaysPipelining: true,
+		PipelineMultiplex: -1, // one connection: a batch and what follows stay in order
+		ConnWriteTimeout:  writeTimeout,
+		BlockingPoolSize:  poolMax, BlockingPoolCleanup: poolIdle, BlockingPoolMinSize: 1,
+	}
+	o.Dialer.Timeout = dialTimeout
+	if p.tls != nil {
+		o.TLSConfig = p.tls.Clone()
+	}
+	return o
+}
+
+// A topology says which master has which partition, at one time.
+type topology struct {
+	masters []*node // by address
+	of      [store.Partitions]*node
+}
+
+// same reports whether t and o send every partition to the same node.
+func (t *topology) same(o *topology) bool { return o != nil && t.of == o.of }
+
+func (t *topology) String() string {
+	addrs := make([]string, len(t.masters))
+	for i, m := range t.masters {
+		addrs[i] = m.addr
+	}
+	return strings.Join(addrs, ",")
+}
+
+// add makes m the master of p.
+func (t *topology) add(p store.Partition, m *node) {
+	if t.of[p] = m; !slices.Contains(t.masters, m) {
+		t.masters = append(t.masters, m)
+		slices.SortFunc(t.masters, func(a, b *node) int { return strings.Compare(a.addr, b.addr) })
+	}
+}
+
+// watch keeps the topology, and how many replicas each master needs, up to date.
+func (s *Store) watch() {
+	defer s.done.Done()
+	t := time.NewTicker(watchEvery)
+	defer t.Stop()
+	check := time.Now().Add(settingsEvery)
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-t.C:
+		case <-s.hurry:
+		}
+		if s.place.kind != alone {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*watchAnswer)
+			s.look(ctx)
+			cancel()
+		}
+		if time.Now().After(check) {
+			s.recheck()
+			check = time.Now().Add(settingsEvery)
+		}
+	}
+}
+
+// soon has the watch look at once.
+func (s *Store) soon() {
+	select {
+	case s.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// look asks who is master of what, and takes over what it hears.
+func (s *Store) look(ctx context.Context) (err error) {
+	var t *topology
+	switch s.place.kind {
+	case alone:
+		t, err = s.lookAtServer()
+	case bySentinel:
+		t, err = s.lookAtSentinels(ctx)
+	case byCluster:
+		t, err = s.lookAtCluster(ctx)
+	}
+	if err != nil || t == nil {
+		return err
+	}
+	was := s.topology.Swap(t)
+	if was != nil && !t.same(was) {
+		s.Failovers.Add(1)
+		s.log.Warn("the store has other masters now", "before", was.String(), "now", t.String())
+	}
+	return nil
+}
+
+// lookAtServer is the whole of a store on one server.
+func (s *Store) lookAtServer() (*topology, error) {
+	t, m := &topology{}, s.nodes.at(s.place.addrs[0])
+	if m == nil {
+		return nil, errors.New("no connection can be made with these settings")
+	}
+	for p := range store.Partition(store.Partitions) {
+		t.add(p, m)
+	}
+	return t, nil
+}
+
+// A sighting is what one Sentinel says.
+type sighting struct {
+	id       string
+	master   string
+	epoch    int64
+	moving   bool // a failover is under way, and master has been promoted
+	others   int
+	quorum   int
+	replicas []Replica
+	sure     []map[string]string // replicas, in full
+	peers    []string            // other Sentinels
+	settings map[string]string   // of the master
+}
+
+// lookAtSentinels believes the Sentinel with the newest epoch about who is
+// master, and a majority of all of them about which replicas are down.
+func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
+	seen, err := s.sight(ctx)
+	if err != nil {
+		return nil, err
+	}
+	best := &seen[0]
+	for i := range seen {
+		if v := &seen[i]; v.epoch > best.epoch {
+			best = v
+		}
+	}
+	var was *node
+	if t := s.topology.Load(); t != nil {
+		was = t.of[0]
+	}
+	m := s.nodes.at(best.master)
+	role, attached, err := m.replication(ctx)
+	if err != nil || role != "master" {
+		if err == nil {
+			err = fmt.Errorf("%s is named as master %s, but is a %s", m.addr, s.place.master, role)
+		}
+		if was == nil || was == m {
+			return nil, err
+		}
+		return nil, nil // the promotion is not finished: what we have stays
+	}
+	if was != m {
+		m.quorum = &Quorum{}
+		if was != nil {
+			m.quorum = was.quorum.Inherit(m.addr)
+		}
+	}
+	watchers, named := 0, map[string]bool{m.addr: true}
+	var heard [][]Replica
+	for i := range seen {
+		v := &seen[i]
+		watchers = max(watchers, v.others+1)
+		if v.master == m.addr && !v.moving {
+			heard = append(heard, v.replicas)
+		}
+		for _, r := range v.sure {
+			named[net.JoinHostPort(r["ip"], r["port"])] = true
+		}
+	}
+	m.hear(watchers, heard, attached)
+	t := &topology{}
+	for p := range store.Partition(store.Partitions) {
+		t.add(p, m)
+	}
+	if was != nil {
+		named[was.addr] = true
+	}
+	s.nodes.keep(named)
+	return t, nil
+}
+
+// hear tells the quorum, and those who commit.
+func (nd *node) hear(watchers int, heard [][]Replica, attached []string) {
+	if nd.quorum == nil {
+		nd.quorum = &Quorum{}
+	}
+	nd.quorum.Hear(watchers, heard, attached)
+	nd.need.Store(int64(nd.quorum.Need()))
+}
+
+// sight asks all Sentinels at once.
+func (s *Store) sight(ctx context.Context) ([]sighting, error) {
+	ctx, cancel := context.WithTimeout(ctx, watchAnswer)
+	defer cancel()
+	asked := s.sentinels.list()
+	answers, errs := make([]*sighting, len(asked)), make([]error, len(asked))
+	var all sync.WaitGroup
+	for i, w := range asked {
+		all.Go(func() { answers[i], errs[i] = w.sight(ctx, s.place.master) })
+	}
+	all.Wait()
+	var seen []sighting
+	known := make(map[string]bool)
+	for _, v := range answers {
+		if v == nil || known[v.id] {
+			continue
+		}
+		known[v.id] = true
+		seen = append(seen, *v)
+	}
+	if len(seen) == 0 {
+		return nil, fmt.Errorf("no Sentinel answers: %w", errors.Join(errs...))
+	}
+	for i := range seen {
+		for _, addr := range seen[i].peers {
+			if len(asked) < watchMax {
+				s.sentinels.at(addr)
+			}
+		}
+	}
+	return seen, nil
+}
+
+// sight asks one Sentinel about a master.
+func (nd *node) sight(ctx context.Context, name string) (*sighting, error) {
+	ask := func(words ...string) rueidis.Completed { return nd.client.B().Arbitrary(words...).Build() }
+	rs := nd.client.DoMulti(ctx, ask("SENTINEL", "MYID"), ask("SENTINEL", "MASTER", name), ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name),
+		ask("SENTINEL", "REPLICAS", name), ask("SENTINEL", "SENTINELS", name))
+	v := &sighting{}
+	var err error
+	if v.id, err = rs[0].ToString(); err != nil {
+		return nil, fmt.Errorf("%s: %w", nd.addr, err)
+	}
+	if v.settings, err = rs[1].AsStrMap(); err != nil {
+		return nil, fmt.Errorf("%s: %w", nd.addr, err)
+	}
+	v.master = net.JoinHostPort(v.settings["ip"], v.settings["port"])
+	v.epoch, _ = strconv.ParseInt(v.settings["config-epoch"], 10, 64)
+	v.others, _ = strconv.Atoi(v.settings["num-other-sentinels"])
+	v.quorum, _ = strconv.Atoi(v.settings["quorum"])
+	addr, err := rs[2].AsStrSlice()
+	if err != nil || len(addr) != 2 {
+		return nil, fmt.Errorf("%s: %w", nd.addr, err)
+	}
+	if a := net.JoinHostPort(addr[0], addr[1]); a != v.master {
+		v.master, v.moving, v.epoch = a, true, v.epoch+1
+	}
+	if v.sure, err = maps(rs[3]); err != nil {
+		return nil, fmt.Errorf("%s: %w", nd.addr, err)
+	}
+	for _, r := range v.sure {
+		if r["slave-priority"] != "0" {
+			v.replicas = append(v.replicas, Replica{net.JoinHostPort(r["ip"], r["port"]), strings.Contains(r["flags"], "_down")})
+		}
+	}
+	peers, err := maps(rs[4])
+	for _, p := range peers {
+		v.peers = append(v.peers, net.JoinHostPort(p["ip"], p["port"]))
+	}
+	return v, err
+}
+
+func maps(r rueidis.RedisResult) (all []map[string]string, err error) {
+	list, err := r.ToArray()
+	for i := range list {
+		m, err := list[i].AsStrMap()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, err
+}
+
+// lagMax is for how many seconds a replica may not have acknowledged anything
+// and still be in step. It does so every second at least.
+const lagMax = 1
+
+// replication asks a server for its role and for the replicas that are in step.
+func (nd *node) replication(ctx context.Context) (role string, attached []string, err error) {
+	text, err := nd.client.Do(ctx, nd.client.B().Info().Section("replication").Build()).ToString()
+	if err != nil {
+		return "", nil, fmt.Errorf("%s: %w", nd.addr, err)
+	}
+	return readReplication(text)
+}
+
+// readReplication reads the lines of INFO replication:
+//
+//	role:master
+//	slave0:ip=127.0.0.1,port=7002,state=online,offset=1234,lag=0
+func readReplication(text string) (role string, attached []string, err error) {
+	for line := range strings.Lines(text) {
+		k, v, _ := strings.Cut(strings.TrimSpace(line), ":")
+		if k == "role" {
+			role = v
+		}
+		if n, ok := strings.CutPrefix(k, "slave"); !ok || strings.Trim(n, "0123456789") != "" {
+			continue
+		}
+		fields := make(map[string]string)
+		for f := range strings.SplitSeq(v, ",") {
+			name, value, _ := strings.Cut(f, "=")
+			fields[name] = value
+		}
+		if lag, err := strconv.Atoi(fields["lag"]); err == nil && lag >= 0 && lag <= lagMax && fields["state"] == "online" {
+			attached = append(attached, net.JoinHostPort(fields["ip"], fields["port"]))
+		}
+	}
+	if role == "" {
+		err = errors.New("INFO replication names no role")
+	}
+	return role, attached, err
+}
+
+// slots is the hash slot of each partition's keys in a cluster: CRC-16 of what
+// stands between the braces, as the cluster specification has it.
+var slots = func() (of [store.Partitions]int) {
+	for p := range of {
+		crc := uint16(0)
+		for _, c := range []byte(strconv.Itoa(p)) {
+			crc ^= uint16(c) << 8
+			for range 8 {
+				if crc&0x8000 != 0 {
+					crc = crc<<1 ^ 0x1021
+				} else {
+					crc <<= 1
+				}
+			}
+		}
+		of[p] = int(crc) % slotsMax
+	}
+	return of
+}()
+
+const slotsMax = 16384
+
+// A line of CLUSTER NODES: what one node says of another, or of itself.
+type line struct {
+	id, addr, master string
+	flags            []string
+	epoch            int64
+	ranges           [][2]int
+}
+
+func (m *line) is(flag string) bool { return slices.Contains(m.flags, flag) }
+
+// A view is what one node of a cluster says.
+type view struct {
+	node     *node
+	members  []line
+	role     string
+	attached []string
+}
+
+// lookAtCluster believes the newest epoch about who has a slot, and each master
+// about its replicas: that one is down (FAIL) is a majority's decision already.
+func (s *Store) lookAtCluster(ctx context.Context) (*topology, error) {
+	ctx, cancel := context.WithTimeout(ctx, watchAnswer)
+	defer cancel()
+	asked := s.nodes.list()
+	if len(asked) > watchMax {
+		was := s.topology.Load()
+		rand.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
+		slices.SortStableFunc(asked, func(a, b *node) int { // masters first: their replicas are to be counted
+			return order(slices.Contains(was.masters, b)) - order(slices.Contains(was.masters, a))
+		})
+		asked = asked[:max(watchMax, len(was.masters))]
+	}
+	answers, errs := make([]*view, len(asked)), make([]error, len(asked))
+	var all sync.WaitGroup
+	for i, nd := range asked {
+		all.Go(func() { answers[i], errs[i] = nd.view(ctx) })
+	}
+	all.Wait()
+	views := slices.DeleteFunc(answers, func(v *view) bool { return v == nil })
+	if len(views) == 0 {
+		return nil, fmt.Errorf("no node of the cluster answers: %w", errors.Join(errs...))
+	}
+	return s.agree(views)
+}
+
+func order(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// agree makes one topology of what several nodes say.
+func (s *Store) agree(views []*view) (*topology, error) {
+	owners, named := make([]*line, slotsMax), make(map[string]bool)
+	for _, v := range views {
+		named[v.node.addr] = true
+		for i := range v.members {
+			m := &v.members[i]
+			if m.addr == "" || m.is("handshake") || m.is("noaddr") {
+				continue
+			}
+			named[m.addr] = true
+			for _, r := range m.ranges {
+				for slot := r[0]; slot <= r[1]; slot++ {
+					if o := owners[slot]; o == nil || m.epoch > o.epoch {
+						owners[slot] = m
+					}
+				}
+			}
+		}
+	}
+	t, was := &topology{}, s.topology.Load()
+	for p := range store.Partition(store.Partitions) {
+		o := owners[slots[p]]
+		if o == nil {
+			continue // its requests wait
+		}
+		nd := s.nodes.at(o.addr)
+		if nd.quorum == nil {
+			nd.quorum = &Quorum{}
+			if was != nil && was.of[p] != nil && was.of[p] != nd {
+				nd.quorum = was.of[p].quorum.Inherit(nd.addr)
+			}
+		}
+		t.add(p, nd)
+	}
+	if len(t.masters) == 0 {
+		return nil, errors.New("no node of the cluster has any slots: create the cluster first")
+	}
+	for _, nd := range t.masters {
+		for _, v := range views {
+			if v.node == nd && v.role == "master" {
+				nd.hear(1, [][]Replica{v.replicas()}, v.attached)
+			}
+		}
+	}
+	for addr := range named { // replicas are asked too: one may be promoted
+		if nd := s.nodes.at(addr); !slices.Contains(t.masters, nd) {
+			nd.quorum = nil
+			nd.need.Store(needUnknown)
+		}
+	}
+	if was != nil {
+		for _, nd := range was.masters { // what is under way to it is answered
+			named[nd.addr] = true
+		}
+	}
+	s.nodes.keep(named)
+	return t, nil
+}
+
+// replicas are those of the node whose view it is.
+func (v *view) replicas() (rs []Replica) {
+	me := ""
+	for i := range v.members {
+		if v.members[i].is("myself") {
+			me = v.members[i].id
+		}
+	}
+	for i := range v.members {
+		if m := &v.members[i]; m.master == me && m.addr != "" {
+			rs = append(rs, Replica{m.addr, m.is("fail")})
+		}
+	}
+	return rs
+}
+
+func (nd *node) view(ctx context.Context) (*view, error) {
+	rs := nd.client.DoMulti(ctx, nd.client.B().Arbitrary("CLUSTER", "NODES").Build(), nd.client.B().Info().Section("replication").Build())
+	text, err := rs[0].ToString()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", nd.addr, err)
+	}
+	v := &view{node: nd}
+	for l := range strings.Lines(text) {
+		if m, ok := readLine(l); ok {
+			if m.addr == "" && m.is("myself") {
+				m.addr = nd.addr // a node that nobody has met yet does not know its own
+			}
+			v.members = append(v.members, m)
+		}
+	}
+	info, err := rs[1].ToString()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", nd.addr, err)
+	}
+	v.role, v.attached, err = readReplication(info)
+	return v, err
+}
+
+// readLine reads a line of CLUSTER NODES:
+//
+//	id ip:port@cport[,hostname] flags master ping pong epoch link slot slot-slot [slot->-id] …
+func readLine(text string) (m line, ok bool) {
+	f := strings.Fields(text)
+	if len(f) < 8 {
+		return m, false
+	}
+	m.id, m.flags = f[0], strings.Split(f[2], ",")
+	m.addr, _, _ = strings.Cut(f[1], "@")
+	if host, port, err := net.SplitHostPort(m.addr); err != nil || host == "" || port == "0" {
+		m.addr = ""
+	}
+	if f[3] != "-" {
+		m.master = f[3]
+	}
+	m.epoch, _ = strconv.ParseInt(f[6], 10, 64)
+	for _, text := range f[8:] {
+		if strings.HasPrefix(text, "[") {
+			continue // a slot on its way: its owner stands elsewhere in the line
+		}
+		from, to, _ := strings.Cut(text, "-")
+		a, err := strconv.Atoi(from)
+		b := a
+		if to != "" && err == nil {
+			b, err = strconv.Atoi(to)
+		}
+		if err == nil && a >= 0 && b < slotsMax {
+			m.ranges = append(m.ranges, [2]int{a, b})
+		}
+	}
+	return m, true
+}
