@@ -1,5 +1,5 @@
 // Package examples holds the files a new user begins with, so that the program
-// can carry them.
+// and its tests can carry them.
 package examples
 
 import _ "embed"
@@ -8,3 +8,14 @@ import _ "embed"
 //
 //go:embed lab.yaml
 var Lab []byte
+
+// What a redis-server is told that holds `durability: safe`: beside two others
+// and three Sentinels, a Sentinel, and in a Cluster.
+var (
+	//go:embed redis/sentinel/redis.conf
+	RedisNode []byte
+	//go:embed redis/sentinel/sentinel.conf
+	RedisSentinel []byte
+	//go:embed redis/cluster/redis.conf
+	RedisClusterNode []byte
+)

@@ -3,43 +3,63 @@ package rtmtest
 import (
 	"bufio"
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// A Redis is a redis-server of a test's own.
+// A Redis is a redis-server of a test's own, or a Sentinel.
 type Redis struct {
-	Addr string
+	Name string // among its likes; empty: it is alone
+	Addr string // where others reach it
 	t    testing.TB
+	own  string // where it listens
 	dir  string
 	args []string
 	cmd  *exec.Cmd
+	pid  atomic.Int64
 }
 
 // StartRedis runs a redis-server on a free loopback port until the test ends.
 // Debian's redis-tools has the same program under another name.
 func StartRedis(t testing.TB, args ...string) *Redis {
 	t.Helper()
-	r := &Redis{t: t, Addr: FreeAddr(t), dir: t.TempDir(), args: args}
+	addr := FreeAddr(t)
+	r := &Redis{t: t, Addr: addr, own: addr, dir: t.TempDir()}
+	r.args = append([]string{"--port", r.port(), "--bind", "127.0.0.1", "--save", "", "--dir", r.dir, "--loglevel", "warning"}, args...)
 	r.Start()
 	t.Cleanup(r.Kill)
 	return r
 }
 
-// FreeAddr is a loopback address that nobody listens on.
+// FreeAddr is a loopback address that nobody listens on. Its port is none that
+// connections are made from, so that it is still free when a server comes back.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no loopback port is free")
+	return ""
+}
+
+func (r *Redis) port() string {
+	_, port, _ := net.SplitHostPort(r.own)
+	return port
 }
 
 // Start runs the server, also again after Kill, on the same files.
@@ -51,20 +71,18 @@ func (r *Redis) Start() {
 			r.t.Fatal("there is no redis-server: run make install")
 		}
 	}
-	_, port, _ := net.SplitHostPort(r.Addr)
-	r.cmd = exec.Command(path, append([]string{
-		"--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", r.dir, "--loglevel", "warning",
-	}, r.args...)...)
+	r.cmd = exec.Command(path, r.args...)
 	r.cmd.Args[0] = "redis-server"
 	r.cmd.Stderr = os.Stderr
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
+	r.pid.Store(int64(r.cmd.Process.Pid))
 	Until(r.t, "redis-server answers", r.pong)
 }
 
 func (r *Redis) pong() bool {
-	c, err := net.DialTimeout("tcp", r.Addr, time.Second)
+	c, err := net.DialTimeout("tcp", r.own, time.Second)
 	if err != nil {
 		return false
 	}
@@ -79,31 +97,102 @@ func (r *Redis) pong() bool {
 // UsedMemory is what the server's data takes, as its INFO says (used_memory).
 func (r *Redis) UsedMemory() (n int64) {
 	r.t.Helper()
-	c, err := net.DialTimeout("tcp", r.Addr, time.Second)
+	n, err := strconv.ParseInt(r.Info("memory")["used_memory"], 10, 64)
 	if err != nil {
-		r.t.Fatal(err)
+		r.t.Fatal("redis-server does not say what it uses")
 	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
-	c.Write([]byte("INFO memory\r\n"))
-	for lines := bufio.NewScanner(c); lines.Scan(); {
-		if k, v, _ := strings.Cut(lines.Text(), ":"); k == "used_memory" {
-			n, _ = strconv.ParseInt(v, 10, 64)
-			return n
-		}
-	}
-	r.t.Fatal("redis-server does not say what it uses")
-	return 0
+	return n
 }
 
-// PID is the server's process.
-func (r *Redis) PID() int { return r.cmd.Process.Pid }
+// Info is a section of its INFO; empty: it does not answer.
+func (r *Redis) Info(section string) map[string]string {
+	info := make(map[string]string)
+	text, _ := r.Ask("INFO", section)
+	for line := range strings.Lines(strings.Join(text, "")) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			info[k] = v
+		}
+	}
+	return info
+}
+
+// Ask sends one command past every relay, and gives the strings of its reply.
+// (RESP2)
+func (r *Redis) Ask(args ...string) ([]string, error) {
+	c, err := net.DialTimeout("tcp", r.own, time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Second))
+	if len(args) > 0 && strings.EqualFold(args[0], "WAIT") {
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+	}
+	fmt.Fprintf(c, "*%d\r\n", len(args))
+	for _, a := range args {
+		fmt.Fprintf(c, "$%d\r\n%s\r\n", len(a), a)
+	}
+	return readReply(bufio.NewReader(c), nil)
+}
+
+// Must is Ask, where anything but an answer fails the test.
+func (r *Redis) Must(args ...string) []string {
+	r.t.Helper()
+	reply, err := r.Ask(args...)
+	if err != nil {
+		r.t.Fatalf("%s %v: %v", r.Name, args, err)
+	}
+	return reply
+}
+
+// readReply appends the strings of one reply, whatever is nested in what.
+func readReply(b *bufio.Reader, to []string) ([]string, error) {
+	line, err := b.ReadString('\n')
+	if err != nil {
+		return nil, err
+	}
+	line = strings.TrimRight(line, "\r\n")
+	if line == "" {
+		return nil, errors.New("an empty reply")
+	}
+	n, _ := strconv.Atoi(line[1:])
+	switch line[0] {
+	case '-':
+		return nil, errors.New(line[1:])
+	case '$':
+		if n < 0 {
+			return append(to, ""), nil
+		}
+		text := make([]byte, n+2)
+		if _, err := io.ReadFull(b, text); err != nil {
+			return nil, err
+		}
+		return append(to, string(text[:n])), nil
+	case '*':
+		for range n {
+			if to, err = readReply(b, to); err != nil {
+				return nil, err
+			}
+		}
+		return to, nil
+	}
+	return append(to, line[1:]), nil
+}
+
+// PID is the server's process, the last one if it was killed.
+func (r *Redis) PID() int { return int(r.pid.Load()) }
 
 // Kill ends the server with SIGKILL.
 func (r *Redis) Kill() {
 	r.cmd.Process.Kill()
 	r.cmd.Wait()
 }
+
+// Freeze stops the process where it is (SIGSTOP), until Thaw.
+func (r *Redis) Freeze() { r.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw lets it go on (SIGCONT).
+func (r *Redis) Thaw() { r.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Until waits, ten seconds at most, for something to come true.
 func Until(t testing.TB, what string, ok func() bool) {

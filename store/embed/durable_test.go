@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"rtm/rtmtest"
 	"rtm/store"
 	"rtm/store/storetest"
 )
@@ -26,7 +29,7 @@ import (
 // until its disk fails.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("EMBED_CHILD"); dir != "" {
-		child(dir, os.Getenv("EMBED_FAULT") != "")
+		child(dir, os.Getenv("EMBED_FAULT"))
 	}
 	os.Exit(m.Run())
 }
@@ -34,10 +37,27 @@ func TestMain(m *testing.M) {
 const childWriters = 8
 
 // child writes from several goroutines for ever, and says on stdout what was
-// acknowledged, with how much of which log was synced by then.
-func child(dir string, fault bool) {
-	disk := &countingFS{FS: vfs.Default}
-	s, err := Open(Config{Dir: dir, FS: disk})
+// acknowledged, with how much of which log was synced by then. A fault comes
+// when one of them has written 200 times: "sync", and the disk fails, or "full",
+// and no file grows beyond fullAt.
+func child(dir, fault string) {
+	disk, err := rtmtest.NewDisk("")
+	if err != nil {
+		fmt.Println("disk", err)
+		os.Exit(3)
+	}
+	failed := func() { os.Stdout.WriteString("failed\n") }
+	disk.OnEIO = failed
+	c := Config{Dir: dir, FS: disk}
+	if fault == "full" {
+		signal.Ignore(syscall.SIGXFSZ)
+		c.Exit = func(code int) { failed(); os.Exit(code) }
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: fullAt, Max: fullAt}); err != nil {
+			fmt.Println("limit", err)
+			os.Exit(3)
+		}
+	}
+	s, err := Open(c)
 	if err != nil {
 		fmt.Println("open", err)
 		os.Exit(3)
@@ -52,16 +72,19 @@ func child(dir string, fault bool) {
 					continue
 				}
 				seen = c.Writes[0].New
-				log, synced := disk.synced()
+				log, synced := disk.Synced()
 				os.Stdout.WriteString(fmt.Sprintf("ack %d %d %s %d\n", w, n, log, synced))
-				if fault && n == 200 {
-					disk.fail.Store(true)
+				if fault == "sync" && n == 200 {
+					disk.Fail.Store(true)
 				}
 			}
 		}()
 	}
 	select {}
 }
+
+// fullAt is where a file ends on the disk of the child that is full.
+const fullAt = 2 << 20
 
 // childCommit is commit n of writer w: a counter, a record of its own, a wake-up
 // time and an event, so that a part of it would be seen.
@@ -83,69 +106,6 @@ func childVersion(w, n int) (v store.Version) {
 	binary.BigEndian.PutUint32(v[:], uint32(w+1))
 	binary.BigEndian.PutUint32(v[4:], uint32(n))
 	return v
-}
-
-// countingFS knows how much of the newest log is synced, and can fail.
-type countingFS struct {
-	vfs.FS
-	fail atomic.Bool
-	mu   sync.Mutex // guards all below
-	log  string
-	done int64
-}
-
-func (c *countingFS) synced() (string, int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.log, c.done
-}
-
-func (c *countingFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := c.FS.Create(name, category)
-	return c.wrap(f, name), err
-}
-
-func (c *countingFS) ReuseForWrite(old, name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := c.FS.ReuseForWrite(old, name, category)
-	return c.wrap(f, name), err
-}
-
-func (c *countingFS) wrap(f vfs.File, name string) vfs.File {
-	if f == nil || filepath.Ext(name) != ".log" {
-		return f
-	}
-	return &countingFile{File: f, fs: c, name: filepath.Base(name)}
-}
-
-type countingFile struct {
-	vfs.File
-	fs      *countingFS
-	name    string
-	written atomic.Int64
-}
-
-func (f *countingFile) Write(b []byte) (int, error) {
-	n, err := f.File.Write(b)
-	f.written.Add(int64(n))
-	return n, err
-}
-
-func (f *countingFile) Sync() error     { return f.sync(f.File.Sync) }
-func (f *countingFile) SyncData() error { return f.sync(f.File.SyncData) }
-
-func (f *countingFile) sync(do func() error) error {
-	if f.fs.fail.Load() {
-		os.Stdout.WriteString("failed\n")
-		return syscall.EIO
-	}
-	n := f.written.Load()
-	if err := do(); err != nil {
-		return err
-	}
-	f.fs.mu.Lock()
-	defer f.fs.mu.Unlock()
-	f.fs.log, f.fs.done = f.name, n
-	return nil
 }
 
 // ack is a line of the child: writer's commit n was acknowledged, when that much
@@ -173,27 +133,22 @@ func start(t *testing.T, dir string, env ...string) (*exec.Cmd, *bufio.Scanner) 
 	return cmd, bufio.NewScanner(out)
 }
 
-// A child is killed while it writes. Its log is cut at the last synced octet and
-// at 50 places of the last 64 KiB: what was acknowledged before that place was
-// synced is there, and each commit is there whole or not at all.
-func TestKilledWhileWriting(t *testing.T) {
-	dir := t.TempDir()
+// killed runs the child until it has acknowledged least commits and synced as
+// many octets, ends it with SIGKILL, and returns what it acknowledged and where
+// the last sync ended.
+func killed(t *testing.T, dir string, least int, octets int64) (acks []ack, last ack) {
+	t.Helper()
 	cmd, lines := start(t, dir)
-	var acks []ack
 	for lines.Scan() {
-		var a ack
-		if _, err := fmt.Sscanf(lines.Text(), "ack %d %d %s %d", &a.writer, &a.n, &a.log, &a.synced); err != nil {
-			t.Fatalf("%q: %v", lines.Text(), err)
-		}
+		a := parse(t, lines.Text())
 		acks = append(acks, a)
-		if len(acks) >= 4000 && a.synced > 128<<10 {
+		if len(acks) >= least && a.synced > octets {
 			cmd.Process.Signal(syscall.SIGKILL)
 		}
 	}
 	if err := cmd.Wait(); cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("the child ended by itself: %v", err)
 	}
-	last := ack{}
 	for _, a := range acks {
 		if a.log > last.log || a.log == last.log && a.synced > last.synced {
 			last = a
@@ -204,31 +159,113 @@ func TestKilledWhileWriting(t *testing.T) {
 			acks[i].synced = 0
 		}
 	}
-	whole := verify(t, dir, last.log, last.synced, acks)
+	return acks, last
+}
+
+func parse(t *testing.T, line string) (a ack) {
+	t.Helper()
+	if _, err := fmt.Sscanf(line, "ack %d %d %s %d", &a.writer, &a.n, &a.log, &a.synced); err != nil {
+		t.Fatalf("%q: %v", line, err)
+	}
+	return a
+}
+
+// A child is killed while it writes. Its log is cut at the last synced octet, at
+// places of the 4 KiB before it and of all that follows (in the long form, at
+// every octet), and at 50 of the last 64 KiB: what was acknowledged before that
+// place was synced is there, and each commit is there whole or not at all.
+func TestPowerLossWhileWriting(t *testing.T) {
+	step := int64(97)
+	if os.Getenv("RTM_FAULTS") == "long" {
+		step = 1
+	}
+	dir := t.TempDir()
+	acks, last := killed(t, dir, 1500, 128<<10)
+	s := read(t, dir)
+	whole := s.verify(t, last.log, last.synced, acks)
 	if whole < len(acks) {
 		t.Fatalf("%d commits acknowledged, %d there", len(acks), whole)
 	}
-	least := whole
+	least, opened := whole, 0
+	for cut := last.synced - 4<<10; cut <= int64(len(s[last.log])); cut += step {
+		least = min(least, s.verify(t, last.log, cut, acks))
+		opened++
+	}
 	for i := range 50 {
-		least = min(least, verify(t, dir, last.log, last.synced-int64(i+1)*(64<<10)/50, acks))
+		least = min(least, s.verify(t, last.log, last.synced-int64(i+1)*(64<<10)/50, acks))
 	}
 	if least >= whole {
 		t.Errorf("cutting the log took nothing away: %d commits before, %d after: the cut is not where the data is", whole, least)
 	}
+	t.Logf("%d acknowledged; %d octets synced, %d behind them; opened after %d cuts", len(acks), last.synced, int64(len(s[last.log]))-last.synced, opened+50)
 }
 
-// verify opens a copy of the store whose log ends at cut, and says how many
-// commits it holds.
-func verify(t *testing.T, dir, log string, cut int64, acks []ack) int {
+// Each round ends with a kill, every second one with a loss of power: what was not
+// synced is gone, or a part of it. All that was acknowledged is there.
+func TestKilledAgainAndAgain(t *testing.T) {
+	rounds := 6
+	if os.Getenv("RTM_FAULTS") == "long" {
+		rounds = 100
+	}
+	acknowledged, dropped := 0, int64(0)
+	for n := range rounds {
+		dir := t.TempDir()
+		acks, last := killed(t, dir, 100+37*n, 0)
+		acknowledged += len(acks)
+		s := read(t, dir)
+		cut := int64(len(s[last.log]))
+		if n%2 == 1 {
+			cut = last.synced + rand.Int64N(max(cut-last.synced, 0)+1)*int64(n/2%2)
+			dropped += int64(len(s[last.log])) - cut
+		}
+		if whole := s.verify(t, last.log, cut, acks); whole < len(acks) {
+			t.Fatalf("round %d: %d commits acknowledged, %d there", n, len(acks), whole)
+		}
+	}
+	t.Logf("%d kills, %d of them with a loss of power: %d commits acknowledged, 0 lost, %d octets that were not synced dropped",
+		rounds, rounds/2, acknowledged, dropped)
+}
+
+// A stored is the files of a directory.
+type stored map[string][]byte
+
+func read(t *testing.T, dir string) stored {
 	t.Helper()
-	at := t.TempDir()
-	if err := os.CopyFS(at, os.DirFS(dir)); err != nil {
+	s := make(stored)
+	list, err := os.ReadDir(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(filepath.Join(at, log), cut); err != nil {
+	for _, f := range list {
+		if s[f.Name()], err = os.ReadFile(filepath.Join(dir, f.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// verify opens a copy of the store, in memory, whose log ends at cut, and says
+// how many commits it holds.
+func (f stored) verify(t *testing.T, log string, cut int64, acks []ack) int {
+	t.Helper()
+	disk := vfs.NewMem()
+	if err := disk.MkdirAll("copy", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(Config{Dir: at})
+	for name, b := range f {
+		if name == log {
+			b = b[:cut]
+		}
+		w, err := disk.Create(disk.PathJoin("copy", name), vfs.WriteCategoryUnspecified)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+	}
+	s, err := Open(Config{Dir: "copy", FS: disk, Memory: 8 << 20})
 	if err != nil {
 		t.Fatalf("the log cut at %d: %v", cut, err)
 	}
@@ -244,7 +281,6 @@ func verify(t *testing.T, dir, log string, cut int64, acks []ack) int {
 			t.Fatalf("the log cut at %d: commit %d of writer %d is lost, and was acknowledged when %d were synced", cut, a.n, a.writer, a.synced)
 		}
 	}
-	os.RemoveAll(at)
 	return total
 }
 
@@ -279,27 +315,43 @@ func last(t *testing.T, s *Store, w int) int {
 	return n
 }
 
-// The disk refuses a sync: nothing more is acknowledged, and the process ends
-// with 1.
-func TestFailedSync(t *testing.T) {
-	cmd, lines := start(t, t.TempDir(), "EMBED_FAULT=1")
-	acks, failed := 0, false
-	for lines.Scan() {
-		switch {
-		case lines.Text() == "failed":
-			failed = true
-		case failed && strings.HasPrefix(lines.Text(), "ack"):
-			// A goroutine may have been about to write the line of an
-			// acknowledgement that was there before; one each, no more.
-			acks++
-		}
-	}
-	cmd.Wait()
-	if !failed || acks > childWriters {
-		t.Errorf("failed %v, %d acknowledged after it", failed, acks)
-	}
-	if code := cmd.ProcessState.ExitCode(); code != 1 {
-		t.Errorf("exit code %d", code)
+// The disk refuses a sync, or is full: nothing more is acknowledged, the process
+// ends with 1, and what was acknowledged is there.
+func TestFailingDisk(t *testing.T) {
+	for _, fault := range []string{"sync", "full"} {
+		t.Run(fault, func(t *testing.T) {
+			dir := t.TempDir()
+			cmd, lines := start(t, dir, "EMBED_FAULT="+fault)
+			var acks []ack
+			late, failed := 0, false
+			for lines.Scan() {
+				if lines.Text() == "failed" {
+					failed = true
+					continue
+				}
+				acks = append(acks, parse(t, lines.Text()))
+				if failed {
+					// A goroutine may have been about to write the line of an
+					// acknowledgement that was there before; one each, no more.
+					late++
+				}
+			}
+			cmd.Wait()
+			if !failed || late > childWriters {
+				t.Errorf("failed %v, %d acknowledged after it", failed, late)
+			}
+			if code := cmd.ProcessState.ExitCode(); code != 1 {
+				t.Errorf("exit code %d", code)
+			}
+			s := read(t, dir)
+			log := slices.Max(slices.DeleteFunc(slices.Collect(maps.Keys(s)), func(n string) bool { return filepath.Ext(n) != ".log" }))
+			for i := range acks {
+				acks[i].synced = 0
+			}
+			if whole := s.verify(t, log, int64(len(s[log])), acks); whole < len(acks) || len(acks) < 1000 {
+				t.Errorf("%d acknowledged, %d there", len(acks), whole)
+			}
+		})
 	}
 }
 
