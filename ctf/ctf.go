@@ -43,6 +43,7 @@ type Config struct {
 	Patient     bool          // begin as soon as one target is there
 	Tx          time.Duration // resend after that
 	Resends     int           // then a message is given up
+	Again       time.Duration // a message that was answered 3004 goes out again after that; zero: its session has failed
 	Octets      int64         // used per message and group, at most
 	Trace       io.Writer     // hex dump of every message, for text2pcap; nil: none
 	Seed        uint64
@@ -93,6 +94,7 @@ type Counts struct {
 	Different                 atomic.Int64 // … and were not the same
 	Dropped                   atomic.Int64
 	Failed                    atomic.Int64 // answers that are not 2001
+	Busy                      atomic.Int64 // answers 3004 after which a message went out again
 	GivenUp                   atomic.Int64
 	Closed                    atomic.Int64 // connections lost
 	ReAuths, Aborts           atomic.Int64
@@ -118,6 +120,8 @@ type Sim struct {
 	sessions map[string]*session // those that are open
 	latency  []time.Duration
 	slowest  time.Duration
+	acked    time.Time // when a message was last acknowledged
+	gap      time.Duration
 	rng      *rand.Rand
 	trace    sync.Mutex
 	firstBad string
@@ -233,6 +237,12 @@ func (s *Sim) connected(ctx context.Context) error {
 func (s *Sim) pace(ctx context.Context) {
 	start := time.Now()
 	for n := 0; n < s.config.Sessions; {
+		if s.over() { // the last session may have ended before that
+			if s.OpenCount() == 0 {
+				s.end.Do(func() { close(s.done) })
+			}
+			return
+		}
 		due := min(int(time.Since(start).Seconds()*s.config.Rate)+1, s.config.Sessions)
 		for ; n < due; n++ {
 			s.begin()
@@ -408,6 +418,25 @@ func (s *Sim) took(d time.Duration) {
 		return
 	}
 	s.latency[s.rng.IntN(latencyMax)] = d
+}
+
+// Gap is the longest time in which nothing was acknowledged, after the first
+// message that was.
+func (s *Sim) Gap() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gap
+}
+
+// acknowledged notes that a message was, now.
+func (s *Sim) acknowledged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if !s.acked.IsZero() {
+		s.gap = max(s.gap, now.Sub(s.acked))
+	}
+	s.acked = now
 }
 
 // FirstFailure describes the first answer that was not as it should be; empty:

@@ -190,6 +190,11 @@ func (s *Sim) Answered(_ *peer.Conn, token any, m *diameter.Message) {
 		c.compare(x, m)
 		return
 	}
+	if s.config.Again > 0 && code(m.Body) == uint32(diameter.TooBusy) {
+		s.Counts.Busy.Add(1)
+		c.sent, c.pause = time.Now(), s.config.Again
+		return
+	}
 	c.waiting = false
 	c.answer = slices.Clone(m.Body)
 	s.took(time.Since(c.first))
@@ -225,6 +230,7 @@ func (c *session) compare(x *exchange, m *diameter.Message) {
 func (c *session) acknowledged(m *diameter.Message) {
 	s := c.sim
 	reported := sumOf(c.usage)
+	s.acknowledged()
 	s.book(c.imsi, func(b *Book) { b.Octets += reported })
 	c.opened = true
 	c.quotas(m.Body)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -39,13 +40,16 @@ const connectionsMax = 10_000
 // leaveMax bounds how long an instance waits for its peers when it leaves.
 const leaveMax = 5 * time.Second
 
+// disk is where the embedded store's files are; nil: the machine's.
+var disk vfs.FS
+
 // openStore opens what --store names.
 func openStore(ctx context.Context, c *config, log *slog.Logger) (store.Store, error) {
 	if dir, ok := strings.CutPrefix(c.Store, "embedded:"); ok {
 		if dir == "" {
 			return nil, errors.New("store: embedded: needs a directory, such as embedded:rtm-data")
 		}
-		return embed.Open(embed.Config{Dir: dir, Log: log})
+		return embed.Open(embed.Config{Dir: dir, FS: disk, Log: log})
 	}
 	return redis.Open(ctx, redis.Config{URL: c.Store, Mode: redis.Mode(c.Durability), Log: log})
 }

@@ -127,7 +127,11 @@ type outcome struct {
 	Max      time.Duration               `json:"max"`
 	Resent   int64                       `json:"resent"`
 	Closed   int64                       `json:"connectionsLost"`
+	Gap      time.Duration               `json:"longestGap"`
+	Busy     int64                       `json:"sentAgainAfter3004"`
 	Octets   int64                       `json:"octetsAcknowledged"`
+	Lost     int64                       `json:"octetsLost"`
+	Doubled  int64                       `json:"octetsDoubled"`
 	Results  map[uint32]int64            `json:"results"`
 	Matrix   map[string]map[string]int64 `json:"matrix"`
 	Checks   []check                     `json:"checks"`
@@ -316,7 +320,7 @@ func (p *play) progress(sim *ctf.Sim) (stop func()) {
 func (p *play) measure(sim *ctf.Sim, took time.Duration) *outcome {
 	o := &outcome{
 		Seconds: took.Seconds(), Messages: sim.Counts.Answered.Load(), Resent: sim.Counts.Resent.Load(), Closed: sim.Counts.Closed.Load(),
-		Results: sim.Results(), Matrix: make(map[string]map[string]int64),
+		Gap: sim.Gap(), Busy: sim.Counts.Busy.Load(), Results: sim.Results(), Matrix: make(map[string]map[string]int64),
 	}
 	o.Rate = float64(o.Messages) / took.Seconds()
 	if l := sim.Latencies(); len(l) > 0 {
@@ -372,6 +376,8 @@ func (p *play) verify(ctx context.Context, o *outcome, sim *ctf.Sim, owners map[
 			holding = append(holding, fmt.Sprintf("%s %d", name, a.reserved))
 		}
 		open += a.sessions
+		o.Lost += max(reported[name]-d, 0)
+		o.Doubled += max(d-reported[name]-uncertain[name], 0)
 		if d < reported[name] || d > reported[name]+uncertain[name] || a.credited != before[name].credited {
 			wrong = append(wrong, fmt.Sprintf("%s reported %d, debited %d", name, reported[name], d))
 		}
