@@ -25,11 +25,13 @@ Exit code 1: the mode that is wanted (--durability, or the default) cannot be ke
   rtm doctor redis redis+sentinel://127.0.0.1:26379,127.0.0.1:26380,127.0.0.1:26381/rtm
   rtm doctor redis redis+cluster://127.0.0.1:7001 --durability safe-1`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				if err := cmd.Flags().Set("store", args[0]); err != nil {
+					return err
+				}
+			}
 			if err := c.load(cmd, file); err != nil {
 				return exitError{err, exitUsage}
-			}
-			if len(args) == 1 {
-				c.Store = args[0]
 			}
 			d := &doctor{config: c}
 			d.promises(cmd.Context())

@@ -326,3 +326,29 @@ func TestDoctorJudges(t *testing.T) {
 		t.Error("two addresses are one")
 	}
 }
+
+// What a set-up can promise is told mode by mode, also where it is refused.
+func TestDoctorRedis(t *testing.T) {
+	one := rtmtest.StartRedis(t)
+	out, code := tell(t, "doctor", "redis", "redis://"+one.Addr)
+	wants(t, out, "ok    redis   "+one.Addr+" is a master, version ", "keeps no append-only file, memory policy noeviction\n",
+		"warn  redis   this redis keeps no append-only file", "ok    single  is what rtm would run in: an instance that dies loses nothing")
+	if code != 0 {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 1)
+	out, code = tell(t, "doctor", "redis", servers.URL())
+	wants(t, out, "is a replica, version ", "replica of "+servers.Master().Addr, "knows 2 others, calls a node down after 1s, and needs 2 to agree\n",
+		"FAIL  safe      cannot be promised: durability safe needs two replicas, and "+servers.Master().Addr+" has 1: start another one with replicaof",
+		"ok    safe-1    would be possible: ", "ok    fast      would be possible: each failover loses")
+	if code != exitFailed {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	if out, code = tell(t, "doctor", "redis", servers.URL(), "--durability", "fast"); code != 0 {
+		t.Errorf("fast: exit %d\n%s", code, out)
+	}
+	out, code = tell(t, "doctor", "redis", "redis+sentinel://"+servers.Sentinels[0].Addr+"/other")
+	if wants(t, out, "No such master with that name"); code != exitFailed {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+}

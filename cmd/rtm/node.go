@@ -180,7 +180,7 @@ func (i *instance) kill() {
 func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door) (stop func(), err error) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		api.Metrics(instances), &doorMetrics{doors})
+		api.Metrics(instances), &doorMetrics{doors}, &redisMetrics{instances})
 	conf := api.Config{Version: version, Instances: instances, Registry: reg}
 	if c.Records != "" {
 		conf.Files = []string{c.Records}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,6 +23,9 @@ var all = func() (ps []store.Partition) {
 
 // A haul is what one node has that is due.
 type haul struct {
+	from      *node
+	asked     []store.Partition
+	ripe      []store.Partition // with something due
 	due       []store.Due
 	next, now time.Time
 	err       error
@@ -51,16 +53,32 @@ func (s *Store) Due(ctx context.Context, ps []store.Partition, n int, lease time
 	}
 	t := s.topology.Load()
 	hauls := make([]haul, len(t.masters))
-	var wait sync.WaitGroup
-	for i, m := range t.masters {
-		mine := slices.DeleteFunc(slices.Clone(ps), func(p store.Partition) bool { return t.of[p] != m })
-		if len(t.masters) == 1 {
-			hauls[i].take(ctx, m, mine, n, lease)
-			break
+	each := func(do func(h *haul)) {
+		var wait sync.WaitGroup
+		for i := range hauls[1:] {
+			wait.Go(func() { do(&hauls[i+1]) })
 		}
-		wait.Go(func() { hauls[i].take(ctx, m, mine, max(n/len(t.masters), 1), lease) })
+		do(&hauls[0])
+		wait.Wait()
 	}
-	wait.Wait()
+	for i, m := range t.masters {
+		hauls[i].from = m
+		for _, p := range ps {
+			if t.of[p] == m {
+				hauls[i].asked = append(hauls[i].asked, p)
+			}
+		}
+	}
+	each(func(h *haul) { h.peek(ctx, n) })
+	ripe := 0
+	for i := range hauls {
+		ripe += len(hauls[i].ripe)
+	}
+	each(func(h *haul) {
+		if mine := len(h.ripe); mine > 0 {
+			h.claim(ctx, max(n*mine/ripe, 1), lease)
+		}
+	})
 	for i := range hauls {
 		h := &hauls[i]
 		due = append(due, h.due...)
@@ -78,55 +96,32 @@ func (s *Store) Due(ctx context.Context, ps []store.Partition, n int, lease time
 	return due, next, now, err
 }
 
-// take claims what is due at one node.
-func (h *haul) take(ctx context.Context, m *node, ps []store.Partition, n int, lease time.Duration) {
-	if len(ps) == 0 {
-		h.now, h.err = m.time(ctx)
-		return
-	}
-	firsts, now, err := m.peek(ctx, ps)
-	if h.now, h.err = now, err; err != nil {
-		return
-	}
-	var ripe []store.Partition
-	for i, p := range ps {
-		if first := firsts[i]; first == 0 || first > now.UnixMilli() || len(ripe) >= n {
-			h.sooner(first)
-		} else {
-			ripe = append(ripe, p)
-		}
-	}
-	if len(ripe) > 0 {
-		h.claim(ctx, m, ripe, n/len(ripe), lease)
-	}
-}
-
-// peek is the earliest score of each partition, zero where there is none.
-func (nd *node) peek(ctx context.Context, ps []store.Partition) (firsts []int64, now time.Time, err error) {
-	b := nd.client.B()
-	cmds := make(rueidis.Commands, 0, len(ps)+1)
-	for _, p := range ps {
+// peek looks at the earliest score of each partition, and which have come.
+func (h *haul) peek(ctx context.Context, n int) {
+	b := h.from.client.B()
+	cmds := make(rueidis.Commands, 0, len(h.asked)+1)
+	for _, p := range h.asked {
 		cmds = append(cmds, b.Zrange().Key(indexKey(p)).Min("0").Max("0").Withscores().Build())
 	}
 	cmds = append(cmds, b.Time().Build())
-	answers := nd.client.DoMulti(ctx, cmds...)
-	firsts = make([]int64, len(ps))
-	for i := range ps {
+	answers := h.from.client.DoMulti(ctx, cmds...)
+	if h.now, h.err = readTime(answers[len(h.asked)]); h.err != nil {
+		return
+	}
+	for i, p := range h.asked {
 		zs, err := answers[i].AsZScores()
-		if elsewhere(err) {
-			continue
+		if err != nil && !elsewhere(err) {
+			h.err = fmt.Errorf("look for due wake-ups: %w", err)
+			return
 		}
-		if err != nil {
-			return nil, now, fmt.Errorf("look for due wake-ups: %w", err)
-		}
-		if len(zs) > 0 {
-			firsts[i] = int64(zs[0].Score)
+		switch {
+		case len(zs) == 0:
+		case int64(zs[0].Score) > h.now.UnixMilli() || len(h.ripe) >= n:
+			h.sooner(int64(zs[0].Score))
+		default:
+			h.ripe = append(h.ripe, p)
 		}
 	}
-	if now, err = readTime(answers[len(ps)]); err != nil {
-		return nil, now, fmt.Errorf("look for due wake-ups: %w", err)
-	}
-	return firsts, now, nil
 }
 
 // elsewhere reports whether a node says that it does not have that slot, or not
@@ -141,9 +136,10 @@ func elsewhere(err error) bool {
 	return moved || ask || e.IsTryAgain()
 }
 
-// claim takes up to n entries of each partition.
-func (h *haul) claim(ctx context.Context, m *node, ps []store.Partition, n int, lease time.Duration) {
-	args := []string{strconv.Itoa(n), strconv.FormatInt(lease.Milliseconds(), 10)}
+// claim takes about n entries, as many of each ripe partition.
+func (h *haul) claim(ctx context.Context, n int, lease time.Duration) {
+	ps, m := h.ripe[:min(len(h.ripe), n)], h.from
+	args := []string{strconv.Itoa(n / len(ps)), strconv.FormatInt(lease.Milliseconds(), 10)}
 	for _, whole := range []bool{false, true} {
 		cmds := make(rueidis.Commands, len(ps))
 		for i, p := range ps {

@@ -47,15 +47,22 @@ type nodes struct {
 // at is the node at addr, connected or not.
 func (n *nodes) at(addr string) *node {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if nd := n.of[addr]; nd != nil {
+	nd := n.of[addr]
+	n.mu.Unlock()
+	if nd != nil {
 		return nd
 	}
-	nd := &node{addr: addr}
+	nd = &node{addr: addr}
 	nd.need.Store(needUnknown)
 	nd.client, _ = rueidis.NewClient(n.opt(addr)) // it is there also if nobody answers yet
 	if nd.client == nil {
 		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if first := n.of[addr]; first != nil {
+		nd.client.Close()
+		return first
 	}
 	n.of[addr] = nd
 	return nd
@@ -85,7 +92,7 @@ func (n *nodes) list() (all []*node) {
 // options are those of one connection to addr, in the store's own settings.
 func (p *place) options(addr, user, password string, db int) rueidis.ClientOption {
 	o := rueidis.ClientOption{
-		InitAddress: []string{addr}, Username: user, Password: password, SelectDB: db, ClientName: "rtm",
+		InitAddress: []string{addr}, Username: user, Password: password, SelectDB: db, ClientName: "rtm", ClientSetInfo: rueidis.DisableClientSetInfo,
 		DisableCache: true, DisableRetry: true, ForceSingleClient: true, AlwaysPipelining: true,
 		PipelineMultiplex: -1, // one connection: a batch and what follows stay in order
 		ConnWriteTimeout:  writeTimeout,
@@ -250,7 +257,10 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 			named[net.JoinHostPort(r["ip"], r["port"])] = true
 		}
 	}
-	m.hear(watchers, heard, attached)
+	m.hear(watchers, heard, attached, len(attached))
+	for addr := range named {
+		s.nodes.at(addr) // replicas are examined too
+	}
 	t := &topology{}
 	for p := range store.Partition(store.Partitions) {
 		t.add(p, m)
@@ -262,13 +272,14 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 	return t, nil
 }
 
-// hear tells the quorum, and those who commit.
-func (nd *node) hear(watchers int, heard [][]Replica, attached []string) {
+// hear tells the quorum, and those who commit. acks is how many replicas the
+// master itself says are in step.
+func (nd *node) hear(watchers int, heard [][]Replica, attached []string, acks int) {
 	if nd.quorum == nil {
 		nd.quorum = &Quorum{}
 	}
 	nd.quorum.Hear(watchers, heard, attached)
-	nd.need.Store(int64(nd.quorum.Need()))
+	nd.need.Store(int64(max(nd.quorum.Need(), acks)))
 }
 
 // sight asks all Sentinels at once.
@@ -365,18 +376,24 @@ func (nd *node) replication(ctx context.Context) (role string, attached []string
 	if err != nil {
 		return "", nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
-	return readReplication(text)
+	role, attached, _, err = readReplication(text)
+	return role, attached, err
 }
 
-// readReplication reads the lines of INFO replication:
+// readReplication reads the lines of INFO replication. linked is what a replica
+// says of the way to its master.
 //
 //	role:master
+//	master_link_status:up
 //	slave0:ip=127.0.0.1,port=7002,state=online,offset=1234,lag=0
-func readReplication(text string) (role string, attached []string, err error) {
+func readReplication(text string) (role string, attached []string, linked bool, err error) {
 	for line := range strings.Lines(text) {
 		k, v, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if k == "role" {
+		switch k {
+		case "role":
 			role = v
+		case "master_link_status":
+			linked = v == "up"
 		}
 		if n, ok := strings.CutPrefix(k, "slave"); !ok || strings.Trim(n, "0123456789") != "" {
 			continue
@@ -393,7 +410,7 @@ func readReplication(text string) (role string, attached []string, err error) {
 	if role == "" {
 		err = errors.New("INFO replication names no role")
 	}
-	return role, attached, err
+	return role, attached, linked, err
 }
 
 // slots is the hash slot of each partition's keys in a cluster: CRC-16 of what
@@ -433,7 +450,8 @@ type view struct {
 	node     *node
 	members  []line
 	role     string
-	attached []string
+	attached []string // by a master's own word
+	linked   bool     // by a replica's
 }
 
 // lookAtCluster believes the newest epoch about who has a slot, and each master
@@ -511,7 +529,7 @@ func (s *Store) agree(views []*view) (*topology, error) {
 	for _, nd := range t.masters {
 		for _, v := range views {
 			if v.node == nd && v.role == "master" {
-				nd.hear(1, [][]Replica{v.replicas()}, v.attached)
+				nd.hear(1, [][]Replica{v.replicas()}, v.followers(views), len(v.attached))
 			}
 		}
 	}
@@ -532,18 +550,37 @@ func (s *Store) agree(views []*view) (*topology, error) {
 
 // replicas are those of the node whose view it is.
 func (v *view) replicas() (rs []Replica) {
-	me := ""
+	me := v.self()
 	for i := range v.members {
-		if v.members[i].is("myself") {
-			me = v.members[i].id
-		}
-	}
-	for i := range v.members {
-		if m := &v.members[i]; m.master == me && m.addr != "" {
+		if m := &v.members[i]; m.master == me.id && m.addr != "" {
 			rs = append(rs, Replica{m.addr, m.is("fail")})
 		}
 	}
 	return rs
+}
+
+// self is the line of the node whose view it is.
+func (v *view) self() *line {
+	for i := range v.members {
+		if v.members[i].is("myself") {
+			return &v.members[i]
+		}
+	}
+	return &line{}
+}
+
+// followers are the replicas of the node that are in step, by its word or by
+// theirs: it may know them by other addresses than the cluster does.
+func (v *view) followers(views []*view) (addrs []string) {
+	me := v.self()
+	for _, r := range v.replicas() {
+		if slices.Contains(v.attached, r.Addr) || slices.ContainsFunc(views, func(w *view) bool {
+			return w.linked && w.self().master == me.id && w.self().addr == r.Addr
+		}) {
+			addrs = append(addrs, r.Addr)
+		}
+	}
+	return addrs
 }
 
 func (nd *node) view(ctx context.Context) (*view, error) {
@@ -565,7 +602,7 @@ func (nd *node) view(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
-	v.role, v.attached, err = readReplication(info)
+	v.role, v.attached, v.linked, err = readReplication(info)
 	return v, err
 }
 

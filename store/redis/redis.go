@@ -25,8 +25,8 @@ import (
 
 // Times of the client.
 const (
-	dialTimeout  = 200 * time.Millisecond
-	writeTimeout = time.Second // of a connection without answers
+	dialTimeout  = 500 * time.Millisecond // a machine that is busy needs more than a network
+	writeTimeout = time.Second            // of a connection without answers
 	openTimeout  = 5 * time.Second
 )
 

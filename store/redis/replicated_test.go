@@ -1,0 +1,328 @@
+package redis
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"rtm/rtmtest"
+	"rtm/store"
+	"rtm/store/storetest"
+)
+
+// at opens a store that is closed with the test.
+func at(t testing.TB, c Config) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// empty forgets all that a store holds.
+func empty(t testing.TB, s *Store) *Store {
+	t.Helper()
+	for _, m := range s.topology.Load().masters {
+		if err := m.client.Do(t.Context(), m.client.B().Flushall().Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+func TestStoreBehindSentinels(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	for _, m := range []Mode{Safe, Fast} {
+		t.Run(string(m), func(t *testing.T) {
+			s := at(t, Config{URL: servers.URL(), Mode: m})
+			storetest.Run(t, func(t *testing.T) store.Store { return empty(t, at(t, Config{URL: servers.URL(), Mode: m})) })
+			if f, err := s.Facts(t.Context()); err != nil || f.Mode != string(m) || f.Machine != (m != Fast) {
+				t.Errorf("%+v %v", f, err)
+			}
+		})
+	}
+}
+
+func TestStoreInCluster(t *testing.T) {
+	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
+	storetest.Run(t, func(t *testing.T) store.Store { return empty(t, at(t, Config{URL: servers.URL()})) })
+}
+
+// writers commit to a store as fast as it lets them, each to a record of its
+// own, and keep what they were told.
+type writers struct {
+	s     *Store
+	stop  chan struct{}
+	wait  sync.WaitGroup
+	mu    sync.Mutex                    // guards all below
+	may   map[store.Key][]store.Version // what each record may be: what was told last, and what was tried since
+	many  int
+	worst time.Duration // between two commits that were told, of all writers
+	last  time.Time
+}
+
+func write(s *Store, n int) *writers {
+	w := &writers{s: s, stop: make(chan struct{}), may: make(map[store.Key][]store.Version), last: time.Now()}
+	for i := range n {
+		w.wait.Go(func() { w.run(storetest.Key(store.Partition(i*37%store.Partitions), fmt.Sprint("record", i))) })
+	}
+	return w
+}
+
+func (w *writers) run(k store.Key) {
+	seen := store.Version{}
+	for {
+		select {
+		case <-w.stop:
+			return
+		default:
+		}
+		c := store.Commit{Writes: []store.Write{{Op: store.Put, Key: k, Seen: seen, New: storetest.NewVersion(), Bytes: []byte("x")}}}
+		w.mu.Lock()
+		w.may[k] = append(w.may[k], c.Writes[0].New)
+		w.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		rs, _ := w.s.Commit(ctx, []store.Commit{c})
+		cancel()
+		switch rs[0].Outcome {
+		case store.Done:
+			seen = c.Writes[0].New
+			w.mu.Lock()
+			w.may[k] = append(w.may[k][:0], seen)
+			w.many++
+			w.worst, w.last = max(w.worst, time.Since(w.last)), time.Now()
+			w.mu.Unlock()
+			continue
+		case store.Conflict:
+			seen = rs[0].Fresh[0].Version
+			continue
+		case store.InDoubt, store.Refused:
+		}
+		<-time.After(20 * time.Millisecond)
+		if recs, err := w.s.Load(context.Background(), []store.Key{k}); err == nil {
+			seen = recs[0].Version
+		}
+	}
+}
+
+// told is how many commits were told done so far.
+func (w *writers) told() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.many
+}
+
+// more waits for n more commits.
+func (w *writers) more(t *testing.T, n int) {
+	t.Helper()
+	n += w.told()
+	rtmtest.Until(t, "the writers write", func() bool { return w.told() >= n })
+}
+
+// end stops the writers and holds every record against what they were told.
+func (w *writers) end(t *testing.T) {
+	t.Helper()
+	close(w.stop)
+	w.wait.Wait()
+	for k, may := range w.may {
+		recs, err := w.s.Load(t.Context(), []store.Key{k})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(may, recs[0].Version) {
+			t.Errorf("%s is not what was acknowledged last, nor what was tried since", k)
+		}
+	}
+	t.Logf("%d commits told, %d batches unproved, the longest time without one %s", w.many, w.s.Unproved.Load(), w.worst.Round(time.Millisecond))
+}
+
+func TestAMasterThatDiesIsReplaced(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	s := at(t, Config{URL: servers.URL()})
+	w := write(s, 8)
+	w.more(t, 500)
+	old := servers.Master()
+	old.Kill()
+	rtmtest.Until(t, "the store has another master", func() bool { return s.Failovers.Load() > 0 })
+	w.more(t, 500)
+	if s.Masters()[old.Addr] != 0 {
+		t.Errorf("the masters are %v", s.Masters())
+	}
+	old.Start()
+	servers.Whole()
+	rtmtest.Until(t, "the old master counts as a replica", func() bool { return s.Masters()[servers.Master().Addr] == 2 })
+	w.more(t, 500)
+	w.end(t)
+}
+
+func TestAShardThatDiesIsReplaced(t *testing.T) {
+	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
+	s := at(t, Config{URL: servers.URL()})
+	w := write(s, 24)
+	w.more(t, 500)
+	old := servers.Masters()[0]
+	old.Kill()
+	rtmtest.Until(t, "the store has another master", func() bool { return s.Failovers.Load() > 0 })
+	w.more(t, 500)
+	old.Start()
+	servers.Whole()
+	rtmtest.Until(t, "each master has two replicas", func() bool {
+		for _, need := range s.Masters() {
+			if need != 2 {
+				return false
+			}
+		}
+		return true
+	})
+	w.end(t)
+}
+
+// A replica that dies is missed until the Sentinels say so, and not after that.
+func TestAReplicaThatDiesIsNotWaitedForLong(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	s := at(t, Config{URL: servers.URL()})
+	w := write(s, 4)
+	w.more(t, 100)
+	servers.Replicas()[0].Kill()
+	rtmtest.Until(t, "one replica is enough", func() bool { return s.Masters()[servers.Master().Addr] == 1 })
+	w.more(t, 100)
+	w.end(t)
+	if s.Unproved.Load() == 0 {
+		t.Error("nothing was in doubt meanwhile")
+	}
+}
+
+// Settings that break the promise are refused, with what to set; a mode that
+// promises less is taken.
+func TestWhatSafeAsksFor(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	for _, c := range []struct{ name, set, to, back, want string }{
+		{"no append-only file", "appendonly", "no", "yes", "CONFIG SET appendonly yes"},
+		{"an evicting policy", "maxmemory-policy", "allkeys-lru", "noeviction", "CONFIG SET maxmemory-policy noeviction"},
+		{"no replica needed for a write", "min-replicas-to-write", "0", "1", "CONFIG SET min-replicas-to-write 1"},
+	} {
+		servers.Master().Must("CONFIG", "SET", "maxmemory", "1gb")
+		servers.Master().Must("CONFIG", "SET", c.set, c.to)
+		_, err := Open(t.Context(), Config{URL: servers.URL()})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		servers.Master().Must("CONFIG", "SET", c.set, c.back)
+	}
+	servers.Replicas()[0].Must("CONFIG", "SET", "replica-priority", "10")
+	if _, err := Open(t.Context(), Config{URL: servers.URL()}); err == nil || !strings.Contains(err.Error(), "CONFIG SET replica-priority") {
+		t.Errorf("a preferred replica: %v", err)
+	}
+	if s, err := Open(t.Context(), Config{URL: servers.URL(), Mode: Safe1}); err != nil {
+		t.Errorf("safe-1: %v", err)
+	} else {
+		s.Close()
+	}
+	servers.Replicas()[0].Must("CONFIG", "SET", "replica-priority", "100")
+	at(t, Config{URL: servers.URL()})
+}
+
+// leastRights is the ACL of docs/redis.md: what a store needs, and nothing else.
+const leastRights = "resetkeys ~{* ~rtm:format resetchannels -@all " +
+	"+get +set +getrange +setrange +del +zadd +zrem +zrange +zrangebyscore +xadd +xrange +xtrim +scan +time " +
+	"+evalsha +eval +wait +ping +info +config|get +client|setname +hello +select +cluster|nodes +asking"
+
+func TestLeastRights(t *testing.T) {
+	docs, err := os.ReadFile("../../docs/redis.md")
+	if err != nil || !strings.Contains(string(docs), "ACL SETUSER rtm on >PASSWORD "+leastRights) {
+		t.Errorf("docs/redis.md has other rights: %v", err)
+	}
+	srv := start(t)
+	admin := srv.open()
+	set := append([]string{"ACL", "SETUSER", "rtm", "on", ">secret"}, strings.Fields(leastRights)...)
+	if err := client(admin).Do(t.Context(), client(admin).B().Arbitrary(set...).Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Run(t, func(t *testing.T) store.Store {
+		empty(t, admin)
+		return at(t, Config{URL: "redis://rtm:secret@" + srv.Addr})
+	})
+	_, err = Open(t.Context(), Config{URL: "redis://rtm:wrong@" + srv.Addr})
+	if err == nil || !strings.Contains(err.Error(), "WRONGPASS") || strings.Contains(err.Error(), "rtm:wrong") {
+		t.Errorf("a wrong password: %v", err)
+	}
+}
+
+// A server that speaks TLS only: with its authority it is taken, without it not,
+// and not when it asks for a certificate that is not given.
+func TestTLS(t *testing.T) {
+	dir := t.TempDir()
+	ca, cert, key := certificate(t, dir)
+	srv := start(t)
+	addr := rtmtest.FreeAddr(t)
+	_, port, _ := net.SplitHostPort(addr)
+	s := srv.open()
+	for _, kv := range [][2]string{{"tls-ca-cert-file", ca}, {"tls-cert-file", cert}, {"tls-key-file", key}, {"tls-port", port}} {
+		if err := client(s).Do(t.Context(), client(s).B().ConfigSet().ParameterValue().ParameterValue(kv[0], kv[1]).Build()).Error(); err != nil {
+			t.Fatal(kv, err)
+		}
+	}
+	at(t, Config{URL: "rediss://" + addr + "?ca=" + ca + "&cert=" + cert + "&key=" + key})
+	for _, c := range []struct{ query, want string }{
+		{"", "certificate"}, {"?ca=" + ca, ""}, {"?ca=" + ca + "&cert=" + cert, "cert and key go together"}, {"?ca=" + key, "no certificate in PEM"},
+		{"?ca=" + ca + "&cert=" + cert + "&key=" + key + "&server-name=other.example", "other.example"},
+	} {
+		if _, err := Open(t.Context(), Config{URL: "rediss://" + addr + c.query}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v", c.query, err)
+		}
+	}
+}
+
+// certificate makes an authority, and a certificate of 127.0.0.1 signed by it.
+func certificate(t *testing.T, dir string) (ca, cert, key string) {
+	t.Helper()
+	authority := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "redis"}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	pem1 := func(name, kind string, der []byte, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, authority, authority, signer.Public(), signer)
+	ca = pem1("ca.pem", "CERTIFICATE", der, err)
+	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err = x509.CreateCertificate(rand.Reader, leaf, authority, own.Public(), signer)
+	cert = pem1("cert.pem", "CERTIFICATE", der, err)
+	der, err = x509.MarshalECPrivateKey(own)
+	return ca, cert, pem1("key.pem", "EC PRIVATE KEY", der, err)
+}
