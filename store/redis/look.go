@@ -103,15 +103,36 @@ func Examine(ctx context.Context, c Config) (*Report, error) {
 // Report is the last look at the servers' settings.
 func (s *Store) Report() *Report { return s.report.Load() }
 
-// Full is how full the fullest master was at the last look, in percent of its
-// maxmemory; zero if it has none.
-func (s *Store) Full() (percent int) {
-	for i := range s.report.Load().Nodes {
-		if n := &s.report.Load().Nodes[i]; n.Role == "master" && n.MemoryMax > 0 {
-			percent = max(percent, int(n.Memory*100/n.MemoryMax))
+// Full is how full the fullest master is, in percent of its maxmemory; zero if it
+// has none. It is at most some seconds old.
+func (s *Store) Full() (percent int) { return int(s.full.Load()) }
+
+// weigh asks the masters how full they are.
+func (s *Store) weigh(ctx context.Context) {
+	full := int64(0)
+	for _, m := range s.topology.Load().masters {
+		text, err := m.client.Do(ctx, m.client.B().Info().Section("memory").Build()).ToString()
+		if err != nil {
+			return // what was known stays, until it answers
+		}
+		in := readInfo(text)
+		used, _ := strconv.ParseInt(in["used_memory"], 10, 64)
+		if most, _ := strconv.ParseInt(in["maxmemory"], 10, 64); most > 0 {
+			full = max(full, used*100/most)
 		}
 	}
-	return percent
+	s.full.Store(full)
+}
+
+// readInfo reads the lines of INFO.
+func readInfo(text string) map[string]string {
+	in := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			in[k] = v
+		}
+	}
+	return in
 }
 
 // recheck looks at the settings again, and says what has become wrong.
@@ -206,12 +227,7 @@ func (nd *node) examine(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
-	in := make(map[string]string)
-	for line := range strings.Lines(text) {
-		if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
-			in[k] = v
-		}
-	}
+	in := readInfo(text)
 	for _, r := range rs[2:] { // who may not read settings is told less
 		m, _ := r.AsStrMap()
 		for k, v := range m {

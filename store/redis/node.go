@@ -22,9 +22,10 @@ import (
 const (
 	watchEvery  = 200 * time.Millisecond
 	watchAnswer = 300 * time.Millisecond // what does not answer by then has not answered
-	watchMax    = 16                     // nodes of a cluster that are asked at one time
-	poolMax     = 64                     // connections with a WAIT on them, to one node
-	poolIdle    = time.Minute            // they are closed when they were not used for so long
+	weighEvery  = time.Second
+	watchMax    = 16          // nodes of a cluster that are asked at one time
+	poolMax     = 64          // connections with a WAIT on them, to one node
+	poolIdle    = time.Minute // they are closed when they were not used for so long
 )
 
 // A node is one server, and the connections to it. Commands without WAIT share
@@ -135,7 +136,7 @@ func (s *Store) watch() {
 	defer s.done.Done()
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
-	check := time.Now().Add(settingsEvery)
+	check, weigh := time.Now().Add(settingsEvery), time.Now()
 	for {
 		select {
 		case <-s.stop:
@@ -143,11 +144,15 @@ func (s *Store) watch() {
 		case <-t.C:
 		case <-s.hurry:
 		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*watchAnswer)
 		if s.place.kind != alone {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*watchAnswer)
 			s.look(ctx)
-			cancel()
 		}
+		if time.Now().After(weigh) {
+			s.weigh(ctx)
+			weigh = time.Now().Add(weighEvery)
+		}
+		cancel()
 		if time.Now().After(check) {
 			s.recheck()
 			check = time.Now().Add(settingsEvery)

@@ -61,6 +61,7 @@ type Store struct {
 	report    atomic.Pointer[Report]
 	closed    atomic.Bool
 	log       *slog.Logger
+	full      atomic.Int64  // percent of maxmemory
 	hurry     chan struct{} // the watch is to look at once
 	stop      chan struct{}
 	done      sync.WaitGroup

@@ -172,6 +172,7 @@ func TestAFullServerRefusesAndChangesNothing(t *testing.T) {
 	if rs, _ := s.Commit(t.Context(), []store.Commit{two}); rs[0].Outcome != store.Refused {
 		t.Fatalf("the commit is %s %v, want refused", rs[0].Outcome, rs[0].Err)
 	}
+	rtmtest.Until(t, "the store knows that it is full", func() bool { return s.Full() >= 100 })
 	set("0")
 	recs, err := s.Load(t.Context(), []store.Key{two.Writes[0].Key, two.Writes[1].Key})
 	if err != nil || string(recs[0].Bytes) != "x" || recs[1].Version != (store.Version{}) {
