@@ -23,6 +23,7 @@ const (
 	watchEvery  = 200 * time.Millisecond
 	watchAnswer = 300 * time.Millisecond // what does not answer by then has not answered
 	weighEvery  = time.Second
+	blindAfter  = 3 * time.Second
 	watchMax    = 16          // nodes of a cluster that are asked at one time
 	poolMax     = 64          // connections with a WAIT on them, to one node
 	poolIdle    = time.Minute // they are closed when they were not used for so long
@@ -137,6 +138,7 @@ func (s *Store) watch() {
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
 	check, weigh := time.Now().Add(settingsEvery), time.Now()
+	var blind time.Time // since when nobody said who is master
 	for {
 		select {
 		case <-s.stop:
@@ -146,7 +148,7 @@ func (s *Store) watch() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 2*watchAnswer)
 		if s.place.kind != alone {
-			s.look(ctx)
+			blind = s.sees(s.look(ctx), blind)
 		}
 		if time.Now().After(weigh) {
 			s.weigh(ctx)
@@ -158,6 +160,24 @@ func (s *Store) watch() {
 			check = time.Now().Add(settingsEvery)
 		}
 	}
+}
+
+// sees logs once when nobody has said for a while who is master, and once when
+// somebody does again. since is the beginning of the silence, or zero.
+func (s *Store) sees(err error, since time.Time) time.Time {
+	switch {
+	case err == nil && !since.IsZero() && s.blind.Swap(false):
+		s.log.Info("it is known again who is master", "now", s.topology.Load().String())
+	case err == nil:
+	case since.IsZero():
+		return time.Now()
+	case time.Since(since) > blindAfter && !s.blind.Swap(true):
+		s.log.Error("nobody says who is master: what was known before is used, and a failover would not be seen", "redis", s.place.where(), "error", err)
+	}
+	if err == nil {
+		return time.Time{}
+	}
+	return since
 }
 
 // soon has the watch look at once.

@@ -62,6 +62,7 @@ type Store struct {
 	closed    atomic.Bool
 	log       *slog.Logger
 	full      atomic.Int64  // percent of maxmemory
+	blind     atomic.Bool   // nobody says who is master
 	hurry     chan struct{} // the watch is to look at once
 	stop      chan struct{}
 	done      sync.WaitGroup
