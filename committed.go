@@ -157,7 +157,7 @@ func (s *Shard) reply(in *Inbound, o Outcome) {
 		s.Counts.Results[in.Answer.Result]++
 	case Busy, Silent:
 		s.Counts.BusyReplies++
-	case Forward, NeedPlan:
+	case Forward, NeedPlan, Above:
 	}
 	s.replies = append(s.replies, Reply{In: in, Outcome: o})
 }

@@ -1,6 +1,7 @@
 package rtm
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -185,7 +186,12 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 		w.extras[i].restore()
 	}
 	a := &s.account
-	if err := a.Decode(w.record.Bytes); err != nil {
+	err := a.Decode(w.record.Bytes)
+	if errors.Is(err, charging.ErrLevel) {
+		s.above(w)
+		return d, true
+	}
+	if err != nil {
 		d.sick = true
 		for _, in := range w.batch {
 			in.spoilt = charging.UnableToComply
@@ -193,11 +199,11 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 	}
 	for i := 0; i < len(w.batch); i++ {
 		in := w.batch[i]
-		if i > 0 && (in.Request.Kind == charging.Tick || d.size+len(w.record.Bytes) > bytesMax || w.named()+2 > extrasMax) {
-			s.postpone(w, i) // a tick may end many sessions: it begins a commit
+		if i > 0 && (in.Request.Kind == charging.Audit || in.Request.Kind == charging.Tick || d.size+len(w.record.Bytes) > bytesMax || w.named()+2 > extrasMax) {
+			s.postpone(w, i) // a tick may end many sessions, an audit is of what is committed: they begin a commit
 			break
 		}
-		d.ticked = d.ticked || in.Request.Kind == charging.Tick
+		d.ticked = d.ticked || in.Request.Kind == charging.Tick || in.Request.Kind == charging.Audit && in.spoilt == 0
 		if in.spoilt != 0 {
 			d.sick = d.sick || in.Request.Kind == charging.Tick
 			in.Answer.Result, in.Answer.Grants = in.spoilt, in.Answer.Grants[:0]
@@ -223,6 +229,19 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 		s.keep(w, in, &d)
 	}
 	return d, true
+}
+
+// above sends a batch away whose account only a later version may decide on.
+func (s *Shard) above(w *work) {
+	s.Counts.Above++
+	for _, in := range w.batch {
+		o := in.turnedAway()
+		if o == Busy {
+			o = Above
+		}
+		s.reply(in, o)
+	}
+	w.batch = w.batch[:0]
 }
 
 // postpone puts the batch from i on back to the front of what waits.
@@ -286,7 +305,10 @@ func (s *Shard) step(w *work, in *Inbound) (ok bool) {
 	s.owner = w.tenant
 	world := charging.World{
 		Now: s.now, Plans: s.plans(w, in), Named: s.named, Tenant: w.tenant, Account: w.name,
-		Version: w.version, Instance: s.Instance, Took: s.now.Sub(in.Arrived),
+		Version: w.version, Instance: s.Instance, Took: s.now.Sub(in.Arrived), Level: 1,
+	}
+	if s.Level != nil {
+		world.Level = s.Level()
 	}
 	if in.Request.Kind <= charging.Termination && len(w.extras) > 0 {
 		if e := w.extra(s.closedKey(w, &in.Request)); e.there() && s.closed.DecodeClosed(e.bytes) == nil {
@@ -305,7 +327,7 @@ func (s *Shard) step(w *work, in *Inbound) (ok bool) {
 	case s.outcome.Abandon:
 		in.spoilt = s.outcome.Answer.Result
 		return false
-	case s.outcome.Changed && !s.account.Check():
+	case s.outcome.Changed && in.Request.Kind != charging.Audit && !s.account.Check():
 		s.Counts.Unsound++
 		in.spoilt = charging.UnableToComply
 		return false

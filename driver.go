@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	mathrand "math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -43,6 +45,16 @@ type Config struct {
 	Connected func() (hosts, relays []string)
 	// Figures is what was counted at the door; nil: there is none.
 	Figures func() Figures
+	// Knows is the highest store level that this instance can work on; zero: that
+	// of this build.
+	Knows uint32
+	// Settle is how long all instances must know a higher level before the store's
+	// rises by itself; zero: it does not.
+	Settle time.Duration
+	// Audit is how many accounts a second are audited; zero: none are. AuditEvery
+	// is how long a walk over all of them takes at least; zero: five minutes.
+	Audit      int
+	AuditEvery time.Duration
 }
 
 // An Instance drives shards and timers against a store. All it knows about
@@ -59,6 +71,9 @@ type Instance struct {
 	unplanned []*Inbound // wait for the catalogue; guarded by plan
 	clock     clock
 	timers    Timers
+	calm      atomic.Pointer[time.Time]   // of timers; nil: nobody knows
+	audited   atomic.Pointer[AuditCounts] // what the auditor has found so far
+	level     level
 	version   func() store.Version
 	since     time.Time
 	others    atomic.Pointer[[]Presence]
@@ -90,6 +105,7 @@ type Load struct {
 	Panics   atomic.Int64
 	Unsound  atomic.Int64
 	Shed     atomic.Int64 // requests turned away
+	Above    atomic.Int64 // accounts that are above the level known here
 	Trips    atomic.Int64 // to the store and back, of commits
 	Waited   atomic.Int64 // nanoseconds of these trips
 }
@@ -110,7 +126,8 @@ var ErrBusy = errors.New("too busy: nothing was changed, try again")
 // it under the same name is safe.
 var ErrDoubt = errors.New("the store did not say whether it was done: repeat the same request")
 
-// Start reads the catalogue and runs an instance until Stop.
+// Start reads the catalogue and runs an instance until Stop. Errors: ErrLevel, if
+// the store is above the level that the instance knows.
 func Start(ctx context.Context, c Config) (*Instance, error) {
 	n := &Instance{Config: c, refresh: make(chan struct{}, 1), news: make(chan struct{}, 1), stop: make(chan struct{}), clock: clock{base: time.Now()}}
 	if n.Shards == 0 {
@@ -118,6 +135,13 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	}
 	if n.Log == nil {
 		n.Log = slog.New(slog.DiscardHandler)
+	}
+	n.level.above = make(chan struct{})
+	if n.Knows == 0 {
+		n.Knows = charging.Level
+	}
+	if err := n.readLevel(ctx); err != nil {
+		return nil, err
 	}
 	cat, err := tenant.Load(ctx, n.Store, nil)
 	if err != nil {
@@ -136,18 +160,23 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	if err := n.present(ctx); err != nil {
 		return nil, err
 	}
+	if err := n.readLevel(ctx); err != nil { // it rises only while all who are present know the next
+		n.retire()
+		return nil, err
+	}
 	for range n.Shards {
 		l := &lane{shard: NewShard(), wake: make(chan struct{}, 1)}
 		l.shard.Version, l.shard.Jitter = randomVersion(), mathrand.Int64N
-		l.shard.Instance, l.shard.Plans = []byte(n.Name), n.plans
+		l.shard.Instance, l.shard.Plans, l.shard.Level = []byte(n.Name), n.plans, n.Level
 		n.lanes = append(n.lanes, l)
 		n.done.Add(1)
 		go n.run(l)
 	}
-	n.done.Add(3)
+	n.done.Add(4)
 	go n.tick()
 	go n.follow()
 	go n.attend()
+	go n.audit()
 	return n, nil
 }
 
@@ -272,6 +301,8 @@ func (n *Instance) Do(ctx context.Context, in *Inbound) (charging.Answer, error)
 			return in.Answer, nil
 		case Silent:
 			return charging.Answer{}, ErrDoubt
+		case Above:
+			return charging.Answer{}, charging.ErrLevel
 		case Busy, Forward, NeedPlan:
 		}
 		return charging.Answer{}, ErrBusy
@@ -369,6 +400,7 @@ func (n *Instance) account(l *lane, busy time.Duration) {
 	n.Load.Panics.Add(int64(c.Panics))
 	n.Load.Unsound.Add(int64(c.Unsound))
 	n.Load.Shed.Add(int64(c.BusyReplies))
+	n.Load.Above.Add(int64(c.Above))
 	*c = Counts{Results: c.Results}
 }
 
@@ -389,7 +421,10 @@ func (n *Instance) deliver(r *Reply) {
 		if n.stopping() {
 			n.giveUp()
 		}
-	case Answered, Busy, Silent:
+	case Answered, Busy, Silent, Above:
+		if r.Outcome == Above {
+			n.outgrown(fmt.Errorf("account %s is above level %d, the highest that this version of rtm knows: %w", in.Account.Name, n.Knows, ErrLevel))
+		}
 		if r.Outcome == Answered {
 			for _, due := range in.Notices {
 				n.dispatch(in.Account, due)
@@ -439,12 +474,18 @@ func (n *Instance) tick() {
 		select {
 		case <-n.stop:
 			return
+		case <-n.level.above: // those who know the level fire them
+			return
 		case <-t.C:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 		before := time.Now()
 		due, next, now, err := n.Store.Due(ctx, nil, TicksMax, TickLease)
 		cancel()
+		if err != nil {
+			n.timers.Failed()
+			n.calm.Store(nil)
+		}
 		switch {
 		case err == nil:
 			n.clock.learn(before, time.Now(), now)
@@ -456,10 +497,107 @@ func (n *Instance) tick() {
 		}
 		elapsed := n.Now()
 		ticks := n.timers.Claimed(due, next, now, elapsed)
+		calm := n.timers.Calm()
+		n.calm.Store(&calm)
 		n.Load.Ticks.Add(int64(len(ticks)))
 		n.Load.Late.Store(int64(n.timers.Late))
 		n.Submit(ticks...)
 		t.Reset(max(n.timers.Poll().Sub(elapsed), time.Millisecond))
+	}
+}
+
+// audit walks over all accounts, as long as this is the oldest of the live
+// instances: together they walk once.
+func (n *Instance) audit() {
+	defer n.done.Done()
+	a := Auditor{Rate: n.Audit, Every: n.AuditEvery}
+	if a.Rate == 0 {
+		return
+	}
+	t := time.NewTimer(0)
+	for {
+		select {
+		case <-n.stop:
+			return
+		case <-n.level.above: // what it would find wrong may be right
+			return
+		case <-t.C:
+		}
+		if place, _ := n.Rank(); place != 0 {
+			a.Rest(n.Now())
+		} else {
+			n.walk(&a)
+		}
+		counts := a.Counts
+		counts.Mismatches = maps.Clone(counts.Mismatches)
+		n.audited.Store(&counts)
+		t.Reset(max(a.Next().Sub(n.Now()), time.Millisecond))
+	}
+}
+
+// Audited is what this instance's audits have found since it began.
+func (n *Instance) Audited() (c AuditCounts) {
+	if p := n.audited.Load(); p != nil {
+		c = *p
+	}
+	return c
+}
+
+// walk does one part of an audit. What cannot be read is read again later.
+func (n *Instance) walk(a *Auditor) {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	calm := func() (t time.Time) {
+		if p := n.calm.Load(); p != nil {
+			t = *p
+		}
+		return t
+	}
+	if cursor, most, ok := a.Part(n.Now()); ok {
+		keys, recs, next, err := n.Store.Scan(ctx, cursor, most)
+		if err != nil {
+			return
+		}
+		ins, found := a.Scanned(keys, recs, next, n.Now(), calm())
+		n.judge(a, ins, found)
+	}
+	if keys := a.Again(n.Now()); len(keys) > 0 {
+		recs, err := n.Store.Load(ctx, keys)
+		if err != nil {
+			return
+		}
+		ins, found := a.Loaded(recs, n.Now(), calm())
+		n.judge(a, ins, found)
+	}
+	a.Ended(n.Now())
+}
+
+// judge lets the loop look at accounts, and tells of what was found.
+func (n *Instance) judge(a *Auditor, ins []*Inbound, found []Finding) {
+	type left struct {
+		in  int
+		out Outcome
+	}
+	done, outcomes := make(chan left, len(ins)), make([]Outcome, len(ins))
+	for i, in := range ins {
+		in.Reply = func(_ *Inbound, o Outcome) { done <- left{i, o} }
+	}
+	n.Submit(ins...)
+	for range ins {
+		select {
+		case l := <-done:
+			outcomes[l.in] = l.out
+		case <-n.stop: // nobody may be there to answer
+			return
+		}
+	}
+	for _, f := range append(found, a.Judged(ins, outcomes)...) {
+		if f.Faults == charging.FaultTimer {
+			n.Log.Error("an account's timer was lost, and is set again", "account", f.Account.Name)
+			continue
+		}
+		n.Log.Error("an account's record does not hold: nothing is repaired, please report it",
+			"account", f.Account.Name, "invariant", f.Faults.String())
 	}
 }
 
@@ -505,6 +643,9 @@ func (n *Instance) reload() {
 		case n.news <- struct{}{}:
 		default:
 		}
+	}
+	if err := n.readLevel(ctx); errors.Is(err, ErrLevel) {
+		n.outgrown(err)
 	}
 	n.reading.Unlock()
 	for _, in := range n.takeUnplanned() {

@@ -31,24 +31,47 @@ const (
 
 // A Presence is what an instance says of itself to the others.
 type Presence struct {
-	Name      string    `json:"name"`
-	PeerHost  string    `json:"peerHost"`
-	Diameter  []string  `json:"diameter,omitempty"`
-	HTTP      string    `json:"http,omitempty"`
-	Since     time.Time `json:"since"`
-	Seen      time.Time `json:"seen"`              // by the store's clock
-	Machine   string    `json:"machine,omitempty"` // where it runs; empty: nobody knows
-	Peers     []string  `json:"peers,omitempty"`   // Origin-Hosts connected to it, not more than 100
-	More      int       `json:"more,omitempty"`    // records that list them all, if there are more
-	Relays    []string  `json:"relays,omitempty"`  // realms that its relays lead to; "*": any
-	Leaving   bool      `json:"leaving,omitempty"`
-	Catalogue string    `json:"catalogue,omitempty"` // the version of its catalogue
-	Requests  int64     `json:"requests"`            // decided so far
-	Busy      int64     `json:"busy"`                // nanoseconds spent deciding them
-	Trips     int64     `json:"trips,omitempty"`     // to the store and back, of the loop's commits so far
-	Waited    int64     `json:"waited,omitempty"`    // nanoseconds of these trips
-	Offset    int64     `json:"offset,omitempty"`    // nanoseconds that the store's clock is ahead of its machine's
+	Name      string      `json:"name"`
+	PeerHost  string      `json:"peerHost"`
+	Diameter  []string    `json:"diameter,omitempty"`
+	HTTP      string      `json:"http,omitempty"`
+	Since     time.Time   `json:"since"`
+	Seen      time.Time   `json:"seen"`              // by the store's clock
+	Machine   string      `json:"machine,omitempty"` // where it runs; empty: nobody knows
+	Peers     []string    `json:"peers,omitempty"`   // Origin-Hosts connected to it, not more than 100
+	More      int         `json:"more,omitempty"`    // records that list them all, if there are more
+	Relays    []string    `json:"relays,omitempty"`  // realms that its relays lead to; "*": any
+	Leaving   bool        `json:"leaving,omitempty"`
+	Catalogue string      `json:"catalogue,omitempty"` // the version of its catalogue
+	Requests  int64       `json:"requests"`            // decided so far
+	Busy      int64       `json:"busy"`                // nanoseconds spent deciding them
+	Trips     int64       `json:"trips,omitempty"`     // to the store and back, of the loop's commits so far
+	Waited    int64       `json:"waited,omitempty"`    // nanoseconds of these trips
+	Offset    int64       `json:"offset,omitempty"`    // nanoseconds that the store's clock is ahead of its machine's
+	Level     uint32      `json:"level,omitempty"`     // the highest level that it knows; zero: 1
+	Audit     AuditCounts `json:"audit,omitzero"`
 	Figures
+}
+
+// A heard is what the list of instances says of one. What another version has
+// written there goes back as it was.
+type heard struct {
+	Presence
+	as json.RawMessage // nil: as Presence has it
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (h *heard) UnmarshalJSON(b []byte) error {
+	h.as = slices.Clone(b)
+	return json.Unmarshal(b, &h.Presence)
+}
+
+// MarshalJSON implements json.Marshaler.
+func (h heard) MarshalJSON() ([]byte, error) {
+	if h.as != nil {
+		return h.as, nil
+	}
+	return json.Marshal(h.Presence)
 }
 
 // Figures are what an instance counted at its door since it began, for those who
@@ -139,16 +162,21 @@ func (n *Instance) present(ctx context.Context) error {
 	me.Requests, me.Busy = n.Load.Requests.Load(), n.Load.Busy.Load()
 	me.Trips, me.Waited, me.Offset = n.Load.Trips.Load(), n.Load.Waited.Load(), int64(n.Offset())
 	me.Leaving, me.Catalogue = n.leaving.Load(), n.Catalogue().Version()
+	me.Level, me.Audit = n.Knows, n.Audited()
 	me.Seen = n.Now()
-	all, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
-		*all = slices.DeleteFunc(*all, func(p Presence) bool {
+	list, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]heard) (bool, error) {
+		*all = slices.DeleteFunc(*all, func(p heard) bool {
 			return p.Name == me.Name || me.Seen.Sub(p.Seen) > presenceStale
 		})
-		*all = append(*all, me)
-		slices.SortFunc(*all, func(a, b Presence) int { return a.Since.Compare(b.Since) })
+		*all = append(*all, heard{Presence: me})
+		slices.SortFunc(*all, func(a, b heard) int { return a.Since.Compare(b.Since) })
 		return true, nil
 	})
 	if err == nil {
+		all := make([]Presence, len(list))
+		for i := range list {
+			all[i] = list[i].Presence
+		}
 		n.others.Store(&all)
 		n.meet(all)
 	}
@@ -401,6 +429,8 @@ func (n *Instance) attend() {
 func (n *Instance) round(ctx context.Context) {
 	if err := n.present(ctx); err != nil {
 		n.Log.Debug("presence is not up to date", "error", err)
+	} else {
+		n.settle(ctx)
 	}
 	if n.Notify != nil {
 		n.collect(ctx)
@@ -435,9 +465,9 @@ func (n *Instance) Await(ctx context.Context) bool {
 func (n *Instance) retire() {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]Presence) (bool, error) {
+	swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]heard) (bool, error) {
 		before := len(*all)
-		*all = slices.DeleteFunc(*all, func(p Presence) bool { return p.Name == n.Name })
+		*all = slices.DeleteFunc(*all, func(p heard) bool { return p.Name == n.Name })
 		return len(*all) != before, nil
 	}) // else it goes stale
 }

@@ -346,6 +346,9 @@ func (p *provisioning) answered(sub int, o Outcome, a *charging.Answer) (again b
 	case o == Silent:
 		out.Err = ErrDoubt
 		return true
+	case o == Above:
+		out.Err = charging.ErrLevel
+		return false
 	case o != Answered:
 		out.Err = ErrBusy
 		return true

@@ -101,6 +101,7 @@ const (
 	Silent                      // it may have taken effect: no answer, the peer resends
 	Forward                     // Inbound.Account is found: submit it again, to its shard
 	NeedPlan                    // load the catalogue, then submit it again
+	Above                       // nothing took effect: the account is of a higher level than is known here, 3002
 )
 
 // A Reply tells that a request has left the loop.
@@ -123,6 +124,7 @@ type Catalogue func(tenant string, plan []byte) charging.Plans
 type Shard struct {
 	Version  func() store.Version // never the same twice
 	Plans    Catalogue
+	Level    func() uint32 // of the store; nil: the lowest
 	Instance []byte
 	Jitter   func(n int64) int64 // below n: spreads retries
 	far      time.Duration       // how long a commit takes, of late
@@ -159,6 +161,7 @@ type Shard struct {
 type Counts struct {
 	Commits, Conflicts, InDoubt, Refused  uint64
 	Panics, Unsound, Batched, BusyReplies uint64
+	Above                                 uint64 // accounts of a higher level that were met
 	Results                               map[charging.Result]uint64
 }
 

@@ -21,6 +21,7 @@ const (
 // again.
 type Timers struct {
 	poll time.Time
+	calm time.Time // since when no poll left anything due; zero: the last one did
 
 	Fired uint64        // ticks begun
 	Late  time.Duration // of the last one
@@ -28,6 +29,12 @@ type Timers struct {
 
 // Poll is when Due must be asked again.
 func (t *Timers) Poll() time.Time { return t.poll }
+
+// Calm is since when no poll left anything that is due; zero: the last one did.
+func (t *Timers) Calm() time.Time { return t.calm }
+
+// Failed notes that nobody knows what is due.
+func (t *Timers) Failed() { t.calm = time.Time{} }
 
 // Claimed makes a Tick of each due record. next is the earliest wake-up left,
 // now the store's time; elapsed is now by the driver's clock, in which Poll and
@@ -46,6 +53,12 @@ func (t *Timers) Claimed(due []store.Due, next, now, elapsed time.Time) []*Inbou
 		})
 	}
 	wait := TickPoll
+	switch behind := len(due) >= TicksMax || !next.IsZero() && !next.After(now); {
+	case behind:
+		t.calm = time.Time{}
+	case t.calm.IsZero():
+		t.calm = elapsed
+	}
 	switch {
 	case len(due) >= TicksMax:
 		wait = 0

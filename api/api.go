@@ -69,6 +69,9 @@ func (s *server) ready(w http.ResponseWriter, r *http.Request) {
 		err = s.Ready()
 	}
 	if err == nil {
+		err = s.instance().Fit()
+	}
+	if err == nil {
 		_, err = s.instance().Store.Facts(ctx)
 	}
 	if err != nil {
@@ -103,6 +106,8 @@ func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/sessions/{session}/explain", s.explain)
 	huma.Get(a, "/v1/subscribers/{subscriber}/explain", s.explainAccount)
 	huma.Get(a, "/v1/instances", s.instances)
+	huma.Get(a, "/v1/level", s.level)
+	huma.Post(a, "/v1/level", s.raise)
 	huma.Get(a, "/v1/records", s.records)
 }
 
@@ -115,6 +120,8 @@ func problem(err error) error {
 		return huma.Error404NotFound(err.Error() + ": it is not open; rtm explain and rtm cdr list --session tell of one that has ended")
 	case errors.Is(err, rtm.ErrNotFound):
 		return huma.Error404NotFound(err.Error() + ": rtm subscriber list and rtm session list show what there is")
+	case errors.Is(err, charging.ErrLevel), errors.Is(err, rtm.ErrOld):
+		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, rtm.ErrTaken):
 		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, rtm.ErrBusy), errors.Is(err, rtm.ErrDoubt), errors.Is(err, context.DeadlineExceeded):

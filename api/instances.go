@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"rtm"
@@ -32,6 +33,16 @@ type Instance struct {
 	StoreTrips   int64     `json:"storeTrips" doc:"round trips of commits"`
 	StoreSeconds float64   `json:"storeSeconds" doc:"time that these took"`
 	Leaving      bool      `json:"leaving"`
+	Level        uint32    `json:"level" doc:"the highest store level that it knows"`
+	Audit        *Audit    `json:"audit,omitempty" doc:"what it found, if it audits: the oldest instance does"`
+}
+
+// Audit is what an instance's walks over all accounts have found since it began.
+type Audit struct {
+	Accounts   int64            `json:"accounts" doc:"looked at in all"`
+	Mismatches map[string]int64 `json:"mismatches" doc:"accounts whose record did not hold, by invariant: I1, I2, I3, timer, record"`
+	Walked     *time.Time       `json:"walked,omitempty" doc:"when the last walk came to its end"`
+	Whole      int64            `json:"whole" doc:"accounts in it"`
 }
 
 // Answered counts CCRs that were answered, by CC-Request-Type.
@@ -56,7 +67,14 @@ func ShowInstance(p *rtm.Presence) Instance {
 		Requests: p.Requests, BusySeconds: time.Duration(p.Busy).Seconds(),
 		Answered: Answered{p.Answered[0], p.Answered[1], p.Answered[2], p.Answered[3]}, Latency: []Latency{},
 		Refused: p.Refused, InFlight: p.InFlight, Connections: p.Connections,
-		StoreTrips: p.Trips, StoreSeconds: time.Duration(p.Waited).Seconds(), Leaving: p.Leaving,
+		StoreTrips: p.Trips, StoreSeconds: time.Duration(p.Waited).Seconds(), Leaving: p.Leaving, Level: max(p.Level, 1),
+	}
+	if a := &p.Audit; a.Accounts > 0 || len(a.Mismatches) > 0 {
+		i.Audit = &Audit{Accounts: a.Accounts, Mismatches: map[string]int64{}, Whole: a.Whole}
+		maps.Copy(i.Audit.Mismatches, a.Mismatches)
+		if !a.Walked.IsZero() {
+			i.Audit.Walked = &a.Walked
+		}
 	}
 	if life := p.Seen.Sub(p.Since); life > 0 {
 		i.Busy = float64(p.Busy) / float64(life)

@@ -29,7 +29,7 @@ type RecordPage struct {
 
 type recordsInput struct {
 	Paging
-	Type    string    `query:"type" enum:"message,final,supplementary,event,ledger,released,unattributed,undelivered,provisioned" doc:"only records of this type"`
+	Type    string    `query:"type" enum:"message,final,supplementary,event,ledger,released,unattributed,undelivered,provisioned,audited,unreadable" doc:"only records of this type"`
 	Tenant  string    `query:"tenant" doc:"only records of this tenant"`
 	Account string    `query:"account" doc:"only records of this account, as its name or as tenant/account"`
 	Session string    `query:"session" doc:"only records of this Session-Id"`

@@ -203,11 +203,17 @@ func (w *teller) ours(r *cdr.Record) bool {
 	switch {
 	case w.Session == "":
 		return true
-	case r.Type == charging.Ledger.String(), r.Type == charging.Provisioned.String():
+	case ofAccount(r):
 		return false // a bucket may expire while the session is decided about
 	}
 	lived := r.Opened == w.life.Opened && r.Sub == w.life.Sub && r.Realm == w.life.Realm
 	return r.Session == w.Session && (r.Opened == "" || lived && r.EntryNumber() >= w.life.EntryNumber())
+}
+
+// ofAccount reports whether r is about the account, and so is told whatever is
+// told of it.
+func ofAccount(r *cdr.Record) bool {
+	return r.Type == charging.Ledger.String() || r.Type == charging.Provisioned.String() || r.Type == charging.Audited.String()
 }
 
 func (w *teller) record(r *cdr.Record) {
@@ -217,7 +223,7 @@ func (w *teller) record(r *cdr.Record) {
 	switch {
 	case ours:
 		w.head(r)
-	case r.Type != charging.Ledger.String() && r.Type != charging.Provisioned.String():
+	case !ofAccount(r):
 		w.other(r)
 		return
 	}
@@ -741,6 +747,11 @@ func said(r *cdr.Record) string {
 			return r.Text
 		}
 		return "one-time debit"
+	case charging.Audited.String():
+		return "an audit found what " + r.Text + "; nothing was repaired"
+	}
+	if len(r.Event) > 0 {
+		return "of a later version of rtm (" + r.Type + "): use that to read it"
 	}
 	return r.Text
 }

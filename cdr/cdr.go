@@ -43,6 +43,7 @@ type Record struct {
 	Lines     []Line    `json:"lines,omitempty"`
 	Movements []Move    `json:"movements,omitempty"`
 	Service   *Service  `json:"service,omitempty"`
+	Event     []byte    `json:"event,omitempty"` // as it is stored, in base64: a later version wrote it, and reads more in it than this
 
 	Partition store.Partition `json:"partition"`
 	Seq       uint64          `json:"seq"`
@@ -99,6 +100,24 @@ type Service struct {
 	Called     string `json:"called,omitempty"`
 	Zone       string `json:"timeZone,omitempty"` // hex
 	RAT        uint8  `json:"rat,omitempty"`
+}
+
+// Unreadable is the type of a record of an event that could not be read at all:
+// nothing but Event, Partition and Seq is known of it.
+const Unreadable = "unreadable"
+
+// Of is the record of an event, as the stream's partition holds it. e is only used
+// on the way. Whatever the event is, it becomes a record: one of a later version
+// carries the octets of the event.
+func Of(e *charging.Entry, event []byte, p store.Partition, seq uint64) Record {
+	if err := e.Decode(event); err != nil {
+		return Record{ID: fmt.Sprintf("%s/%d/%d", Unreadable, p, seq), Type: Unreadable, Event: event, Partition: p, Seq: seq}
+	}
+	r := FromEntry(e, p, seq)
+	if e.Strange {
+		r.Event = event
+	}
+	return r
 }
 
 // FromEntry is the record of an event, as the stream's partition holds it.

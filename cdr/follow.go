@@ -351,11 +351,10 @@ func (f *Follower) section(s *section, events []store.Event) error {
 	var e charging.Entry
 	for _, ev := range events {
 		s.upTo = ev.Seq
-		if err := e.Decode(ev.Bytes); err != nil {
-			f.Log.Error("an event is damaged and left out", "partition", s.partition, "seq", ev.Seq)
-			continue
+		r := Of(&e, ev.Bytes, s.partition, ev.Seq)
+		if r.Type == Unreadable {
+			f.Log.Error("an event cannot be read: it is in the record file as it is", "partition", s.partition, "seq", ev.Seq)
 		}
-		r := FromEntry(&e, s.partition, ev.Seq)
 		if err := enc.Encode(&r); err != nil {
 			return err
 		}

@@ -245,10 +245,7 @@ func (s *Search) events(ctx context.Context, p store.Partition, each func(*Recor
 		for _, ev := range found {
 			after = ev.Seq
 			var e charging.Entry
-			if e.Decode(ev.Bytes) != nil {
-				continue // its follower says so
-			}
-			r := FromEntry(&e, p, ev.Seq)
+			r := Of(&e, ev.Bytes, p, ev.Seq)
 			if err := each(&r); err != nil {
 				return err
 			}

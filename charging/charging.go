@@ -30,6 +30,7 @@ const (
 	Abort       // ask the client to end the session: ASR
 	Notified    // the client answered a RAR or ASR
 	Identify    // put an identity into the account, or take one out
+	Audit       // recompute the invariants of the account, and report what does not hold
 	kindsEnd    // one above the last
 	KindsMax    = int(kindsEnd)
 )
@@ -59,6 +60,8 @@ func (k Kind) String() string {
 		return "NOTIFIED"
 	case Identify:
 		return "IDENTIFY"
+	case Audit:
+		return "AUDIT"
 	}
 	return fmt.Sprintf("Kind(%d)", uint8(k))
 }
@@ -193,6 +196,7 @@ type Request struct {
 	HasGroup bool     //
 	Result   Result   // Notified: the Result-Code of the client's answer
 	Notice   uint32   // Notified: the notice's number
+	Calm     bool     // Audit: no timer is late, so one that has not fired is lost
 }
 
 // A Profile is what an operator says about an account.
@@ -231,6 +235,7 @@ type Answer struct {
 	Bucket   uint32 // TopUp: the number of the bucket credited
 	Created  bool   // Provision: there was no such account
 	Changed  bool   // Provision, Identify: the account is another one than before
+	Faults   Faults // Audit: what does not hold
 }
 
 // Bounds of an account. Beyond them a request is refused.
@@ -418,9 +423,13 @@ type Account struct {
 	Events      uint64    // events written so far
 	Decided     time.Time // the time of the last decision: no decision goes back behind it
 	Armed       time.Time // what the time index was last set to; zero: nothing
+	Level       uint32    // the lowest store level that may decide on it; below 2: any
+	Booked      uint64    // what the credits and debits of all its entries add up to (audit.go)
 
-	size    int    // octets of the record, as decoded and with what was added since, roughly
-	unknown []byte // fields of a later version, kept
+	next     later  // what a build of the next level keeps (now.go, next.go)
+	unbooked uint64 // Booked less what the buckets say, as decoded: no decision changes it
+	size     int    // octets of the record, as decoded and with what was added since, roughly
+	unknown  []byte // fields of a later version, kept
 }
 
 // Plans gives the versions of the account's plan.
@@ -444,6 +453,7 @@ type World struct {
 	Version  [8]byte       // of the write that this decision will be part of
 	Instance []byte        // who decides
 	Took     time.Duration // since the request was read
+	Level    uint32        // of the store: nothing above it is written
 }
 
 // Once is the record of a request that is carried out at most once: an event,

@@ -2,6 +2,7 @@ package charging
 
 import (
 	"bytes"
+	"math"
 	"slices"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 	accountArmed       protowire.Number = 8
 	accountLevel       protowire.Number = 9 // the lowest store level that may decide on it; absent: 1
 	accountPlanVersion protowire.Number = 10
+	accountBooked      protowire.Number = 20 // fixed: what the ledger adds up to (Account.Booked)
 )
 
 const (
@@ -100,7 +102,8 @@ const (
 
 // Decode makes a the account that b holds. Its slices point into b, which must
 // stay as it is as long as a is used. Sessions are decoded when they are
-// needed. An empty b is an account that does not exist.
+// needed. An empty b is an account that does not exist. Errors: ErrRecord;
+// ErrLevel, if b is above the level that this build knows.
 func (a *Account) Decode(b []byte) error {
 	a.reset()
 	if len(b) == 0 {
@@ -114,6 +117,10 @@ func (a *Account) Decode(b []byte) error {
 			return ErrRecord
 		}
 		switch f.number {
+		case accountLevel:
+			if a.Level = uint32(min(f.value, math.MaxUint32)); a.Level > Level {
+				return ErrLevel // it comes first: nothing behind it need be understood
+			}
 		case accountPlan:
 			a.Plan = f.bytes
 		case accountIdentity:
@@ -138,10 +145,18 @@ func (a *Account) Decode(b []byte) error {
 			a.Decided = f.time()
 		case accountArmed:
 			a.Armed = f.time()
+		case accountBooked:
+			a.Booked = f.value
 		default:
-			a.unknown = append(a.unknown, f.raw...)
+			if !a.next.decode(&f) {
+				a.unknown = append(a.unknown, f.raw...)
+			}
 		}
 	}
+	if a.Booked == 0 { // written before there was such a sum
+		a.Booked = a.balance()
+	}
+	a.unbooked = a.Booked - a.balance()
 	return nil
 }
 
@@ -193,6 +208,9 @@ func (s *Session) grownGroups() *Group {
 
 // Append writes a after b and returns both.
 func (a *Account) Append(b []byte) []byte {
+	if a.Level > 1 {
+		b = appendUint(b, accountLevel, uint64(a.Level))
+	}
 	b = appendBytes(b, accountPlan, a.Plan)
 	for _, id := range a.Identities {
 		b = appendBytes(b, accountIdentity, id)
@@ -211,7 +229,8 @@ func (a *Account) Append(b []byte) []byte {
 	b = appendTime(b, accountDecided, a.Decided)
 	b = appendTime(b, accountArmed, a.Armed)
 	b = appendUint(b, accountPlanVersion, uint64(a.PlanVersion))
-	return append(b, a.unknown...)
+	b = appendFixed(b, accountBooked, a.Booked)
+	return append(a.next.append(b), a.unknown...)
 }
 
 func (k *Bucket) append(b []byte) []byte {

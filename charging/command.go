@@ -466,6 +466,7 @@ func (d *decision) forgetBucket() bool {
 	if oldest < 0 {
 		return false
 	}
+	d.a.Booked -= d.a.Buckets[oldest].balance()
 	last := len(d.a.Buckets) - 1
 	copy(d.a.Buckets[oldest:], d.a.Buckets[oldest+1:])
 	d.a.Buckets[last] = Bucket{}

@@ -21,6 +21,7 @@ const (
 	Unattributed                  // usage of a session that nobody knows
 	Undelivered                   // a notice was given up
 	Provisioned                   // the account was created or changed
+	Audited                       // an invariant does not hold: Text says which
 )
 
 // String gives the sort as records spell it.
@@ -44,9 +45,17 @@ func (s Sort) String() string {
 		return "undelivered"
 	case Provisioned:
 		return "provisioned"
+	case Audited:
+		return "audited"
 	}
-	return fmt.Sprintf("Sort(%d)", uint8(s))
+	if name := nextSort(s); name != "" {
+		return name
+	}
+	return fmt.Sprintf("unknown-%d", uint8(s))
 }
+
+// known reports whether this build knows what such an entry says.
+func (s Sort) known() bool { return s >= Message && s <= Audited || nextSort(s) != "" }
 
 // A Line is what an entry says about one rating group. In a final record it is
 // the sum over the session.
@@ -111,6 +120,7 @@ type Entry struct {
 	Lines           []Line
 	Movements       []Movement
 	Particulars     Particulars
+	Strange         bool // it, or something in it, is of a later version: its octets say more than this
 }
 
 // A Log collects the entries of a decision, in memory that is used again.
@@ -183,13 +193,13 @@ func (e *Entry) Decode(b []byte) error {
 		switch f.number {
 		case 25:
 			var l Line
-			if !l.decode(f.bytes) {
+			if !l.decode(f.bytes, &e.Strange) {
 				return ErrRecord
 			}
 			e.Lines = append(e.Lines, l)
 		case 26:
 			var m Movement
-			if !m.decode(f.bytes) {
+			if !m.decode(f.bytes, &e.Strange) {
 				return ErrRecord
 			}
 			e.Movements = append(e.Movements, m)
@@ -198,15 +208,17 @@ func (e *Entry) Decode(b []byte) error {
 				return ErrRecord
 			}
 		default:
-			e.decodeText(&f)
-			e.decodeNumber(&f)
+			if !e.decodeText(&f) && !e.decodeNumber(&f) {
+				e.Strange = true
+			}
 		}
 	}
+	e.Strange = e.Strange || !e.Sort.known() || len(e.Particulars.unknown) > 0
 	return nil
 }
 
-// decodeText takes the fields of an entry that are octets.
-func (e *Entry) decodeText(f *field) {
+// decodeText takes the fields of an entry that are octets; false: it is none.
+func (e *Entry) decodeText(f *field) bool {
 	switch f.number {
 	case 3:
 		copy(e.Version[:], f.bytes)
@@ -228,11 +240,14 @@ func (e *Entry) decodeText(f *field) {
 		e.Text = string(f.bytes)
 	case 22:
 		e.Plan = string(f.bytes)
+	default:
+		return false
 	}
+	return true
 }
 
-// decodeNumber takes the fields of an entry that are one number.
-func (e *Entry) decodeNumber(f *field) {
+// decodeNumber takes the fields of an entry that are one number; false: it is none.
+func (e *Entry) decodeNumber(f *field) bool {
 	switch f.number {
 	case 1:
 		e.Sort = Sort(f.value)
@@ -262,7 +277,10 @@ func (e *Entry) decodeNumber(f *field) {
 		e.Opened = f.time()
 	case 24:
 		e.Ended = f.time()
+	default:
+		return false
 	}
+	return true
 }
 
 func (l *Line) append(b []byte) []byte {
@@ -289,7 +307,8 @@ func (l *Line) append(b []byte) []byte {
 	return appendUint(b, 17, uint64(l.Wanted))
 }
 
-func (l *Line) decode(b []byte) bool {
+// decode also notes whether there are fields that a later version wrote.
+func (l *Line) decode(b []byte, strange *bool) bool {
 	var f field
 	for len(b) > 0 {
 		var ok bool
@@ -312,10 +331,11 @@ func (l *Line) decode(b []byte) bool {
 		case 7:
 			l.Rule = uint32(f.value)
 		case 8:
-			var ok bool
-			if _, ok = l.Used.decode(f.bytes); !ok {
+			unknown, ok := l.Used.decode(f.bytes)
+			if !ok {
 				return false
 			}
+			*strange = *strange || len(unknown) > 0
 		case 9:
 			l.Allowed = int64(f.value)
 		case 10:
@@ -334,6 +354,8 @@ func (l *Line) decode(b []byte) bool {
 			l.PlanName = f.bytes
 		case 17:
 			l.Wanted = int64(f.value)
+		default:
+			*strange = true
 		}
 	}
 	return true
@@ -351,7 +373,8 @@ func (m *Movement) append(b []byte) []byte {
 	return appendInt(b, 9, m.Released)
 }
 
-func (m *Movement) decode(b []byte) bool {
+// decode also notes whether there are fields that a later version wrote.
+func (m *Movement) decode(b []byte, strange *bool) bool {
 	var f field
 	for len(b) > 0 {
 		var ok bool
@@ -377,6 +400,8 @@ func (m *Movement) decode(b []byte) bool {
 			m.Held = f.int()
 		case 9:
 			m.Released = f.int()
+		default:
+			*strange = true
 		}
 	}
 	return true

@@ -1,7 +1,6 @@
 package charging
 
 import (
-	"bytes"
 	"fmt"
 	"testing"
 	"time"
@@ -504,48 +503,5 @@ func (r *rig) fits() {
 	}
 	if size > 256_000 || len(r.outcome.Closings) > 60 {
 		r.t.Fatalf("a decision is %d octets in %d records", size, len(r.outcome.Closings)+1)
-	}
-}
-
-// Fields of a later version are kept, at every level.
-func TestUnknownFieldsAreKeptAtEveryLevel(t *testing.T) {
-	r := newRig(t, 1_000_000, versions{plan("p", 1, service(1, 10_000, 100))})
-	q := ccr(Initial, 0, 0, 100)
-	q.Particulars.APN = []byte("ims")
-	r.do(q)
-	r.do(ccr(Update, 1, mib, 100))
-	r.do(&Request{Kind: Reauthorise, Realm: []byte("realm.example"), Session: []byte("gw.realm.example;1;2")})
-	marks := 0
-	var marked func(b []byte, path string) []byte
-	marked = func(b []byte, path string) []byte {
-		nested := map[string]bool{"": true, "/3": true, "/4": true, "/4/6": true, "/4/6/9": true, "/4/6/14": true, "/4/6/15": true,
-			"/4/6/15/17": true, "/4/6/15/18": true, "/4/6/16": true, "/4/6/22": true}
-		if !nested[path] {
-			return b
-		}
-		var out []byte
-		var f field
-		for rest := b; len(rest) > 0; {
-			var ok bool
-			if rest, ok = next(rest, &f); !ok {
-				t.Fatal(path)
-			}
-			if f.bytes == nil {
-				out = append(out, f.raw...)
-				continue
-			}
-			out = appendBytes(out, f.number, marked(f.bytes, fmt.Sprintf("%s/%d", path, f.number)))
-		}
-		marks++
-		return appendBytes(out, 90, "later"+path+"!")
-	}
-	b := marked(r.record, "")
-	var a Account
-	if err := a.Decode(b); err != nil || a.DecodeAll() != nil {
-		t.Fatal(err)
-	}
-	again := a.Append(nil)
-	if want, got := bytes.Count(b, []byte("later")), bytes.Count(again, []byte("later")); got != want || marks < 11 {
-		t.Errorf("%d of %d fields of a later version are left", got, want)
 	}
 }

@@ -42,12 +42,25 @@ func Step(a *Account, r *Request, w *World, o *Outcome) {
 	if d.now.Before(a.Decided) {
 		d.now = a.Decided
 	}
+	if d.decide(); o.Changed {
+		d.raise()
+		a.book(&o.Log)
+	}
+}
+
+// decide is Step without the books.
+func (d *decision) decide() {
+	a, r, w, o := d.a, d.r, d.w, d.o
 	if r.Kind == Provision {
 		d.provision()
 		return
 	}
 	if !a.Exists {
 		o.Answer.Result, o.Stranger = UserUnknown, true
+		return
+	}
+	if r.Kind == Audit {
+		d.audit()
 		return
 	}
 	d.plan = w.Plans.Current(d.now)
@@ -111,10 +124,14 @@ func (a *Account) Wake() time.Time {
 	return t
 }
 
-// Check reports whether I1, I2 and I5 hold as far as they can be seen without
+// Check reports whether I1, I2, I3 and I5 hold as far as they can be seen without
 // decoding every session: what the sessions at hand hold, and what the others
-// held when the record was loaded, is what each bucket has reserved.
+// held when the record was loaded, is what each bucket has reserved; and what a
+// bucket was credited and debited since then is in the entries.
 func (a *Account) Check() bool {
+	if a.Booked-a.balance() != a.unbooked {
+		return false
+	}
 	for i := range a.Buckets {
 		b := &a.Buckets[i]
 		held := b.elsewhere

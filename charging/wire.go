@@ -11,6 +11,10 @@ import (
 // something else wrote them.
 var ErrRecord = errors.New("stored bytes are not a record of an account")
 
+// ErrLevel says that a record is above [Level]: a later version may decide on it,
+// and this one must not.
+var ErrLevel = errors.New("the record is of a higher level than this version of rtm knows: install the one that the other instances run")
+
 // The record's fields carry their meaning by number (fields.go). A field with
 // the zero value is not written.
 

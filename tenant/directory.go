@@ -38,6 +38,7 @@ func Former(b []byte, now time.Time) (account store.Key, ok bool) {
 	if !ok {
 		return store.Key{}, false
 	}
+	line, _, _ = bytes.Cut(line, []byte("\n")) // behind it: of a later version
 	name, end, _ := strings.Cut(string(line), " ")
 	until, err := strconv.ParseInt(end, 10, 64)
 	t, a, ok := DecodeOwner([]byte(name))

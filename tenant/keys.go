@@ -17,6 +17,7 @@ const (
 	KindCatalogue = 'k' // tenants, plans, peers
 	KindPresence  = 'p' // which instances live
 	KindCursor    = 'f' // how far a follower of events has come
+	KindLevel     = 'l' // the store's level
 )
 
 // Partition spreads names over the partitions by FNV-1a, 64 bits, folded. It is

@@ -19,7 +19,7 @@ const (
 var completeMax = 250 * time.Millisecond
 
 // recordTypes are those of the record files.
-var recordTypes = []string{"message", "final", "supplementary", "event", "ledger", "released", "unattributed", "undelivered", "provisioned"}
+var recordTypes = []string{"message", "final", "supplementary", "event", "ledger", "released", "unattributed", "undelivered", "provisioned", "audited", "unreadable"}
 
 // names asks a server what a word can be. Only those that begin with prefix
 // matter.
