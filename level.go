@@ -88,6 +88,12 @@ func loadLevel(ctx context.Context, s store.Store) (at levelRecord, recs []store
 	return at, recs, nil
 }
 
+// StoreLevel reads the level of a store, for one who is no instance.
+func StoreLevel(ctx context.Context, s store.Store) (uint32, error) {
+	at, _, err := loadLevel(ctx, s)
+	return at.Level, err
+}
+
 // outgrown makes the instance one that takes no traffic, and says why, once.
 func (n *Instance) outgrown(err error) {
 	n.level.once.Do(func() {

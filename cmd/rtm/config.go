@@ -8,7 +8,9 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
@@ -30,6 +32,9 @@ type config struct {
 	Realms      []string `yaml:"realms" json:"realms"`
 	Identities  []string `yaml:"identities" json:"identities"`
 	Records     string   `yaml:"records" json:"records"`
+
+	Audit  int           `yaml:"audit" json:"audit"`
+	Settle time.Duration `yaml:"settle" json:"settle"`
 }
 
 // defaults are what a server does that is told nothing.
@@ -37,6 +42,7 @@ func defaults() config {
 	return config{
 		Store: "embedded:rtm-data", Diameter: []string{"127.0.0.1:3868"}, HTTP: "127.0.0.1:8868",
 		OriginHost: "ocs.rtm.localdomain", OriginRealm: "rtm.localdomain", Records: "records",
+		Audit: 200, Settle: time.Hour,
 	}
 }
 
@@ -55,6 +61,8 @@ func (c *config) bind(cmd *cobra.Command, file *string) {
 	f.StringSliceVar(&c.Realms, "realms", c.Realms, "further realms that are served")
 	f.StringSliceVar(&c.Identities, "identities", c.Identities, "further host names that are served; instances know each other's peer hosts by themselves")
 	f.StringVar(&c.Records, "records", c.Records, "directory for record files; empty: none are written")
+	f.IntVar(&c.Audit, "audit", c.Audit, "accounts a second that are audited, by one of the instances; 0: none")
+	f.DurationVar(&c.Settle, "settle", c.Settle, "how long all instances must know a new store level before it rises by itself; 0: only by rtm upgrade finish")
 }
 
 // load puts file and environment below the flags that were given.
@@ -133,7 +141,18 @@ func (c *config) keys() []key {
 		list("realms", func(c *config) *[]string { return &c.Realms }),
 		list("identities", func(c *config) *[]string { return &c.Identities }),
 		text("records", func(c *config) *string { return &c.Records }),
+		{"audit", func(v string) { c.Audit = numberOf(v, strconv.Atoi) }, func(from *config) { c.Audit = from.Audit }},
+		{"settle", func(v string) { c.Settle = numberOf(v, time.ParseDuration) }, func(from *config) { c.Settle = from.Settle }},
 	}
+}
+
+// numberOf is v as a number; one that is none becomes -1, which check refuses.
+func numberOf[N int | time.Duration](v string, parse func(string) (N, error)) N {
+	n, err := parse(v)
+	if err != nil {
+		return -1
+	}
+	return n
 }
 
 // nameShape is what an instance may be called: the name is part of those of its
@@ -171,6 +190,12 @@ func (c *config) check() error {
 		if _, _, err := net.SplitHostPort(d); err != nil {
 			return fmt.Errorf("diameter: %q is not HOST:PORT", d)
 		}
+	}
+	if c.Audit < 0 {
+		return errors.New("audit: must be a number of accounts a second, such as 200, or 0")
+	}
+	if c.Settle < 0 {
+		return errors.New("settle: must be a time such as 1h, or 0")
 	}
 	if len(c.Diameter) == 0 {
 		return errors.New("diameter: name at least one address to listen on")

@@ -19,6 +19,7 @@ import (
 
 	"rtm/api"
 	"rtm/cdr"
+	"rtm/charging"
 	"rtm/store/embed"
 	"rtm/store/redis"
 	"rtm/tenant"
@@ -124,6 +125,8 @@ func (d *doctor) examine(ctx context.Context) {
 	d.files()
 	if d.sight != nil {
 		d.instances()
+		d.levels()
+		d.audit()
 		d.catalogue()
 		d.peers()
 	}
@@ -550,6 +553,68 @@ func (d *doctor) instances() {
 	d.machines()
 	if slices.ContainsFunc(all, func(n api.Instance) bool { return n.Catalogue != all[0].Catalogue }) {
 		d.warn("instances", "look again in a few seconds; if it stays so, one of them does not reach the store", "they do not have the same catalogue")
+	}
+}
+
+// levels tells which instances hold up an upgrade, and which it has left behind.
+func (d *doctor) levels() {
+	at, most := d.sight.level, uint32(0)
+	var old, behind []string
+	for i := range d.sight.instances {
+		n := &d.sight.instances[i]
+		most = max(most, n.Level)
+		if n.Level <= at {
+			old = append(old, n.Name)
+		}
+		if n.Level < at {
+			behind = append(behind, n.Name)
+		}
+	}
+	switch {
+	case len(behind) > 0:
+		d.fail("upgrade", "stop them, and start the version of rtm that the others run", "the store is at level %d, which %s do not know", at, few(behind))
+	case d.running == nil && at > charging.Level:
+		d.fail("upgrade", "install a later one", "the store is at level %d, and this version of rtm knows level %d: it would not start", at, charging.Level)
+	case most > at && len(old) > 0:
+		d.ok("upgrade", "the store is at level %d; it can rise to %d when %s are upgraded", at, most, few(old))
+	case most > at:
+		d.ok("upgrade", "the store is at level %d, and all instances know %d: rtm upgrade status", at, most)
+	}
+}
+
+// audit tells what the walks over all accounts have found.
+func (d *doctor) audit() {
+	if len(d.sight.instances) == 0 {
+		return
+	}
+	var walked *time.Time
+	whole, wrong := int64(0), make(map[string]int64)
+	for i := range d.sight.instances {
+		a := d.sight.instances[i].Audit
+		if a == nil {
+			continue
+		}
+		for name, n := range a.Mismatches {
+			wrong[name] += n
+		}
+		if a.Walked != nil && (walked == nil || a.Walked.After(*walked)) {
+			walked, whole = a.Walked, a.Whole
+		}
+	}
+	var found []string
+	for _, name := range sorted(wrong) {
+		if wrong[name] > 0 {
+			found = append(found, fmt.Sprintf("%s %d times", name, wrong[name]))
+		}
+	}
+	switch {
+	case len(found) > 0:
+		d.fail("audit", "the log and the records of type audited (rtm cdr list --type audited) name the accounts; nothing was repaired but timers",
+			"accounts did not hold since these instances began: %s", few(found))
+	case walked == nil:
+		d.ok("audit", "no walk over all accounts has come to its end yet")
+	default:
+		d.ok("audit", "%s held, when the last walk ended at %s", plural(int(whole), "account"), walked.Format(time.RFC3339))
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"rtm/api"
+	"rtm/charging"
 	"rtm/rtmtest"
 	"rtm/store/redis"
 	"rtm/tenant"
@@ -137,7 +139,7 @@ func TestDoctorReadsTheEnvironment(t *testing.T) {
 func TestDoctorBesideAServer(t *testing.T) {
 	t.Chdir(t.TempDir())
 	target, addr := rtmtest.FreeAddr(t), rtmtest.FreeAddr(t)
-	p := run(t, "serve", "--diameter", target, "--http", addr)
+	p := run(t, "serve", "--diameter", target, "--http", addr, "--audit", "0")
 	rtmtest.Until(t, "it is ready", ready("http://"+addr))
 	l := &lab{api: "http://" + addr}
 	l.apply(t, filepath.Join(repository, "examples/lab.yaml"))
@@ -156,6 +158,7 @@ ok  diameter   instance ocs listens on DIAMETER
 ok  records    directory records can be written
 ok  files      enough may be open for the 10000 connections that an instance takes
 ok  instances  1 on this store: ocs as ocs.rtm.localdomain
+ok  audit      no walk over all accounts has come to its end yet
 ok  catalogue  1 tenant, and 1 peer document for them
 ok  peers      connected: smf.test to ocs
 `
@@ -286,6 +289,35 @@ func TestDoctorJudges(t *testing.T) {
 			d.sight = two(func(a, b *api.Instance) {})
 			d.instances()
 		}, "FAIL instances: instance c runs here, but on another store"},
+		"an upgrade that waits": {func(d *doctor) {
+			d.sight = two(func(a, b *api.Instance) { a.Level, b.Level = 1, 2 })
+			d.sight.level = 1
+			d.levels()
+		}, "ok upgrade: the store is at level 1; it can rise to 2 when a are upgraded"},
+		"an upgrade that can be finished": {func(d *doctor) {
+			d.sight = two(func(a, b *api.Instance) { a.Level, b.Level = 2, 2 })
+			d.sight.level = 1
+			d.levels()
+		}, "ok upgrade: the store is at level 1, and all instances know 2: rtm upgrade status"},
+		"one that an upgrade left behind": {func(d *doctor) {
+			d.sight = two(func(a, b *api.Instance) { a.Level, b.Level = 2, 1 })
+			d.sight.level = 2
+			d.levels()
+		}, "FAIL upgrade: the store is at level 2, which b do not know"},
+		"a store of a later version": {func(d *doctor) { d.sight = &sight{level: 99}; d.levels() },
+			fmt.Sprintf("FAIL upgrade: the store is at level 99, and this version of rtm knows level %d: it would not start", charging.Level)},
+		"an audit that found something": {func(d *doctor) {
+			d.sight = two(func(a, b *api.Instance) {
+				a.Audit = &api.Audit{Mismatches: map[string]int64{"I3": 1, "timer": 2}, Walked: &time.Time{}}
+				b.Audit = &api.Audit{Mismatches: map[string]int64{"I3": 1, "I1": 0}}
+			})
+			d.audit()
+		}, "FAIL audit: accounts did not hold since these instances began: I3 2 times, timer 2 times"},
+		"an audit that found nothing": {func(d *doctor) {
+			at := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
+			d.sight = two(func(a, b *api.Instance) { b.Audit = &api.Audit{Walked: &at, Whole: 1} })
+			d.audit()
+		}, "ok audit: 1 account held, when the last walk ended at 2026-03-01T10:00:00Z"},
 		"nobody is let in": {func(d *doctor) { d.sight = &sight{tenants: []*tenant.Tenant{{Name: "shop"}}}; d.catalogue() }, "warn catalogue: it has no peer: every gateway is refused (3010)"},
 		"a tenant of no peer": {func(d *doctor) {
 			d.sight = &sight{tenants: []*tenant.Tenant{{Name: "shop"}, {Name: "lab"}}, peers: []*tenant.Peer{{Host: "*", Tenants: []string{"lab"}}}}

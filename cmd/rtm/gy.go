@@ -323,6 +323,8 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 			return
 		}
 		c.result(diameter.TooBusy)
+	case rtm.Above:
+		c.result(diameter.UnableToDeliver)
 	case rtm.Silent, rtm.Forward, rtm.NeedPlan:
 		d.Counts.Silent.Add(1)
 		c.request.Drop()

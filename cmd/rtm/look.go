@@ -60,6 +60,7 @@ type sight struct {
 	ahead     time.Duration // of the store's clock to this machine's
 	trip      time.Duration // of asking for it
 	instances []api.Instance
+	level     uint32 // of the store
 	tenants   []*tenant.Tenant
 	peers     []*tenant.Peer
 }
@@ -78,6 +79,9 @@ func (s *sight) read(ctx context.Context, st store.Store) (err error) {
 	}
 	for i := range live {
 		s.instances = append(s.instances, api.ShowInstance(&live[i]))
+	}
+	if s.level, err = rtm.StoreLevel(ctx, st); err != nil {
+		return err
 	}
 	cat, err := tenant.Load(ctx, reader{st}, nil)
 	if err != nil {
@@ -108,7 +112,11 @@ func (s *sight) ask(ctx context.Context, r *remote) error {
 			return err
 		}
 	}
-	s.instances, s.tenants = out.Instances, out.Tenants
+	var l api.Level
+	if err := get("/v1/level", &l); err != nil {
+		return err
+	}
+	s.instances, s.tenants, s.level = out.Instances, out.Tenants, l.Level
 	for _, p := range out.Peers {
 		if p.Declared {
 			s.peers = append(s.peers, &tenant.Peer{Host: p.Host, Realm: p.Realm, Sources: p.Sources, Relays: p.Relays, Tenants: p.Tenants, Dialect: p.Dialect, AnswerAs: p.AnswerAs})

@@ -56,13 +56,14 @@ func openStore(ctx context.Context, c *config, log *slog.Logger) (store.Store, e
 
 // instance is one running instance: loop, Diameter, records.
 type instance struct {
-	core     *rtm.Instance
-	door     *door
-	node     *peer.Node
-	addrs    []string
-	follow   context.CancelFunc
-	followed sync.WaitGroup
-	stopped  bool
+	core      *rtm.Instance
+	door      *door
+	node      *peer.Node
+	addrs     []string
+	follow    context.CancelFunc
+	following context.Context // ends with follow
+	followed  sync.WaitGroup
+	stopped   bool
 }
 
 // startInstance runs an instance of c on an open store.
@@ -98,6 +99,7 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 	i.core, err = rtm.Start(ctx, rtm.Config{
 		Name: c.Name, Store: st, Log: log, Notify: d.notify, Connected: d.connected, Figures: d.figures,
 		Presence: rtm.Presence{PeerHost: c.PeerHost, Machine: machine, Diameter: i.addrs, HTTP: c.HTTP},
+		Audit:    c.Audit, Settle: c.Settle,
 	})
 	if err != nil {
 		for _, l := range listeners {
@@ -112,13 +114,24 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 	for _, l := range listeners {
 		go i.node.Serve(l)
 	}
+	i.followed.Go(func() { i.watch(i.following) })
 	return i, nil
+}
+
+// watch sends the peers away when the instance is not to take any more: it goes on
+// answering what is in hand, and its management interface says why.
+func (i *instance) watch(ctx context.Context) {
+	select {
+	case <-i.core.Outgrown():
+		i.node.Leave(leaveMax)
+	case <-ctx.Done():
+	}
 }
 
 // record follows the events into files, if it is wanted.
 func (i *instance) record(ctx context.Context, c *config, st store.Store, log *slog.Logger) error {
 	follow, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	i.follow = cancel
+	i.follow, i.following = cancel, follow
 	if c.Records == "" {
 		return nil
 	}
