@@ -278,3 +278,51 @@ func TestAFileIsOneInstances(t *testing.T) {
 		t.Errorf("%v are left to their own instances, %v", left, err)
 	}
 }
+
+// Events of a later version of rtm, and what cannot be read at all, are in the
+// file with their octets: nothing is left out.
+func TestEventsOfALaterVersionAreCarried(t *testing.T) {
+	s := storetest.NewMemory()
+	plain := (&charging.Entry{Sort: charging.Ledger, Tenant: "t", Account: "a", Number: 1}).Append(nil)
+	events := [][]byte{
+		plain,
+		(&charging.Entry{Sort: 250, Tenant: "t", Account: "a", Number: 2}).Append(nil),
+		append((&charging.Entry{Sort: charging.Message, Tenant: "t", Account: "a", Number: 3}).Append(nil), 0x90, 0x3f, 5), // a field 1010
+		{0xff, 0xff, 0xff},
+	}
+	rs, _ := s.Commit(t.Context(), []store.Commit{{
+		Writes: []store.Write{{Op: store.Put, Key: storetest.Key(3, "x"), New: storetest.NewVersion()}}, Events: events,
+	}})
+	if rs[0].Outcome != store.Done {
+		t.Fatal(rs[0])
+	}
+	f, err := NewFollower(Config{Store: s, Dir: t.TempDir(), Instance: "A"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Pass(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var got []Record
+	if err := Read(f.Dir, func(r *Record) error { got = append(got, *r); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	want := []struct {
+		kind    string
+		account string
+		carried bool
+	}{{"ledger", "a", false}, {"unknown-250", "a", true}, {"message", "a", true}, {Unreadable, "", true}}
+	if len(got) != len(want) {
+		t.Fatalf("%d of %d events are in the file", len(got), len(want))
+	}
+	ids := make(map[string]bool)
+	for i, r := range got {
+		ids[r.ID] = true
+		if r.Type != want[i].kind || r.Account != want[i].account || want[i].carried != (string(r.Event) == string(events[i])) || r.Seq == 0 {
+			t.Errorf("event %d is %+v", i, r)
+		}
+	}
+	if left, err := s.Events(t.Context(), 3, 0, 10); err != nil || len(left) > 0 || len(ids) != len(want) {
+		t.Errorf("%d are left in the store, %d have names, %v", len(left), len(ids), err)
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -372,12 +373,31 @@ func TestReauthAndAbort(t *testing.T) {
 
 // process is the program as a process.
 type process struct {
-	t    testing.TB
-	args []string
-	env  []string
-	cmd  *exec.Cmd
-	pid  atomic.Int64
-	out  bytes.Buffer
+	t       testing.TB
+	program string // empty: the test's own
+	args    []string
+	env     []string
+	cmd     *exec.Cmd
+	pid     atomic.Int64
+	out     spoken
+}
+
+// spoken is what a process has said so far.
+type spoken struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (s *spoken) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+func (s *spoken) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 func run(t testing.TB, args ...string) *process {
@@ -388,7 +408,13 @@ func run(t testing.TB, args ...string) *process {
 // runWith is run with more in the environment.
 func runWith(t testing.TB, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, args: args, env: env}
+	return (&process{t: t, args: args, env: env}).run()
+}
+
+// run starts the process, and ends it with the test.
+func (p *process) run() *process {
+	t := p.t
+	t.Helper()
 	p.start()
 	t.Cleanup(func() {
 		p.cmd.Process.Kill()
@@ -399,7 +425,7 @@ func runWith(t testing.TB, env []string, args ...string) *process {
 
 func (p *process) start() {
 	p.t.Helper()
-	p.cmd = exec.Command(os.Args[0], p.args...)
+	p.cmd = exec.Command(cmp.Or(p.program, os.Args[0]), p.args...)
 	p.cmd.Env = append(append(os.Environ(), p.env...), "RTM_TEST_MAIN=1")
 	p.cmd.Stderr = &p.out
 	if err := p.cmd.Start(); err != nil {
