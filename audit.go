@@ -112,6 +112,9 @@ func (a *Auditor) Scanned(keys []store.Key, recs []store.Record, next []byte, no
 	a.cursor, a.scanned = next, next == nil
 	cost := time.Duration(max(accounts, len(keys)/auditOthers)) * time.Second / time.Duration(max(a.Rate, 1))
 	a.next = now.Add(max(cost, time.Millisecond))
+	if a.scanned {
+		a.next = now.Add(time.Second)
+	}
 	return ins, found
 }
 
@@ -201,7 +204,7 @@ func (a *Auditor) Ended(now time.Time) bool {
 	}
 	a.Counts.Walks++
 	a.Counts.Walked, a.Counts.Whole = now, a.seen
-	if at := a.began.Add(every); at.After(a.next) {
+	if at := a.began.Add(every); at.After(a.next) && a.seen > 0 { // else there are accounts soon
 		a.next = at
 	}
 	a.began = time.Time{}

@@ -506,7 +506,7 @@ func (n *Instance) tick() {
 	}
 }
 
-// audit walks over all accounts, as long as this is the oldest of the live
+// audit walks over all accounts, as long as this is the eldest of the live
 // instances: together they walk once.
 func (n *Instance) audit() {
 	defer n.done.Done()
@@ -523,7 +523,7 @@ func (n *Instance) audit() {
 			return
 		case <-t.C:
 		}
-		if place, _ := n.Rank(); place != 0 {
+		if !n.eldest() {
 			a.Rest(n.Now())
 		} else {
 			n.walk(&a)

@@ -191,15 +191,14 @@ func (n *Instance) Raise(ctx context.Context) (Levels, error) {
 	return Levels{}, ErrBusy
 }
 
-// settle raises the store's level, if this is the oldest instance and all have
+// settle raises the store's level, if this is the eldest instance and all have
 // known a higher one for long enough.
 func (n *Instance) settle(ctx context.Context) {
-	place, _ := n.Rank()
 	knows := n.Knows
 	for _, p := range n.Instances() {
 		knows = min(knows, max(p.Level, 1))
 	}
-	if knows <= n.Level() || place != 0 || n.Settle == 0 || n.Fit() != nil {
+	if knows <= n.Level() || !n.eldest() || n.Settle == 0 || n.Fit() != nil {
 		n.level.ready = time.Time{}
 		return
 	}

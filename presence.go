@@ -280,6 +280,14 @@ func (n *Instance) Rank() (place, of int) {
 	return max(i, 0), max(len(all), 1)
 }
 
+// eldest reports whether this instance has been there for longest, of those that
+// do not leave: it does what is to be done once for all.
+func (n *Instance) eldest() bool {
+	all := n.Instances()
+	i := slices.IndexFunc(all, func(p Presence) bool { return !p.Leaving })
+	return i >= 0 && all[i].Name == n.Name
+}
+
 // dispatch sends a notice over the gateway's own connection here, or leaves it
 // to be routed. If nobody is connected, the session's timer tries again.
 func (n *Instance) dispatch(account store.Key, due charging.Due) {

@@ -35,6 +35,8 @@ type config struct {
 
 	Audit  int           `yaml:"audit" json:"audit"`
 	Settle time.Duration `yaml:"settle" json:"settle"`
+
+	auditEvery time.Duration // from one walk to the next; zero: as rtm has it
 }
 
 // defaults are what a server does that is told nothing.

@@ -174,11 +174,16 @@ func all(t testing.TB, o *outcome) {
 func TestSimBothStores(t *testing.T) {
 	for name, open := range map[string]func(testing.TB) store.Store{"embedded": embedded, "redis": onRedis} {
 		t.Run(name, func(t *testing.T) {
-			l := startLab(t, open(t), 2)
+			l := startLab(t, open(t), 2, func(c *config) { c.Audit, c.auditEvery = 2000, 100*time.Millisecond })
 			o := simulate(t, l, func(p *play) {
 				p.conf.Sessions, p.conf.Groups, p.conf.Hop, p.conf.Dup = 20_000, 2, true, true
 			})
 			all(t, o)
+			a := l.instances[0].core.Audited()
+			if len(a.Mismatches) > 0 || a.Walks < 2 || a.Accounts < 500 {
+				t.Errorf("audits found %+v", a)
+			}
+			t.Logf("%d accounts were audited in %d walks", a.Accounts, a.Walks)
 			for target, row := range o.Matrix {
 				for kind, n := range row {
 					if kind != "" && n == 0 {

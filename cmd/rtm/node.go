@@ -99,7 +99,7 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 	i.core, err = rtm.Start(ctx, rtm.Config{
 		Name: c.Name, Store: st, Log: log, Notify: d.notify, Connected: d.connected, Figures: d.figures,
 		Presence: rtm.Presence{PeerHost: c.PeerHost, Machine: machine, Diameter: i.addrs, HTTP: c.HTTP},
-		Audit:    c.Audit, Settle: c.Settle,
+		Audit:    c.Audit, AuditEvery: c.auditEvery, Settle: c.Settle,
 	})
 	if err != nil {
 		for _, l := range listeners {
