@@ -1,10 +1,13 @@
 package rtm_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +102,67 @@ func TestTheLevelRisesByItself(t *testing.T) {
 	}
 }
 
+// meanwhile is a store in which something happens once, just after that key was
+// read.
+type meanwhile struct {
+	store.Store
+	read store.Key
+	do   atomic.Pointer[func()]
+}
+
+func (m *meanwhile) Load(ctx context.Context, keys []store.Key) ([]store.Record, error) {
+	recs, err := m.Store.Load(ctx, keys)
+	if slices.Contains(keys, m.read) {
+		if do := m.do.Swap(nil); do != nil {
+			(*do)()
+		}
+	}
+	return recs, err
+}
+
+// Where the list of instances is, and the store's level.
+var (
+	presenceKey = store.Key{Partition: tenant.Partition("presence"), Kind: tenant.KindPresence, Name: "instances"}
+	levelKey    = store.Key{Partition: presenceKey.Partition, Kind: tenant.KindLevel, Name: "level"}
+)
+
+// An old instance that comes while the level rises is seen, or sees it.
+func TestAnInstanceComesWhileTheLevelRises(t *testing.T) {
+	m := storetest.NewMemory()
+	open(t, m)
+	log := &lines{}
+	next, err := knowing(t, m, "next", 2, 0, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &meanwhile{Store: m, read: presenceKey}
+	raise := func() { // an old one has read the level, and looks who is there
+		if _, err := next.Raise(t.Context()); err != nil {
+			t.Errorf("the level does not rise while nobody else is there: %v", err)
+		}
+	}
+	s.do.Store(&raise)
+	if _, err := knowing(t, s, "old", 1, 0, log); !errors.Is(err, rtm.ErrLevel) {
+		t.Errorf("the old one that did not see the level rise starts: %v", err)
+	}
+	if live, err := rtm.Live(t.Context(), m); err != nil || len(live) != 1 {
+		t.Errorf("it is still on the list: %+v, %v", live, err)
+	}
+
+	m = storetest.NewMemory()
+	open(t, m)
+	s = &meanwhile{Store: m, read: levelKey}
+	if next, err = knowing(t, s, "next", 2, 0, log); err != nil {
+		t.Fatal(err)
+	}
+	var coming error
+	come := func() { _, coming = knowing(t, m, "old", 1, 0, log) }
+	s.do.Store(&come)
+	if _, err := next.Raise(t.Context()); !errors.Is(err, rtm.ErrOld) || coming != nil {
+		t.Errorf("the level rises, and an old instance has come: %v, %v", err, coming)
+	}
+}
+
 // An instance that was away while the level rose takes no traffic when it is back,
 // and says once what to do.
 func TestAnInstanceIsOutgrown(t *testing.T) {
@@ -112,8 +176,7 @@ func TestAnInstanceIsOutgrown(t *testing.T) {
 	if err := n.Fit(); err != nil {
 		t.Fatal(err)
 	}
-	key := store.Key{Partition: tenant.Partition("presence"), Kind: tenant.KindLevel, Name: "level"}
-	put := store.Write{Op: store.Put, Key: key, New: storetest.NewVersion(), Bytes: []byte(`{"level":2}`)}
+	put := store.Write{Op: store.Put, Key: levelKey, New: storetest.NewVersion(), Bytes: []byte(`{"level":2}`)}
 	if rs, _ := s.Commit(t.Context(), []store.Commit{{Writes: []store.Write{put}}}); rs[0].Outcome != store.Done {
 		t.Fatal(rs[0])
 	}
@@ -182,9 +245,8 @@ func TestPresenceKeepsWhatItDoesNotKnow(t *testing.T) {
 	s := storetest.NewMemory()
 	open(t, s)
 	n := start(t, s, "A")
-	key := store.Key{Partition: tenant.Partition("presence"), Kind: tenant.KindPresence, Name: "instances"}
 	stranger := func() map[string]any {
-		recs, err := s.Load(t.Context(), []store.Key{key})
+		recs, err := s.Load(t.Context(), []store.Key{presenceKey})
 		var all []map[string]any
 		if err != nil || json.Unmarshal(recs[0].Bytes, &all) != nil {
 			t.Fatal(err)
@@ -198,7 +260,7 @@ func TestPresenceKeepsWhatItDoesNotKnow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Commit(t.Context(), []store.Commit{{Writes: []store.Write{{Op: store.Put, Key: key, Seen: recs[0].Version, New: storetest.NewVersion(), Bytes: body}}}})
+		s.Commit(t.Context(), []store.Commit{{Writes: []store.Write{{Op: store.Put, Key: presenceKey, Seen: recs[0].Version, New: storetest.NewVersion(), Bytes: body}}}})
 		return nil
 	}
 	rtmtest.Until(t, "it is on the list", func() bool { return stranger() != nil })

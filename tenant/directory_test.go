@@ -205,3 +205,15 @@ func TestAnIdentityHasOneOwner(t *testing.T) {
 	}
 	d.expect(id, "")
 }
+
+// A further line, of a later version, changes nothing for this one.
+func TestAFurtherLineOfADirectoryRecord(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	b := append(tenant.EncodeMoved(nil, "shop", "bob", tenant.AccountKey("shop", "alice"), now.Add(time.Hour)), "\nwhatever comes"...)
+	if tn, a, ok := tenant.DecodeOwner(b); !ok || tn != "shop" || a != "bob" {
+		t.Errorf("%s %s %t", tn, a, ok)
+	}
+	if k, ok := tenant.Former(b, now); !ok || k != tenant.AccountKey("shop", "alice") {
+		t.Errorf("%s %t", k, ok)
+	}
+}
