@@ -18,6 +18,7 @@ const (
 	auditConfirm = 5 * time.Second        // … and an account is looked at again after that
 	auditDrop    = 2 * time.Minute        // … unless timers are late all that time: then the next walk sees
 	auditOthers  = 10                     // other records pass that much faster than accounts
+	eventsMax    = 1000                   // of one partition
 	suspectsMax  = 1000                   // accounts that are looked at again at once
 	reportedMax  = 10_000                 // accounts of one walk that are known to be reported
 )
@@ -28,9 +29,16 @@ const (
 //
 //	cursor, n, ok := a.Part(now)        what is to be scanned
 //	ins, found := a.Scanned(…)
+//	p, n, ok := a.Stream(now)           whose events are to be read, behind it
+//	keys := a.Read(events)
+//	ins := a.Linked(…)
 //	keys := a.Again(now)                what is to be loaded once more
 //	ins, found := a.Loaded(…)
 //	found := a.Judged(ins, outcomes)    ins are for the loop
+//
+// Beside the records it reads the events that no follower has taken away yet, up
+// to eventsMax of a partition: an account's are to follow each other without a gap,
+// and to lead to what its record has.
 //
 // An account is reported once in a walk. One whose deadline has passed is only
 // reported if it is still so some seconds later, under the same version, while no
@@ -42,13 +50,16 @@ type Auditor struct {
 	next     time.Time
 	cursor   []byte
 	began    time.Time // of this walk; zero: none has begun
-	scanned  bool      // all of it: only suspects are left
+	scanned  bool      // all records: events and suspects are left
+	stream   int       // the partition whose events are next; store.Partitions: all are read
+	links    []link    // of the events that Read has taken
 	seen     int64     // accounts in it
 	reported map[store.Key]bool
 	suspects []suspect
 	again    []store.Key // of the suspects that Again has returned
 
 	account charging.Account
+	entry   charging.Entry
 	Counts  AuditCounts
 }
 
@@ -66,6 +77,12 @@ type suspect struct {
 	account store.Key
 	version store.Version
 	since   time.Time
+}
+
+// A link is an account's events in a stream.
+type link struct {
+	account store.Key
+	chain   charging.Chain
 }
 
 // A Finding is an account whose record does not hold.
@@ -87,7 +104,7 @@ func (a *Auditor) Rest(now time.Time) {
 // nothing is.
 func (a *Auditor) Part(now time.Time) (cursor []byte, n int, ok bool) {
 	if a.began.IsZero() {
-		a.began, a.seen, a.scanned, a.cursor = now, 0, false, nil
+		a.began, a.seen, a.scanned, a.cursor, a.stream = now, 0, false, nil, 0
 		a.reported, a.suspects = make(map[store.Key]bool), a.suspects[:0]
 		if a.Counts.Mismatches == nil {
 			a.Counts.Mismatches = make(map[string]int64)
@@ -112,10 +129,58 @@ func (a *Auditor) Scanned(keys []store.Key, recs []store.Record, next []byte, no
 	a.cursor, a.scanned = next, next == nil
 	cost := time.Duration(max(accounts, len(keys)/auditOthers)) * time.Second / time.Duration(max(a.Rate, 1))
 	a.next = now.Add(max(cost, time.Millisecond))
-	if a.scanned {
-		a.next = now.Add(time.Second)
+	if a.scanned && a.seen == 0 { // then there are no events
+		a.stream, a.next = store.Partitions, now.Add(time.Second)
 	}
 	return ins, found
+}
+
+// Stream is which partition's events are to be read now, from the first one on,
+// and how many; false: none.
+func (a *Auditor) Stream(now time.Time) (p store.Partition, n int, ok bool) {
+	if !a.scanned || a.stream == store.Partitions {
+		return 0, 0, false
+	}
+	a.next = now.Add(time.Second / time.Duration(max(a.Rate*auditOthers, 1)))
+	return store.Partition(a.stream), eventsMax, true
+}
+
+// Read takes these events, of one moment, and returns the accounts to be loaded.
+func (a *Auditor) Read(events []store.Event) (keys []store.Key) {
+	a.stream++
+	a.links = a.links[:0]
+	for i := range events {
+		if a.entry.Decode(events[i].Bytes) != nil {
+			continue // it is a gap in somebody's
+		}
+		k := tenant.AccountKey(a.entry.Tenant, a.entry.Account)
+		at := slices.IndexFunc(a.links, func(l link) bool { return l.account == k })
+		if at < 0 {
+			at = len(a.links)
+			a.links, keys = append(a.links, link{account: k}), append(keys, k)
+		}
+		a.links[at].chain.Follow(&a.entry)
+	}
+	return keys
+}
+
+// Linked takes the records of Read's accounts, in their order, and returns what
+// Scanned does.
+func (a *Auditor) Linked(recs []store.Record, now time.Time) (ins []*Inbound) {
+	for i := range a.links {
+		l := &a.links[i]
+		if a.reported[l.account] || a.account.Decode(recs[i].Bytes) != nil || l.chain.Leads(&a.account) {
+			continue
+		}
+		ins = append(ins, request(l.account, charging.Request{Kind: charging.Audit, Seen: charging.FaultLedger}, charging.FaultLedger, now))
+	}
+	a.next = a.next.Add(time.Duration(len(a.links)) * time.Second / time.Duration(max(a.Rate, 1)))
+	return ins
+}
+
+// request asks the loop to look at an account in which faults were seen.
+func request(k store.Key, r charging.Request, faults charging.Faults, now time.Time) *Inbound {
+	return &Inbound{Request: r, Account: k, Arrived: now, Deadline: now.Add(TickDeadline), Token: faults}
 }
 
 // look audits one record.
@@ -148,9 +213,7 @@ func (a *Auditor) look(k store.Key, r *store.Record, now, calm time.Time, ins []
 	case f&charging.FaultRecord != 0:
 		return ins, a.report(Finding{k, f}, found)
 	case f != 0:
-		ins = append(ins, &Inbound{
-			Request: charging.Request{Kind: charging.Audit, Calm: sure}, Account: k, Arrived: now, Deadline: now.Add(TickDeadline), Token: f,
-		})
+		ins = append(ins, request(k, charging.Request{Kind: charging.Audit, Calm: sure}, f, now))
 	}
 	return ins, found
 }
@@ -195,7 +258,7 @@ func (a *Auditor) Judged(ins []*Inbound, outcomes []Outcome) (found []Finding) {
 
 // Ended reports whether the walk has come to its end with this, and notes it.
 func (a *Auditor) Ended(now time.Time) bool {
-	if !a.scanned || len(a.suspects) > 0 || a.began.IsZero() {
+	if !a.scanned || a.stream < store.Partitions || len(a.suspects) > 0 || a.began.IsZero() {
 		return false
 	}
 	every := a.Every

@@ -14,6 +14,7 @@ import (
 
 	"rtm"
 	"rtm/charging"
+	"rtm/rating"
 	"rtm/rtmtest"
 	"rtm/store"
 	"rtm/store/embed"
@@ -88,6 +89,30 @@ func spoil(t *testing.T, s store.Store, k store.Key, edit func(a *charging.Accou
 	if rs, _ := s.Commit(t.Context(), []store.Commit{c}); rs[0].Outcome != store.Done {
 		t.Fatal(rs[0])
 	}
+}
+
+// eventless credits an account, and drops the entry of it.
+func eventless(t *testing.T, s store.Store, k store.Key) {
+	t.Helper()
+	spoil(t, s, k, func(a *charging.Account, c *store.Commit) {
+		var o charging.Outcome
+		w := &charging.World{Now: time.Now(), Plans: noPlan{}, Tenant: "shop", Version: c.Writes[0].New}
+		if charging.Step(a, &charging.Request{Kind: charging.TopUp, Amount: 7, Cause: "x"}, w, &o); !o.Changed {
+			t.Fatalf("%+v", o.Answer)
+		}
+	})
+}
+
+type noPlan struct{}
+
+func (noPlan) Current(time.Time) *rating.Plan { return nil }
+func (noPlan) Version(uint32) *rating.Plan    { return nil }
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 // onRecord are the entries of a sort that all streams hold, by account.
@@ -168,6 +193,19 @@ func TestAuditOfAStore(t *testing.T) {
 			c.Index = store.Exact
 		})
 		spoil(t, s, keys[13], func(a *charging.Account, c *store.Commit) { a.Armed, c.Index = time.Time{}, store.Exact }) // … and will be due
+		again := start(t, s, "again")
+		topUp := func(k store.Key, name string) {
+			t.Helper()
+			if a, err := again.TopUp(t.Context(), k, name, 7, charging.Bucket{}, "x"); err != nil || a.Result != charging.Success {
+				t.Fatalf("%+v, %v", a, err)
+			}
+		}
+		eventless(t, s, keys[17]) // the entry of a commit is lost, and another one follows
+		topUp(keys[17], "after")
+		older := must(s.Load(t.Context(), keys[19:20]))[0].Bytes // a record falls back behind its entries
+		topUp(keys[19], "lost")
+		spoil(t, s, keys[19], func(_ *charging.Account, c *store.Commit) { c.Writes[0].Bytes = older })
+		again.Stop()
 		log := &lines{}
 		n := auditing(t, s, "A", log)
 		others := auditing(t, s, "B", log)
@@ -187,8 +225,8 @@ func TestAuditOfAStore(t *testing.T) {
 		rtmtest.Until(t, "two more walks", func() bool { return n.Audited().Walks > walks+2 })
 		n.Stop()
 		got := n.Audited()
-		for name, least := range map[string]int64{"I1": 0, "I2": got.Walks, "I3": got.Walks, "record": got.Walks, "timer": 2} {
-			most := least + 1 // of the walk that had not ended
+		for name, least := range map[string]int64{"I1": 0, "I2": got.Walks, "I3": 3 * got.Walks, "record": got.Walks, "timer": 2} {
+			most := least + 3 // of the walk that had not ended
 			if name == "timer" || name == "I1" {
 				most = least
 			}
@@ -200,12 +238,12 @@ func TestAuditOfAStore(t *testing.T) {
 			t.Errorf("the other instance audited %d accounts as well", c.Accounts)
 		}
 		audited := onRecord(t, s, charging.Audited)
-		for account, text := range map[string]string{"c003": "I3", "c007": "I2", "c011": "timer", "c013": "timer"} {
+		for account, text := range map[string]string{"c003": "I3", "c007": "I2", "c011": "timer", "c013": "timer", "c017": "I3", "c019": "I3"} {
 			if es := audited[account]; len(es) == 0 || es[0].Text != "does not hold: "+text || es[0].Number == 0 {
 				t.Errorf("on record for %s: %+v", account, es)
 			}
 		}
-		if len(audited) != 4 {
+		if len(audited) != 6 {
 			t.Errorf("on record are %v", slices.Sorted(maps.Keys(audited)))
 		}
 		for words, least := range map[string]int{"shop/c003 invariant=I3": 1, "shop/c007 invariant=I2": 1, "shop/c009 invariant=record": 1, "timer was lost account=shop/c011": 1} {
@@ -322,6 +360,16 @@ func TestAuditWaitsForLateTimers(t *testing.T) {
 		t.Errorf("%v", found)
 	}
 	again(now.Add(-time.Minute))
+	read := func() {
+		for _, _, ok := a.Stream(now); ok; _, _, ok = a.Stream(now) {
+			a.Read(nil)
+			a.Linked(nil, now)
+		}
+	}
+	if a.Ended(now) {
+		t.Error("a walk ends before the events were read")
+	}
+	read()
 	if !a.Ended(now) || a.Counts.Walks != 1 || a.Counts.Whole != 2 || a.Next().Sub(now) < 4*time.Minute {
 		t.Errorf("%+v, next in %s", a.Counts, a.Next().Sub(now))
 	}
@@ -329,7 +377,7 @@ func TestAuditWaitsForLateTimers(t *testing.T) {
 	now = now.Add(time.Hour)
 	a.Part(now)
 	a.Scanned(twice[:1], recs, nil, now, time.Time{})
-	if a.Ended(now.Add(time.Minute)) {
+	if read(); a.Ended(now.Add(time.Minute)) {
 		t.Error("a walk ends before its suspects are looked at again")
 	}
 	now = now.Add(3 * time.Minute)

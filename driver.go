@@ -555,11 +555,27 @@ func (n *Instance) walk(a *Auditor) {
 	}
 	if cursor, most, ok := a.Part(n.Now()); ok {
 		keys, recs, next, err := n.Store.Scan(ctx, cursor, most)
+		if errors.Is(err, store.ErrCursor) { // the store is not as it was: begin anew
+			a.Rest(n.Now())
+		}
 		if err != nil {
 			return
 		}
 		ins, found := a.Scanned(keys, recs, next, n.Now(), calm())
 		n.judge(a, ins, found)
+	}
+	if p, most, ok := a.Stream(n.Now()); ok {
+		events, err := n.Store.Events(ctx, p, 0, most)
+		if err != nil {
+			return
+		}
+		if keys := a.Read(events); len(keys) > 0 {
+			recs, err := n.Store.Load(ctx, keys)
+			if err != nil {
+				return // the next walk reads them again
+			}
+			n.judge(a, a.Linked(recs, n.Now()), nil)
+		}
 	}
 	if keys := a.Again(n.Now()); len(keys) > 0 {
 		recs, err := n.Store.Load(ctx, keys)

@@ -88,9 +88,9 @@ const Overdue = time.Minute
 // Audit recomputes what must hold of a, as its record has it, at that moment. It
 // decodes every session. What it proves: I1 and I2 in full; I3 in so far as the
 // balances are what the entries of all commits since the record has a balance sum
-// add up to, not that each of these entries reached a record file (their numbers,
-// which leave no gap, prove that), and that open sessions were not charged more
-// than was debited. Of the time index it proves that the record asked for a look
+// add up to, and that open sessions were not charged more than was debited. That
+// the entries are there is for a Chain to say, of those that are still in a stream;
+// in record files their numbers leave no gap. Of the time index it proves that the record asked for a look
 // at its next deadline in time, and that no deadline passed without one; an entry
 // that is gone from the index before its time shows when its time has passed. calm
 // says that no timer is late anywhere; else one that has not fired may still do so.
@@ -137,7 +137,7 @@ func (a *Account) Audit(now time.Time, calm bool) (f Faults) {
 // of entries: whoever finds out why has to find it as it is. The commit sets the
 // index entry to the next deadline, as that of a tick does.
 func (d *decision) audit() {
-	f := d.a.Audit(d.now, d.r.Calm)
+	f := d.a.Audit(d.now, d.r.Calm) | d.r.Seen
 	d.o.Answer.Result, d.o.Answer.Faults = Success, f
 	if f == 0 {
 		return
@@ -148,4 +148,58 @@ func (d *decision) audit() {
 	}
 	e := d.entry(Audited, nil)
 	e.Text, e.Result, d.o.Changed = "does not hold: "+f.String(), Success, true
+}
+
+// A Chain follows entries of one account, in the order of its stream: each has the
+// number after the one before, and what it says is available in a bucket is what
+// was available before and what it moved.
+type Chain struct {
+	Last   uint64 // number of the last entry; zero: none yet
+	Broken bool   // an entry is missing, or its movements do not add up
+	free   []available
+}
+
+// available is what the last entry that moved a bucket said.
+type available struct {
+	bucket uint32
+	units  int64
+}
+
+// Follow adds an entry.
+func (c *Chain) Follow(e *Entry) {
+	c.Broken = c.Broken || c.Last != 0 && e.Number != c.Last+1
+	c.Last = e.Number
+	for i := range e.Movements {
+		m := &e.Movements[i]
+		if was := c.at(m.Bucket); was == nil {
+			c.free = append(c.free, available{m.Bucket, m.Available})
+		} else {
+			c.Broken = c.Broken || was.units+m.Credit-m.Debit-m.Reserve != m.Available
+			was.units = m.Available
+		}
+	}
+}
+
+func (c *Chain) at(bucket uint32) *available {
+	for i := range c.free {
+		if c.free[i].bucket == bucket {
+			return &c.free[i]
+		}
+	}
+	return nil
+}
+
+// Leads reports whether the entries lead to the record of a, which was read after
+// them: it may have later ones, but not fewer. Of a bucket that was forgotten since
+// nothing is to be said.
+func (c *Chain) Leads(a *Account) bool {
+	if c.Broken || a.Events != c.Last {
+		return !c.Broken && a.Events > c.Last
+	}
+	for i := range c.free {
+		if b := a.bucket(c.free[i].bucket); b != nil && b.Available() != c.free[i].units {
+			return false
+		}
+	}
+	return true
 }

@@ -1,6 +1,7 @@
 package charging
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -193,5 +194,78 @@ func TestFaultNames(t *testing.T) {
 	}
 	if got := strings.Join(FaultNames(), " "); got != "I1 I2 I3 timer record" {
 		t.Error(got)
+	}
+}
+
+// The entries of an account lead to its record: none is missing, none is changed,
+// and the record is not an older one.
+func TestChains(t *testing.T) {
+	w := world()
+	var a Account
+	var o Outcome
+	var recs [][]byte
+	var entries []Entry
+	step := func(r *Request) {
+		if Step(&a, r, w, &o); !o.Changed {
+			t.Fatalf("%s: %+v", r.Kind, o.Answer)
+		}
+		recs = append(recs, a.Append(nil))
+		for i := range o.Log.Entries {
+			var e Entry
+			if e.Decode(o.Log.Entries[i].Append(nil)) != nil {
+				t.Fatal("an entry cannot be decoded")
+			}
+			entries = append(entries, e)
+		}
+		a.Decode(recs[len(recs)-1])
+	}
+	step(&Request{Kind: Provision, Profile: &Profile{Plan: "p", Identities: []string{"imsi:1"}, Money: 5_000_000}})
+	step(ccr(Initial, 0, 0, 119, 118))
+	step(ccr(Update, 1, 3<<20, 119))
+	step(&Request{Kind: TopUp, Amount: 7, Cause: "x"})
+	step(ccr(Termination, 2, 1<<20, 119))
+	if len(entries) != 6 {
+		t.Fatalf("%d entries", len(entries))
+	}
+	leads := func(entries []Entry, rec []byte) bool {
+		var c Chain
+		for i := range entries {
+			c.Follow(&entries[i])
+		}
+		var a Account
+		return a.Decode(rec) == nil && c.Leads(&a)
+	}
+	last := recs[len(recs)-1]
+	changed := func(i int, edit func(e *Entry)) []Entry {
+		es := slices.Clone(entries)
+		es[i].Movements = slices.Clone(es[i].Movements)
+		edit(&es[i])
+		return es
+	}
+	for name, c := range map[string]struct {
+		entries []Entry
+		rec     []byte
+		want    bool
+	}{
+		"all":                     {entries, last, true},
+		"what a follower left":    {entries[3:], last, true},
+		"the last one":            {entries[5:], last, true},
+		"later ones are there":    {entries[:4], last, true},
+		"one is missing":          {slices.Delete(slices.Clone(entries), 2, 3), last, false},
+		"one came twice":          {slices.Insert(slices.Clone(entries), 2, entries[2]), last, false},
+		"a movement is another":   {changed(2, func(e *Entry) { e.Movements[0].Debit++ }), last, false},
+		"a balance is another":    {changed(5, func(e *Entry) { e.Movements[0].Available++ }), last, false},
+		"the record is older":     {entries, recs[2], false},
+		"the record is the first": {entries[5:], recs[0], false},
+	} {
+		if got := leads(c.entries, c.rec); got != c.want {
+			t.Errorf("%s: they lead to it: %t", name, got)
+		}
+	}
+	var b Account
+	b.Decode(last)
+	b.Buckets[0].Credited--
+	if leads(entries, b.Append(nil)) {
+		t.Error("they lead to a record of another balance")
 	}
 }
