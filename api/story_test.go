@@ -250,3 +250,31 @@ func example(t *testing.T) ([]cdr.Record, *rating.Plan) {
 		record(4, "final", "TERMINATION_REQUEST", 3, cdr.Line{PlanVersion: 1, Rule: 1, Octets: 10 * mib, Paid: 10 * mib, Charged: 100_000}, cdr.Move{Available: 9_900_000}),
 	}, plan
 }
+
+// What an audit found is told of the account, and of each of its sessions; what a
+// later version wrote is told as that.
+func TestAStoryTellsOfAudits(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var e charging.Entry
+	var records []cdr.Record
+	for i, event := range [][]byte{
+		(&charging.Entry{Sort: charging.Message, Tenant: "t", Account: "a", Number: 1, At: at, Kind: charging.Initial, Session: []byte("s"), Messages: 1, Opened: at}).Append(nil),
+		(&charging.Entry{Sort: charging.Audited, Tenant: "t", Account: "a", Number: 2, At: at, Kind: charging.Audit, Text: "does not hold: I3"}).Append(nil),
+		(&charging.Entry{Sort: 250, Tenant: "t", Account: "a", Number: 3, At: at}).Append(nil),
+	} {
+		records = append(records, cdr.Of(&e, event, 0, uint64(i)))
+	}
+	for _, session := range []string{"", "s"} {
+		story := Telling{Session: session, Currency: "EUR"}.Tell(records)
+		var texts []string
+		for _, s := range story.Steps {
+			texts = append(texts, s.Text)
+		}
+		if !slices.Contains(texts, "an audit found what does not hold: I3; nothing was repaired") || slices.ContainsFunc(story.Missing, func(m string) bool { return strings.Contains(m, "entry") }) {
+			t.Errorf("of %q: %q, missing %v", session, texts, story.Missing)
+		}
+		if later := slices.Contains(texts, "of a later version of rtm (unknown-250): use that to read it"); later != (session == "") {
+			t.Errorf("of %q: %q", session, texts)
+		}
+	}
+}

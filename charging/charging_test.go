@@ -277,6 +277,74 @@ func TestGoldenRecord(t *testing.T) {
 	}
 }
 
+// Entries as this version writes them, one of each sort that there is. A change here
+// makes the streams and record files that exist say something else.
+func TestGoldenEntries(t *testing.T) {
+	w := world()
+	w.Took = 1500 * time.Microsecond
+	var a Account
+	var o Outcome
+	var got strings.Builder
+	sorts := make(map[Sort]bool)
+	step := func(after time.Duration, r *Request) {
+		w.Now = w.Now.Add(after)
+		Step(&a, r, w, &o)
+		if w.Closed = nil; len(o.Closings) > 0 {
+			c := o.Closings[0].Session
+			w.Closed = &c
+		}
+		for i := range o.Log.Entries {
+			b := o.Log.Entries[i].Append(nil)
+			var e Entry
+			if err := e.Decode(b); err != nil || e.Strange || !bytes.Equal(e.Append(nil), b) {
+				t.Errorf("%s does not go both ways: %v", o.Log.Entries[i].Sort, err)
+			}
+			sorts[e.Sort] = true
+			fmt.Fprintf(&got, "%s %x\n", e.Sort, b)
+		}
+		a.Decode(a.Append(nil))
+	}
+	open := ccr(Initial, 0, 0, 119, 118)
+	open.Particulars = Particulars{APN: []byte("internet"), ChargingID: []byte{0, 0, 0, 47}, Address: []byte{10, 45, 0, 2}, RAT: 6}
+	event := ccr(Event, 0, 0, 100)
+	event.Action, event.Asks[0].Want.Octets = DirectDebiting, 1<<20
+	prompt := &Request{Kind: Reauthorise, Realm: open.Realm, Session: open.Session}
+	step(0, &Request{Kind: Provision, Profile: &Profile{Plan: "p", Identities: []string{"imsi:1"}, Money: 5_000_000}})
+	step(0, ccr(Update, 7, 1<<20, 119)) // of no session
+	step(0, open)
+	step(time.Minute, ccr(Update, 1, 3<<20, 119))
+	step(time.Second, event)
+	step(time.Second, &Request{Kind: TopUp, Amount: 7, Cause: "x"})
+	step(time.Second, prompt)
+	for range NoticeTries {
+		step(time.Minute, &Request{Kind: Tick}) // nobody answers
+	}
+	step(time.Hour, &Request{Kind: Tick})
+	step(time.Second, ccr(Termination, 2, 1<<20, 119))
+	step(time.Second, ccr(Update, 3, 1<<20, 119)) // late
+	a.Buckets[0].Debited++
+	a.Decode(a.Append(nil))
+	step(time.Second, &Request{Kind: Audit})
+	for s := Message; s <= Audited; s++ {
+		if !sorts[s] {
+			t.Errorf("there is no %s", s)
+		}
+	}
+	const file = "testdata/entries-1.txt"
+	if *update {
+		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != string(want) {
+		t.Errorf("got\n%swant\n%s", got.String(), want)
+	}
+}
+
 // Any bytes are a record or an error, and a record says the same again.
 func FuzzRecord(f *testing.F) {
 	w := world()
