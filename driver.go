@@ -51,8 +51,9 @@ type Config struct {
 	// Settle is how long all instances must know a higher level before the store's
 	// rises by itself; zero: it does not.
 	Settle time.Duration
-	// Audit is how many accounts a second are audited; zero: none are. AuditEvery
-	// is how long a walk over all of them takes at least; zero: five minutes.
+	// Audit is how many accounts a second are audited; zero: none are. A
+	// walk over all of them begins no sooner than AuditEvery after the last one
+	// began; zero: five minutes.
 	Audit      int
 	AuditEvery time.Duration
 }

@@ -31,25 +31,26 @@ const (
 
 // A Presence is what an instance says of itself to the others.
 type Presence struct {
-	Name      string      `json:"name"`
-	PeerHost  string      `json:"peerHost"`
-	Diameter  []string    `json:"diameter,omitempty"`
-	HTTP      string      `json:"http,omitempty"`
-	Since     time.Time   `json:"since"`
-	Seen      time.Time   `json:"seen"`              // by the store's clock
-	Machine   string      `json:"machine,omitempty"` // where it runs; empty: nobody knows
-	Peers     []string    `json:"peers,omitempty"`   // Origin-Hosts connected to it, not more than 100
-	More      int         `json:"more,omitempty"`    // records that list them all, if there are more
-	Relays    []string    `json:"relays,omitempty"`  // realms that its relays lead to; "*": any
-	Leaving   bool        `json:"leaving,omitempty"`
-	Catalogue string      `json:"catalogue,omitempty"` // the version of its catalogue
-	Requests  int64       `json:"requests"`            // decided so far
-	Busy      int64       `json:"busy"`                // nanoseconds spent deciding them
-	Trips     int64       `json:"trips,omitempty"`     // to the store and back, of the loop's commits so far
-	Waited    int64       `json:"waited,omitempty"`    // nanoseconds of these trips
-	Offset    int64       `json:"offset,omitempty"`    // nanoseconds that the store's clock is ahead of its machine's
-	Level     uint32      `json:"level,omitempty"`     // the highest level that it knows; zero: 1
-	Audit     AuditCounts `json:"audit,omitzero"`
+	Name      string    `json:"name"`
+	PeerHost  string    `json:"peerHost"`
+	Diameter  []string  `json:"diameter,omitempty"`
+	HTTP      string    `json:"http,omitempty"`
+	Since     time.Time `json:"since"`
+	Seen      time.Time `json:"seen"`              // by the store's clock
+	Machine   string    `json:"machine,omitempty"` // where it runs; empty: nobody knows
+	Peers     []string  `json:"peers,omitempty"`   // Origin-Hosts connected to it, not more than 100
+	More      int       `json:"more,omitempty"`    // records that list them all, if there are more
+	Relays    []string  `json:"relays,omitempty"`  // realms that its relays lead to; "*": any
+	Leaving   bool      `json:"leaving,omitempty"`
+	Catalogue string    `json:"catalogue,omitempty"` // the version of its catalogue
+	Requests  int64     `json:"requests"`            // decided so far
+	Busy      int64     `json:"busy"`                // nanoseconds spent deciding them
+	Trips     int64     `json:"trips,omitempty"`     // to the store and back, of the loop's commits so far
+	Waited    int64     `json:"waited,omitempty"`    // nanoseconds of these trips
+	Offset    int64     `json:"offset,omitempty"`    // nanoseconds that the store's clock is ahead of its machine's
+
+	Level uint32      `json:"level,omitempty"` // the highest store level that it knows; zero: 1
+	Audit AuditCounts `json:"audit,omitzero"`
 	Figures
 }
 
