@@ -482,7 +482,7 @@ func TestCompletion(t *testing.T) {
 		{"subscriber show 00000000000001|", "000000000000010 000000000000011 000000000000012 000000000000013 000000000000014 000000000000015 000000000000016 000000000000017 000000000000018 000000000000019"},
 		{"balance topup imsi:000000000000007|", "imsi:000000000000007"}, {"balance topup shop/a7 1 --unit o|", "octets"},
 		{"subscriber list --tenant k|", "kiosk"}, {"subscriber list --tenant kiosk --plan |", "basic"}, {"subscriber add --plan p|", "premium"},
-		{"session list --host gw0|", "gw0.shop.example"}, {"cdr list --type un|", "unattributed undelivered"}, {"cdr list --session gw1.shop.example;9|", "gw1.shop.example;9"},
+		{"session list --host gw0|", "gw0.shop.example"}, {"cdr list --type un|", "unattributed undelivered unreadable"}, {"cdr list --session gw1.shop.example;9|", "gw1.shop.example;9"},
 		{"cdr list --account kiosk/a60|", "kiosk/a60"}, {"export --tenant |", "kiosk shop"}, {"tenant list -o |", "table json yaml"},
 	} {
 		words := strings.Split(strings.TrimSuffix(c.args, "|"), " ")
