@@ -269,3 +269,15 @@ func TestChains(t *testing.T) {
 		t.Error("they lead to a record of another balance")
 	}
 }
+
+// What an audit costs: decoding an account with a session, and looking at it.
+func BenchmarkAudit(b *testing.B) {
+	rec := served(b)
+	var a Account
+	b.ReportAllocs()
+	for b.Loop() {
+		if a.Decode(rec) != nil || a.Audit(noon, true) != 0 {
+			b.Fatal("it does not hold")
+		}
+	}
+}
