@@ -502,8 +502,36 @@ func (n *Instance) tick() {
 		n.calm.Store(&calm)
 		n.Load.Ticks.Add(int64(len(ticks)))
 		n.Load.Late.Store(int64(n.timers.Late))
+		if n.fire(ticks, Full(due)) {
+			n.timers.Done(n.Now().Sub(elapsed), n.pending.Load() > 0, n.Now())
+		}
+		t.Reset(max(n.timers.Poll().Sub(n.Now()), time.Millisecond))
+	}
+}
+
+// fire sends ticks into the loop. With wait it returns when they have left it, so
+// that a backlog never lies in the loop, in front of what gateways want; false:
+// the instance stops.
+func (n *Instance) fire(ticks []*Inbound, wait bool) bool {
+	if !wait || len(ticks) == 0 {
 		n.Submit(ticks...)
-		t.Reset(max(n.timers.Poll().Sub(elapsed), time.Millisecond))
+		return false
+	}
+	left, done := atomic.Int64{}, make(chan struct{})
+	left.Store(int64(len(ticks)))
+	for _, in := range ticks {
+		in.Reply = func(*Inbound, Outcome) {
+			if left.Add(-1) == 0 {
+				close(done)
+			}
+		}
+	}
+	n.Submit(ticks...)
+	select {
+	case <-done:
+		return true
+	case <-n.stop:
+		return false
 	}
 }
 

@@ -14,6 +14,8 @@ const (
 	TickPoll     = 500 * time.Millisecond // others may set earlier wake-ups at any time
 	TickDeadline = 10 * time.Second
 	TicksMax     = 256 // claimed at once
+	tickShare    = 4   // of the time that a backlog is worked off, what ticks may have beside traffic: one in so many
+	tickRestMax  = time.Second
 )
 
 // Timers turn wake-up times that have come into Tick requests. It is stepped
@@ -36,6 +38,18 @@ func (t *Timers) Calm() time.Time { return t.calm }
 // Failed notes that nobody knows what is due.
 func (t *Timers) Failed() { t.calm = time.Time{} }
 
+// Full reports whether a claim was as large as it may be: there may be a backlog.
+func Full(due []store.Due) bool { return len(due) >= TicksMax }
+
+// Done notes that the ticks of a full claim have left the loop, after that long.
+// While gateways have requests in the loop, the next claim waits three times as
+// long: after an outage, when everything is due, traffic goes first.
+func (t *Timers) Done(took time.Duration, traffic bool, elapsed time.Time) {
+	if traffic {
+		t.poll = elapsed.Add(min((tickShare-1)*took, tickRestMax))
+	}
+}
+
 // Claimed makes a Tick of each due record. next is the earliest wake-up left,
 // now the store's time; elapsed is now by the driver's clock, in which Poll and
 // deadlines are given.
@@ -53,14 +67,14 @@ func (t *Timers) Claimed(due []store.Due, next, now, elapsed time.Time) []*Inbou
 		})
 	}
 	wait := TickPoll
-	switch behind := len(due) >= TicksMax || !next.IsZero() && !next.After(now); {
+	switch behind := Full(due) || !next.IsZero() && !next.After(now); {
 	case behind:
 		t.calm = time.Time{}
 	case t.calm.IsZero():
 		t.calm = elapsed
 	}
 	switch {
-	case len(due) >= TicksMax:
+	case Full(due):
 		wait = 0
 	case !next.IsZero():
 		wait = min(wait, max(next.Sub(now), time.Millisecond))
