@@ -44,7 +44,8 @@ const (
 //	x expiry(8) partition kind name                           what expires, by time
 //	e partition seq(8)         bytes                          an event
 //	q partition                seq(8)                         events up to here are trimmed
-//	m…                                                        format, partitions, last time
+//	l partition                seq(8)                         numbers up to here are used, if it is more than the events tell
+//	m…                                                        format, partitions, last time, mark
 const format = 1
 
 const header = 16 // octets before a record's bytes
@@ -68,6 +69,9 @@ type Store struct {
 	clock clock
 
 	reading sync.RWMutex // held by readers, and by Close when the database goes
+
+	walksMu sync.Mutex // guards walks
+	walks   map[*pebble.Snapshot]bool
 
 	queueMu sync.Mutex // guards queue and closed
 	queue   []*request
@@ -115,9 +119,11 @@ type eventMark struct {
 // Open opens the store in a directory, and makes one where there is none. A
 // directory that another process has open, or that a newer program wrote, is
 // refused.
-func Open(c Config) (*Store, error) { return openDir(c, false) }
+func Open(c Config) (*Store, error) { return openDir(c, false, false) }
 
-func openDir(c Config, look bool) (*Store, error) {
+// openDir opens a directory: to look at it, or whatever its mark says, or to use
+// it.
+func openDir(c Config, look, marked bool) (*Store, error) {
 	if c.FS == nil {
 		c.FS = vfs.Default
 	}
@@ -152,7 +158,11 @@ func openDir(c Config, look bool) (*Store, error) {
 		return nil, fmt.Errorf("open %s: %w", c.Dir, err)
 	}
 	s.db = db
-	if err := s.begin(); err != nil {
+	err = s.begin()
+	if err == nil && !marked {
+		err = s.inService()
+	}
+	if err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open %s: %w", c.Dir, err)
 	}
@@ -254,15 +264,22 @@ func (s *Store) lastEvent(p store.Partition) (uint64, error) {
 	} else if !errors.Is(err, pebble.ErrNotFound) {
 		return 0, err
 	}
+	last := s.trimmed[p]
+	if v, closer, err := s.db.Get(partitionKey('l', p)); err == nil {
+		last = max(last, binary.BigEndian.Uint64(v))
+		closer.Close()
+	} else if !errors.Is(err, pebble.ErrNotFound) {
+		return 0, err
+	}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: partitionKey('e', p), UpperBound: after(partitionKey('e', p))})
 	if err != nil {
 		return 0, err
 	}
 	defer it.Close()
 	if it.Last() {
-		return max(s.trimmed[p], binary.BigEndian.Uint64(it.Key()[3:])), nil
+		return max(last, binary.BigEndian.Uint64(it.Key()[3:])), nil
 	}
-	return s.trimmed[p], it.Error()
+	return last, it.Error()
 }
 
 // Load implements store.Store.
@@ -385,6 +402,7 @@ func (s *Store) Close() error {
 	s.done.Wait()
 	s.reading.Lock()
 	defer s.reading.Unlock()
+	s.endWalks()
 	return s.db.Close()
 }
 

@@ -19,7 +19,7 @@ func Look(c Config) (*Store, error) {
 	if _, err := os.Stat(filepath.Join(c.Dir, "LOCK")); err != nil {
 		return nil, fmt.Errorf("open %s: %w", c.Dir, fs.ErrNotExist)
 	}
-	return openDir(c, true)
+	return openDir(c, true, false)
 }
 
 // Holder is the process that has the store in a directory open; zero: none has.

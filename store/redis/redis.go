@@ -223,6 +223,9 @@ func (s *Store) formatKey(m *node) string {
 }
 
 func checkFormat(found string) error {
+	if store.IsMark(found) {
+		return store.InService(found)
+	}
 	var n, partitions int
 	if _, err := fmt.Sscanf(found, "%d %d", &n, &partitions); err != nil {
 		return fmt.Errorf("its %s is %q: this is not rtm's database", formatKey, found)
