@@ -4,7 +4,7 @@ GO    ?= go
 export CGO_ENABLED = 0
 SEEDS ?= 1000
 SESSIONS ?= 1000000
-RACE  ?= . ./store/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
+RACE  ?= . ./store/... ./backup/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 
 .PHONY: help build check test install race bench demo demo-redis sim-test fault-test soak scale scaling generate clean
 

@@ -39,6 +39,14 @@ func (c *clock) learn(before, after, store time.Time) {
 	c.offset, c.trip, c.taken = store.Round(0).Sub(middle), trip, after
 }
 
+// Moved tells the instance that its store lies elsewhere now: what it knows of the
+// clock there is forgotten with the next answer.
+func (n *Instance) Moved() {
+	n.clock.mu.Lock()
+	defer n.clock.mu.Unlock()
+	n.clock.trip = 0
+}
+
 // Offset is how far the store's clock is ahead of the machine's.
 func (n *Instance) Offset() time.Duration {
 	n.clock.mu.Lock()

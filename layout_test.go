@@ -25,10 +25,11 @@ var walls = map[string][]string{
 	"store/embed":     {"store"},
 	"store/redis":     {"store"},
 	"store/storetest": {"store"},
+	"backup":          {"store"},
 	"tenant":          {"rating", "store"},
 	"":                {"charging", "rating", "tenant", "store"},
 	"cdr":             {"charging", "store"},
-	"api":             {"", "cdr", "charging", "rating", "tenant", "store"},
+	"api":             {"", "backup", "cdr", "charging", "rating", "tenant", "store"},
 	"ctf":             {"diameter", "diameter/peer"},
 	"examples":        {},
 	"rtmtest":         nil, // all but cmd

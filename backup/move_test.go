@@ -1,0 +1,351 @@
+package backup
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"rtm/store"
+	"rtm/store/storetest"
+)
+
+// Whoever uses a Movable cannot tell it from the store in it.
+func TestMovableIsAStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store { return NewMovable(directory(t).must(t)) })
+}
+
+// trimmed is how far a user's events are left.
+const trimmed = 5
+
+// A user counts in a record of its own, each time with an event, as a follower
+// and a charging loop would: every count that was acknowledged must be there.
+type user struct {
+	key   store.Key
+	seen  store.Version
+	acked atomic.Uint64
+}
+
+func (u *user) count(ctx context.Context, s store.Store) bool {
+	n := u.acked.Load() + 1
+	b := binary.BigEndian.AppendUint64(nil, n)
+	v := storetest.NewVersion()
+	rs, _ := s.Commit(ctx, []store.Commit{{
+		Writes: []store.Write{
+			{Op: store.Put, Key: u.key, Seen: u.seen, New: v, Bytes: b},
+			{Op: store.Put, Key: store.Key{Partition: u.key.Partition, Kind: 'o', Name: fmt.Sprint(u.key.Name, " ", n)}, New: v, Bytes: b, Expire: time.Hour},
+		},
+		Index: store.Exact, Wake: time.UnixMilli(int64(n)), Events: [][]byte{b},
+	}})
+	switch rs[0].Outcome {
+	case store.Done:
+		u.seen = v
+		u.acked.Store(n)
+		if n%10 == 0 { // as a follower does that has them in a file
+			s.Trim(ctx, u.key.Partition, n-trimmed)
+		}
+		return true
+	case store.Conflict:
+		panic("somebody else writes")
+	case store.InDoubt, store.Refused:
+	}
+	return false
+}
+
+// check reports what of u's counts is not in a store.
+func (u *user) check(t *testing.T, s store.Portable, h *holds) {
+	t.Helper()
+	acked := u.acked.Load()
+	c := h.records[u.key]
+	n := uint64(0)
+	if len(c.Bytes) == 8 {
+		n = binary.BigEndian.Uint64(c.Bytes)
+	}
+	// One more than was acknowledged may have taken place.
+	if n < acked || n > acked+1 || n > 0 && c.Wake.UnixMilli() != int64(n) {
+		t.Fatalf("%s: %d acknowledged, %d there, wake-up %d", u.key, acked, n, c.Wake.UnixMilli())
+	}
+	if h.last[u.key.Partition] != n {
+		t.Fatalf("%s: %d counts, the stream stands at %d", u.key, n, h.last[u.key.Partition])
+	}
+	some := false
+	for i := uint64(1); i <= n; i++ {
+		e, ok := h.events[fmt.Sprint(u.key.Partition, " ", i)]
+		if !ok && (some || i+trimmed > n) || ok && e != string(binary.BigEndian.AppendUint64(nil, i)) {
+			t.Fatalf("%s: event %d of %d is not there, or another: %x", u.key, i, n, e)
+		}
+		some = some || ok
+		if h.records[store.Key{Partition: u.key.Partition, Kind: 'o', Name: fmt.Sprint(u.key.Name, " ", i)}].Version == (store.Version{}) {
+			t.Fatalf("%s: record %d of %d is not there", u.key, i, n)
+		}
+	}
+}
+
+// crowd is users who count until they are stopped.
+type crowd struct {
+	users []*user
+	stop  context.CancelFunc
+	all   sync.WaitGroup
+	gaps  []time.Duration // the longest that each waited for an answer
+}
+
+func begin(s store.Store, l *life, n int) *crowd {
+	ctx, stop := context.WithCancel(context.Background())
+	c := &crowd{stop: stop, gaps: make([]time.Duration, n)}
+	for i := range n {
+		u := &user{key: store.Key{Partition: store.Partition(i * 37), Kind: 'a', Name: fmt.Sprint("user ", i)}}
+		c.users = append(c.users, u)
+		c.all.Go(func() {
+			for since := time.Now(); ctx.Err() == nil; since = time.Now() {
+				if u.count(context.Background(), s) {
+					c.gaps[i] = max(c.gaps[i], time.Since(since))
+				} else if l != nil {
+					return
+				}
+			}
+		})
+	}
+	return c
+}
+
+func (c *crowd) end() (longest time.Duration) {
+	c.stop()
+	c.all.Wait()
+	for _, g := range c.gaps {
+		longest = max(longest, g)
+	}
+	return longest
+}
+
+func (c *crowd) check(t *testing.T, s store.Portable) {
+	t.Helper()
+	h := read(t, s)
+	for _, u := range c.users {
+		u.check(t, s, h)
+	}
+}
+
+// A store moves while it is used: all that was acknowledged is in the new one,
+// users notice nothing but a pause, and the old one says where the data went.
+func TestMoveInUse(t *testing.T) {
+	for _, to := range sides {
+		a, b := directory(t), to(t)
+		t.Run("to "+b.name, func(t *testing.T) {
+			m := NewMovable(a.must(t))
+			things(t, m.Now(), 5000)
+			c := begin(m, nil, 8)
+			switched := false
+			var into store.Portable
+			res, err := m.Move(t.Context(), func(id string) (store.Portable, error) {
+				s, err := b.fill(id)
+				into = s
+				return s, err
+			}, "redis://there", func() {
+				switched = true
+				c.check(t, into) // nobody has written to it, nor taken events away
+			}, noProgress)
+			if err != nil || !switched {
+				t.Fatal(err, switched)
+			}
+			before := c.users[0].acked.Load()
+			counts(t, c, before)
+			longest := c.end()
+			t.Logf("%d records, %d again, the pause %s, the longest wait %s, %d counts of the first user", res.Records, res.Again, res.Pause, longest, c.users[0].acked.Load())
+			if res.Pause > PauseMax || res.Again == 0 || res.Unfinished != "" {
+				t.Errorf("%+v", res)
+			}
+			m.Close()
+			if _, err := a.open(); err == nil || !strings.Contains(err.Error(), "redis://there") {
+				t.Errorf("the old store opens: %v", err)
+			}
+			now := b.must(t)
+			c.check(t, now)
+			if n := read(t, now); len(n.records) < 5000 {
+				t.Errorf("%d records", len(n.records))
+			}
+			if _, err := m.Move(t.Context(), b.fill, "elsewhere", func() {}, noProgress); err == nil {
+				t.Error("what is closed moves")
+			}
+		})
+	}
+}
+
+// counts waits until the first user has counted further.
+func counts(t *testing.T, c *crowd, before uint64) {
+	t.Helper()
+	u := c.users[0]
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if u.acked.Load() > before+20 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nobody counts after the move")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// A process dies at each of the steps of a move, under load: one of the two stores
+// is the truth, no server opens the other, and all that was acknowledged is in
+// it. The move, or its last step, is then done again.
+func TestProcessDiesWhileItMoves(t *testing.T) {
+	verbs := []struct {
+		verb string
+		n    int
+		must bool // the move cannot end without it
+		both bool // with a directory and with a server
+	}{
+		{"from.Mark", 1, true, false}, {"from.Walk", 1, true, false}, {"from.Walk", 2, true, false}, {"to.Fill", 1, true, true},
+		{"to.Fill", 2, true, false}, {"to.Walk", 1, true, false}, {"to.Walk", 3, false, false}, {"from.Copies", 1, true, true},
+		{"to.Fill", 5, true, false}, {"to.Copies", 1, true, false}, {"from.Stream", 1, true, false}, {"to.Stream", 1, true, true},
+		{"from.Copies", 2, false, true}, {"to.Copies", 2, false, true}, {"from.Commit", 200, false, false},
+		{"to.Mark", 1, true, true}, {"to.SetMark", 1, true, true}, {"from.SetMark", 1, true, true}, {"to.SetMark", 2, true, true},
+	}
+	markMax = time.Second
+	for name, to := range map[string]func(*testing.T) *side{"directory": directory, "server": server} {
+		for _, v := range verbs {
+			if name == "server" && !v.both {
+				continue
+			}
+			for _, behind := range []bool{false, true} {
+				l := &life{verb: v.verb, n: v.n, behind: behind}
+				t.Run(fmt.Sprint(name, " ", v.verb, " ", v.n, " ", behind), func(t *testing.T) {
+					t.Parallel()
+					dies(t, directory(t), to(t), l)
+					if v.must && !l.dead {
+						t.Error("it did not come to that")
+					}
+				})
+			}
+		}
+	}
+}
+
+func dies(t *testing.T, a, b *side, l *life) {
+	old, err := a.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	things(t, old, 100)
+	m := NewMovable(mortal{old, l, "from."})
+	c := begin(m, l, 4)
+	counts(t, c, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	begun := false
+	_, err = m.Move(ctx, func(id string) (store.Portable, error) {
+		begun = true
+		s, err := b.fill(id)
+		return mortal{s, l, "to."}, err
+	}, "the other", func() {}, noProgress)
+	c.end()
+	m.Close()
+	old.Close()
+	if err != nil && !errors.Is(err, errDead) {
+		t.Fatal(err)
+	}
+	first, refused := a.open()
+	if refused == nil {
+		defer first.Close()
+		c.check(t, first)
+		if s, err := b.open(); err == nil {
+			s.Close()
+			if begun {
+				t.Fatal("both stores open")
+			}
+			return
+		}
+		repeat := NewMovable(first)
+		res, err := repeat.Move(t.Context(), b.fill, "the other", func() {}, noProgress)
+		repeat.Close()
+		if err != nil || res.Unfinished != "" {
+			t.Fatalf("the move is not done again: %v", err)
+		}
+		c.check(t, b.must(t))
+		return
+	}
+	if !strings.Contains(refused.Error(), "the other") {
+		t.Fatalf("the old store is refused with %v", refused)
+	}
+	if s, err := b.open(); err == nil {
+		defer s.Close()
+		c.check(t, s)
+		return
+	}
+	from, err := a.mark()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	into, err := b.mark()
+	if err == nil {
+		err = Finish(t.Context(), from, into)
+		into.Close()
+	}
+	if err != nil {
+		t.Fatalf("the move is not finished: %v", err)
+	}
+	c.check(t, b.must(t))
+}
+
+// Only the store that the data has moved to is taken into service.
+func TestFinishIsForTheStoreItMovedTo(t *testing.T) {
+	for name, marks := range map[string][2]string{
+		"never moved": {"", store.Ready("1")}, "another move": {store.Moved("1", "x"), store.Ready("2")}, "half filled": {store.Moved("1", "x"), store.Filling("1")},
+	} {
+		from, to := directory(t).must(t), directory(t).must(t)
+		from.SetMark(t.Context(), marks[0])
+		to.SetMark(t.Context(), marks[1])
+		if err := Finish(t.Context(), from, to); !errors.Is(err, ErrUndecided) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if mark, _ := to.Mark(t.Context()); mark != marks[1] {
+			t.Errorf("%s: the mark is %q", name, mark)
+		}
+	}
+}
+
+// slow is a store whose writes take their time once requests wait for them.
+type slow struct {
+	store.Portable
+	waits func() bool
+}
+
+func (s slow) Copies(ctx context.Context, keys []store.Key) ([]store.Copy, error) {
+	if s.waits() {
+		<-ctx.Done()
+	}
+	return s.Portable.Copies(ctx, keys)
+}
+
+// If the rest cannot be copied in the time for which requests may wait, the move
+// is given up, and the old store goes on.
+func TestPauseIsBounded(t *testing.T) {
+	a, b := directory(t), directory(t)
+	m := NewMovable(a.must(t))
+	c := begin(m, nil, 4)
+	var switching atomic.Bool
+	_, err := m.Move(t.Context(), func(id string) (store.Portable, error) {
+		s, err := b.fill(id)
+		return slow{s, switching.Load}, err
+	}, "there", func() {}, func(p Progress) { switching.Store(p.Stage == Switching) })
+	if err == nil || !strings.Contains(err.Error(), "requests wait") {
+		t.Errorf("the move ends with %v", err)
+	}
+	counts(t, c, c.users[0].acked.Load())
+	if longest := c.end(); longest > PauseMax+time.Second {
+		t.Errorf("somebody waited %s", longest)
+	}
+	c.check(t, m.Now())
+	if _, err := b.open(); err == nil {
+		t.Error("the copy opens")
+	}
+	if mark, err := m.Now().Mark(t.Context()); mark != "" || err != nil {
+		t.Errorf("the old store is marked %q, %v", mark, err)
+	}
+}
