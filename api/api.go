@@ -37,6 +37,9 @@ type Config struct {
 	Files     []string                                               // directories of record files; sessions are explained from them
 	Registry  *prometheus.Registry
 	Ready     func() error // nil: this process takes traffic
+	// Receive opens a store that is to be filled; nil: there is none to move to.
+	Receive func(ctx context.Context, where, id string) (store.Portable, error)
+	Shown   func(where string) string // the name of a store without its passwords
 }
 
 // A server answers the operations.
@@ -109,6 +112,8 @@ func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/level", s.level)
 	huma.Post(a, "/v1/level", s.raise)
 	huma.Get(a, "/v1/records", s.records)
+	huma.Get(a, "/v1/backup", s.backup)
+	huma.Post(a, "/v1/migrate", s.migrate)
 }
 
 // problem is err as HTTP tells it.

@@ -301,3 +301,15 @@ func TestCursorsOfLists(t *testing.T) {
 		}
 	}
 }
+
+// What is on a store of another kind, or on one that others hold too, is told
+// that it cannot be written down or moved here.
+func TestStoreThatCannotMove(t *testing.T) {
+	s := newSite(t)
+	if status, _, body := s.ask("GET /v1/backup", nil, ""); status != 501 || !strings.Contains(body, "cannot be written to a file") {
+		t.Errorf("backup: %d %s", status, body)
+	}
+	if status, _, body := s.ask("POST /v1/migrate", nil, `{"to":"redis://127.0.0.1:1"}`); status != 409 || !strings.Contains(body, "rtm backup and rtm restore") {
+		t.Errorf("migrate: %d %s", status, body)
+	}
+}

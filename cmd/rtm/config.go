@@ -202,17 +202,24 @@ func (c *config) check() error {
 	if len(c.Diameter) == 0 {
 		return errors.New("diameter: name at least one address to listen on")
 	}
+	return checkStore(c.Store, c.Durability)
+}
+
+// checkStore finds what names no store, or one that has no such mode.
+func checkStore(where, durability string) error {
 	switch {
-	case strings.HasPrefix(c.Store, "embedded:"):
-		if c.Durability != "" {
+	case where == "embedded:":
+		return errors.New("store: embedded: needs a directory, such as embedded:rtm-data")
+	case strings.HasPrefix(where, "embedded:"):
+		if durability != "" {
 			return errors.New("durability: the embedded store has one mode, an answer leaves when it is on disk; leave it out")
 		}
-	case redis.IsURL(c.Store):
-		if _, err := redis.Check(c.Store, redis.Mode(c.Durability)); err != nil {
+	case redis.IsURL(where):
+		if _, err := redis.Check(where, redis.Mode(durability)); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
 	default:
-		return fmt.Errorf("store: %q is neither embedded:DIR nor one of %s", c.Store, redis.Forms)
+		return fmt.Errorf("store: %q is neither embedded:DIR nor one of %s", where, redis.Forms)
 	}
 	return nil
 }

@@ -63,6 +63,7 @@ Begin with "rtm dev": it runs at once, and says what to do next.`,
 	root.AddCommand(serveCommand(), devCommand(), simCommand(), applyCommand(), checkCommand(), topCommand(), doctorCommand(), importCommand(), subscriberCommand(), balanceCommand(),
 		sessionCommand(), cdrCommand(), explainCommand(), peerCommand(), configCommand(), versionCommand(), demoCommand())
 	root.AddCommand(tenantCommand(), planCommand(), instanceCommand(), exportCommand(), upgradeCommand())
+	root.AddCommand(backupCommand(), restoreCommand(), migrateCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	strict(root)

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rtm"
+	"rtm/store"
 	"rtm/store/redis"
 )
 
@@ -28,7 +29,7 @@ func (m *redisMetrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *redisMetrics) Collect(ch chan<- prometheus.Metric) {
-	s, ok := m.instances()[0].Store.(*redis.Store)
+	s, ok := store.Inner(m.instances()[0].Store).(*redis.Store)
 	if !ok {
 		return
 	}

@@ -19,6 +19,7 @@ import (
 
 	"rtm"
 	"rtm/api"
+	"rtm/backup"
 	"rtm/cdr"
 	"rtm/creditcontrol"
 	"rtm/diameter/peer"
@@ -49,9 +50,24 @@ func openStore(ctx context.Context, c *config, log *slog.Logger) (store.Store, e
 		if dir == "" {
 			return nil, errors.New("store: embedded: needs a directory, such as embedded:rtm-data")
 		}
-		return embed.Open(embed.Config{Dir: dir, FS: disk, Log: log})
+		st, err := embed.Open(embed.Config{Dir: dir, FS: disk, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		return backup.NewMovable(st), nil
 	}
 	return redis.Open(ctx, redis.Config{URL: c.Store, Mode: redis.Mode(c.Durability), Log: log})
+}
+
+// receive opens the store that where names, to be filled.
+func receive(ctx context.Context, where, id string, log *slog.Logger) (store.Portable, error) {
+	if err := checkStore(where, ""); err != nil {
+		return nil, err
+	}
+	if dir, ok := strings.CutPrefix(where, "embedded:"); ok {
+		return embed.Receive(embed.Config{Dir: dir, Log: log}, id)
+	}
+	return redis.Receive(ctx, redis.Config{URL: where, Log: log}, id)
 }
 
 // instance is one running instance: loop, Diameter, records.
@@ -195,6 +211,10 @@ func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		api.Metrics(instances), &doorMetrics{doors}, &redisMetrics{instances})
 	conf := api.Config{Version: version, Instances: instances, Registry: reg}
+	conf.Shown = redis.Shown
+	conf.Receive = func(ctx context.Context, where, id string) (store.Portable, error) {
+		return receive(ctx, where, id, logger(os.Stderr))
+	}
 	if c.Records != "" {
 		conf.Files = []string{c.Records}
 		conf.Records = func(ctx context.Context, q api.RecordQuery) (page api.RecordPage, err error) {
