@@ -391,12 +391,16 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 		}
 	}
 	in.index = indexWrite{}
-	if o.Index.Op == charging.Written {
-		in.index = indexWrite{
-			key:  tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub),
-			seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
-			value: tenant.EncodeOwner(nil, w.tenant, w.name),
-		}
+	if o.Index.Op == charging.Untouched {
+		return
+	}
+	in.index = indexWrite{
+		key:  tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub),
+		seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
+		value: tenant.EncodeOwner(nil, w.tenant, w.name),
+	}
+	if o.Index.Op == charging.Relied { // a conflict tells that it is there
+		in.index.seen, in.index.new = store.Version{}, o.Index.Seen
 	}
 }
 

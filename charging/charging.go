@@ -477,9 +477,9 @@ const (
 
 // Indexing is what becomes of a session's entry in the session index.
 type Indexing struct {
-	Op   Extra   // Written: For is how long it is kept
+	Op   Extra   // Written: a new version of it; Relied: as it was last written, should it be missing
 	Seen [8]byte // the version it was last written under; zero: never
-	For  time.Duration
+	For  time.Duration // how long it is kept
 }
 
 // A Closing is the record of a session that ended, to be kept for a while.

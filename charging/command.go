@@ -14,6 +14,10 @@ func (d *decision) event() {
 	case d.w.Once != nil: // also if the identity is another's by now
 		d.again()
 		return
+	case d.r.Action == DirectDebiting || d.r.Action == RefundAccount:
+		d.o.Once = Relied // also a refusal rests on its not having been carried out
+	}
+	switch {
 	case !d.known():
 		d.o.Answer.Result, d.o.Stranger = UserUnknown, true
 		return
@@ -133,7 +137,7 @@ func (d *decision) denied(e *Entry, s *Session, r Result) {
 	d.o.Log.reset()
 	d.a.Events--
 	d.o.Answer = Answer{Result: r, Grants: d.o.Answer.Grants, Currency: d.o.Answer.Currency}
-	d.o.Once = Untouched
+	d.o.Once = min(d.o.Once, Relied)
 }
 
 // debitEvent turns what g holds into a debit.
@@ -210,7 +214,7 @@ func (d *decision) refund() {
 }
 
 // invalid refuses a request before it has changed anything.
-func (d *decision) invalid(r Result) { d.o.Answer.Result, d.o.Once = r, Untouched }
+func (d *decision) invalid(r Result) { d.o.Answer.Result, d.o.Once = r, Relied }
 
 // main is the bucket for money without an end.
 func (d *decision) main() *Bucket {
@@ -424,6 +428,7 @@ func (d *decision) topUp() {
 		d.again()
 		return
 	}
+	d.o.Once = Relied
 	n := d.r.Bucket
 	if n.Unit == 0 {
 		n.Unit = rating.Money

@@ -210,6 +210,7 @@ func (d *decision) initial() {
 		return
 	case s != nil && s.First == d.r.Content:
 		d.repeat(s)
+		d.reindex(s)
 		d.o.Open = true
 		return
 	case s == nil && d.w.Closed != nil && d.w.Closed.First == d.r.Content:
@@ -311,6 +312,7 @@ func (d *decision) update() {
 		return
 	case applied:
 		d.repeat(s)
+		d.reindex(s)
 		d.o.Open = true
 		return
 	}
@@ -665,6 +667,15 @@ func (d *decision) index(s *Session) {
 	}
 	d.o.Index = Indexing{Op: Written, Seen: s.Index, For: tcc + max(tcc, ClosedMin)}
 	s.Indexed, s.Index = d.now, d.w.Version
+}
+
+// reindex has the session index looked at before a repeat is answered: whoever
+// carried the request out may have died between the account and the index.
+func (d *decision) reindex(s *Session) {
+	if d.r.Indexed && !s.Indexed.IsZero() {
+		tcc := max(s.Close.Sub(d.now), 0)
+		d.o.Index = Indexing{Op: Relied, Seen: s.Index, For: tcc + max(tcc, ClosedMin)}
+	}
 }
 
 func (d *decision) grace() time.Duration {
