@@ -367,6 +367,7 @@ func record(text string) store.Record {
 // is told only when they have it too: an event that a failover takes back must
 // not be in a record file.
 func (s *Store) Events(ctx context.Context, p store.Partition, after uint64, n int) (events []store.Event, err error) {
+	read := s.topology.Load().of[p]
 	err = s.ask(ctx, 1, func(int) store.Partition { return p },
 		func(_ int, b rueidis.Builder) rueidis.Completed {
 			return b.Xrange().Key(streamKey(p)).Start("(0-" + strconv.FormatUint(after, 10)).End("+").Count(int64(n)).Build()
@@ -377,6 +378,9 @@ func (s *Store) Events(ctx context.Context, p store.Partition, after uint64, n i
 		})
 	if err == nil && len(events) > 0 {
 		err = s.prove(ctx, p)
+		if now := s.topology.Load().of[p]; err == nil && now != read { // one read, the other proved
+			err = fmt.Errorf("partition %d has another master since its events were read", p)
+		}
 	}
 	if err != nil {
 		return nil, err
