@@ -91,7 +91,7 @@ func emit(t *testing.T, s store.Store, p store.Partition, n *uint64, count int) 
 // any two of their steps, and their commits are in doubt: in the end each event
 // is in exactly one line of a finished file.
 func TestEachEventOnce(t *testing.T) {
-	for seed := range uint64(150) {
+	for seed := range uint64(100) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { eachEventOnce(t, seed) })
 	}
 }
@@ -131,7 +131,7 @@ func eachEventOnce(t *testing.T, seed uint64) {
 			fs[i] = f
 		}
 		fs[i].swept = fs[i].swept.Add(-SweepEvery)
-		fs[i].pass(t.Context())
+		fs[i].Follow(t.Context())
 	}
 	var emitted [4]uint64
 	for range 60 {
@@ -198,7 +198,7 @@ func TestEventsAreForgottenWhenInFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.pass(t.Context())
+	f.Follow(t.Context())
 	events, err := memory.Events(t.Context(), 5, 0, 10)
 	if err != nil || len(events) != 0 || len(tail) != 3 || f.Records.Load() != 3 || f.Files.Load() != 1 {
 		t.Errorf("%d events left, %v told, %d records in %d files: %v", len(events), tail, f.Records.Load(), f.Files.Load(), err)
@@ -218,7 +218,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	f.pass(t.Context())
+	f.Follow(t.Context())
 	if f.Failed.Load() != 1 || f.Records.Load() != 0 {
 		t.Fatalf("%d failed, %d records", f.Failed.Load(), f.Records.Load())
 	}
@@ -226,7 +226,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.swept = f.swept.Add(-SweepEvery)
-	f.pass(t.Context())
+	f.Follow(t.Context())
 	files, err := Files(dir)
 	if err != nil || len(files) != 1 || f.Records.Load() != 3 {
 		t.Errorf("%d files, %d records: %v", len(files), f.Records.Load(), err)

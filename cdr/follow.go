@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -82,6 +84,13 @@ type Config struct {
 	// since it was last asked; nil: all are looked at every SweepEvery.
 	Dirty func(p store.Partition) bool
 	Tail  func(r *Record) // gets each record when it is in a file; nil: nobody
+
+	// What a follower has of its machine, for whoever puts another in its place.
+	Disk    Disk                 // nil: Dir
+	Now     func() time.Time     // nil: time.Now
+	Version func() store.Version // nil: drawn at random
+	Single  bool                 // the store is asked for one thing at a time
+	Only    []store.Partition    // those that can have events; nil: all
 }
 
 // A Follower writes the events of its share of partitions into files.
@@ -110,11 +119,25 @@ type stored struct {
 // NewFollower makes the directory. The first pass finishes what an earlier
 // follower of this instance began.
 func NewFollower(c Config) (*Follower, error) {
-	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("record files: %w", err)
+	if c.Disk == nil {
+		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+			return nil, fmt.Errorf("record files: %w", err)
+		}
+		c.Disk = directory(c.Dir)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Only == nil {
+		for p := range store.Partition(store.Partitions) {
+			c.Only = append(c.Only, p)
+		}
+	}
+	if c.Version == nil {
+		c.Version = func() (v store.Version) { rand.Read(v[:]); return v }
 	}
 	return &Follower{Config: c, broken: true, cursors: make(map[store.Partition]stored)}, nil
 }
@@ -128,16 +151,18 @@ func (f *Follower) Run(ctx context.Context) {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			f.swept, f.behind = time.Time{}, true
-			f.pass(last)
+			f.Follow(last)
 			cancel()
 			return
 		case <-t.C:
-			f.pass(ctx)
+			f.Follow(ctx)
 		}
 	}
 }
 
-func (f *Follower) pass(ctx context.Context) {
+// Follow makes passes until nothing is new. What fails stays in the store for the
+// next time.
+func (f *Follower) Follow(ctx context.Context) {
 	for {
 		full, err := f.Pass(ctx)
 		if ctx.Err() != nil { // leaving: what is not in a file stays in the store
@@ -224,11 +249,8 @@ func (f *Follower) mine(name string) bool {
 func (f *Follower) name() string {
 	for {
 		f.number++
-		name := fmt.Sprintf("%s-%s-%06d%s", time.Now().UTC().Format(stamp), f.Instance, f.number, finished)
-		if _, err := os.Lstat(filepath.Join(f.Dir, name)); !errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if _, err := os.Lstat(filepath.Join(f.Dir, name+part)); errors.Is(err, fs.ErrNotExist) {
+		name := fmt.Sprintf("%s-%s-%06d%s", f.Now().UTC().Format(stamp), f.Instance, f.number, finished)
+		if !f.Disk.Has(name) && !f.Disk.Has(name+part) {
 			return name
 		}
 	}
@@ -283,12 +305,13 @@ func (f *Follower) turn() (ps []store.Partition) {
 // look notes which partitions may have new events: those that were written to
 // here, and now and then all, since others write too.
 func (f *Follower) look() {
-	sweep := time.Since(f.swept) >= SweepEvery
+	now := f.Now()
+	sweep := now.Sub(f.swept) >= SweepEvery
 	if sweep {
-		f.swept = time.Now()
+		f.swept = now
 	}
-	for p := range f.pending {
-		dirty := f.Dirty != nil && f.Dirty(store.Partition(p))
+	for _, p := range f.Only {
+		dirty := f.Dirty != nil && f.Dirty(p)
 		f.pending[p] = f.pending[p] || dirty || sweep
 	}
 }
@@ -314,7 +337,7 @@ func (f *Follower) stride(ctx context.Context, ps []store.Partition) ([]section,
 		return nil, err
 	}
 	events := make([][]store.Event, len(ps))
-	err := atOnce(len(ps), func(i int) (err error) {
+	err := f.atOnce(len(ps), func(i int) (err error) {
 		events[i], err = f.Store.Events(ctx, ps[i], f.cursors[ps[i]].Seq, readMax)
 		return err
 	})
@@ -333,8 +356,14 @@ func (f *Follower) stride(ctx context.Context, ps []store.Partition) ([]section,
 
 // atOnce does n things at the same time, so that a store whose client gathers
 // what waits sends them in one write.
-func atOnce(n int, do func(i int) error) error {
+func (f *Follower) atOnce(n int, do func(i int) error) error {
 	errs := make([]error, n)
+	if f.Single {
+		for i := range n {
+			errs[i] = do(i)
+		}
+		return errors.Join(errs...)
+	}
 	var all sync.WaitGroup
 	for i := range n {
 		all.Go(func() { errs[i] = do(i) })
@@ -346,6 +375,9 @@ func atOnce(n int, do func(i int) error) error {
 // section turns the events of one partition into lines.
 func (f *Follower) section(s *section, events []store.Event) error {
 	s.upTo, s.more = s.was.Seq, len(events) == readMax
+	if len(events) == 0 {
+		return nil
+	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	var e charging.Entry
@@ -409,17 +441,11 @@ const (
 
 // write makes a file, on disk.
 func (f *Follower) write(name string, sections []section) error {
-	file, err := os.Create(filepath.Join(f.Dir, name))
-	if err != nil {
-		return err
-	}
-	defer file.Close()
+	parts := make([][]byte, len(sections))
 	for i := range sections {
-		if _, err := file.Write(sections[i].lines); err != nil {
-			return err
-		}
+		parts[i] = sections[i].lines
 	}
-	return file.Sync()
+	return f.Disk.Write(name, parts)
 }
 
 // mend puts a file with these sections in the place of the .part.
@@ -432,7 +458,7 @@ func (f *Follower) mend(name string, sections []section) error {
 			return err
 		}
 	}
-	return os.Remove(filepath.Join(f.Dir, name+part))
+	return f.Disk.Remove(name + part)
 }
 
 // move moves the cursors to the end of the sections; kept are those that no
@@ -476,27 +502,17 @@ func (f *Follower) put(p store.Partition, was *stored, c cursor) store.Commit {
 	if err != nil {
 		panic("a cursor is numbers and strings: " + err.Error())
 	}
-	w := store.Write{Op: store.Put, Key: cursorKey(p), Seen: was.version, Bytes: body}
-	rand.Read(w.New[:])
+	w := store.Write{Op: store.Put, Key: cursorKey(p), Seen: was.version, New: f.Version(), Bytes: body}
 	return store.Commit{Writes: []store.Write{w}}
 }
 
 // publish gives a finished file its name.
 func (f *Follower) publish(from, name string) error {
-	if err := os.Rename(filepath.Join(f.Dir, from), filepath.Join(f.Dir, name)); err != nil {
-		return err
+	err := f.Disk.Rename(from, name)
+	if err == nil {
+		f.Files.Add(1)
 	}
-	f.Files.Add(1)
-	return syncDir(f.Dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return err
 }
 
 // announce tells whoever listens, and forgets the events that are in files.
@@ -505,7 +521,7 @@ func (f *Follower) announce(ctx context.Context, sections []section) {
 		for i := range part {
 			f.tell(&part[i])
 		}
-		_ = atOnce(len(part), func(i int) error {
+		_ = f.atOnce(len(part), func(i int) error {
 			if err := f.Store.Trim(ctx, part[i].partition, part[i].upTo); err != nil {
 				f.Log.Warn("events that are in files are still in the store", "partition", part[i].partition, "error", err)
 			}
@@ -543,21 +559,20 @@ func (f *Follower) lived(r *Record) {
 // recover finishes the files that this instance left unfinished: a line counts
 // if its partition's cursor says that a move put it there.
 func (f *Follower) recover(ctx context.Context) error {
-	entries, err := os.ReadDir(f.Dir)
+	names, err := f.Disk.Names()
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		name, unfinished := strings.CutSuffix(e.Name(), part)
+	for _, file := range names {
+		name, unfinished := strings.CutSuffix(file, part)
 		if !unfinished || !f.mine(name) {
 			continue
 		}
-		file := filepath.Join(f.Dir, e.Name())
 		if err := f.fence(ctx, file); err != nil {
 			return err
 		}
 		var valid bytes.Buffer
-		err := positions(file, func(line []byte, p store.Partition, seq uint64) error {
+		err := f.positions(file, func(line []byte, p store.Partition, seq uint64) error {
 			c, err := f.cursor(ctx, p)
 			if err == nil && c.holds(name, seq) {
 				valid.Write(line)
@@ -584,10 +599,10 @@ func (f *Follower) recover(ctx context.Context) error {
 // that is in doubt has then taken place, or never will.
 func (f *Follower) fence(ctx context.Context, file string) error {
 	open := make(map[store.Partition]bool)
-	err := positions(file, func(_ []byte, p store.Partition, _ uint64) error { open[p] = true; return nil })
+	err := f.positions(file, func(_ []byte, p store.Partition, _ uint64) error { open[p] = true; return nil })
 	for len(open) > 0 && err == nil {
 		var commits []store.Commit
-		for p := range open {
+		for _, p := range slices.Sorted(maps.Keys(open)) {
 			delete(f.cursors, p)
 			var c stored
 			if c, err = f.cursor(ctx, p); err != nil {
@@ -613,8 +628,12 @@ func (f *Follower) fence(ctx context.Context, file string) error {
 
 // positions calls each for the lines of a file that say where they come from;
 // one that a crash cut off does not.
-func positions(file string, each func(line []byte, p store.Partition, seq uint64) error) error {
-	return lines(file, func(line []byte) error {
+func (f *Follower) positions(file string, each func(line []byte, p store.Partition, seq uint64) error) error {
+	r, err := f.Disk.Open(file)
+	if err != nil {
+		return err
+	}
+	return eachLine(r, func(line []byte) error {
 		var r struct {
 			Partition store.Partition `json:"partition"`
 			Seq       uint64          `json:"seq"`
@@ -631,6 +650,11 @@ func lines(file string, each func([]byte) error) error {
 	if err != nil {
 		return err
 	}
+	return eachLine(r, each)
+}
+
+// eachLine calls each for the lines of r, and closes it.
+func eachLine(r io.ReadCloser, each func([]byte) error) error {
 	defer r.Close()
 	s := bufio.NewScanner(r)
 	s.Buffer(make([]byte, 64<<10), 4<<20)
