@@ -80,8 +80,9 @@ type Instance struct {
 	others    atomic.Pointer[[]Presence]
 	hosts     sync.Map // peer hosts of instances, in lower case
 	met       int      // how many; only used by present
-	outbox    outbox
-	listed    []string // hosts, as the last records of them say; like listedAt only used by attend
+	notices   Notices
+	outbox    chan struct{} // a notice waits to be routed
+	listed    []string      // hosts, as the last records of them say; like listedAt only used by attend
 	listedAt  time.Time
 	leaving   atomic.Bool
 	pending   atomic.Int64                  // requests without a reply
@@ -150,8 +151,9 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	}
 	n.catalogue.Store(cat)
 	n.hints.init()
-	n.outbox.some = make(chan struct{}, 1)
 	n.version, n.since = oneVersion, time.Now()
+	n.outbox = make(chan struct{}, 1)
+	n.notices = Notices{Name: n.Name, Store: n.Store, Version: n.version, Notify: n.Notify}
 	if err := n.askTime(ctx); err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"rtm/charging"
@@ -19,8 +18,6 @@ import (
 const (
 	presenceEvery = time.Second
 	presenceStale = 6 * time.Second // who was not heard of for that long is gone
-	inboxMax      = 256             // notices that wait for one instance
-	outboxMax     = 4096            // notices that wait to be handed to others
 	peersMax      = 100             // Origin-Hosts in the list of instances: if there are more, all are in records of their own
 	peersEach     = 2000            // Origin-Hosts in one of these
 	peersEvery    = time.Minute     // they are written again, and expire after three times that
@@ -92,18 +89,7 @@ var Latencies = [...]time.Duration{
 	20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, 2500 * time.Millisecond,
 }
 
-// A Parcel is a notice on its way to the instance that is connected to the
-// client.
-type Parcel struct {
-	Account store.Key    `json:"account"`
-	Due     charging.Due `json:"due"`
-}
-
 var presenceKey = store.Key{Partition: tenant.Partition("presence"), Kind: tenant.KindPresence, Name: "instances"}
-
-func parcelsKey(instance string) store.Key {
-	return store.Key{Partition: tenant.Partition(instance), Kind: tenant.KindPresence, Name: "parcels/" + instance}
-}
 
 // swap changes one JSON record by compare-and-set: change gets what is there,
 // and says whether it is to be written.
@@ -289,128 +275,15 @@ func (n *Instance) eldest() bool {
 	return i >= 0 && all[i].Name == n.Name
 }
 
-// dispatch sends a notice over the gateway's own connection here, or leaves it
-// to be routed. If nobody is connected, the session's timer tries again.
-func (n *Instance) dispatch(account store.Key, due charging.Due) {
-	if n.Notify == nil || n.Notify(account, due, false) {
-		return
-	}
-	n.outbox.put(Parcel{account, due})
-}
-
-// An outbox holds parcels until the next round takes them away.
-type outbox struct {
-	mu      sync.Mutex // guards parcels
-	parcels []Parcel
-	some    chan struct{}
-}
-
-// put adds a parcel. One that finds the outbox full is lost here, and sent
-// again by the session's timer.
-func (o *outbox) put(p Parcel) {
-	o.mu.Lock()
-	if len(o.parcels) < outboxMax {
-		o.parcels = append(o.parcels, p)
-	}
-	o.mu.Unlock()
-	select {
-	case o.some <- struct{}{}:
-	default:
-	}
-}
-
-func (o *outbox) take() []Parcel {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	parcels := o.parcels
-	o.parcels = nil
-	return parcels
-}
-
-// send routes the parcels: to an instance that the gateway is connected to,
-// else through a relay here, else to an instance with a relay. One that is lost
-// on the way is sent again by the session's timer.
-func (n *Instance) send(ctx context.Context) {
-	others := slices.DeleteFunc(slices.Clone(n.Instances()), func(p Presence) bool { return p.Name == n.Name })
-	for i := range others {
-		others[i].Peers = append(others[i].Peers, n.morePeers(ctx, &others[i])...)
-	}
-	to := make(map[string][]Parcel)
-	for _, p := range n.outbox.take() {
-		host, realm := string(p.Due.Host), string(p.Due.Realm)
-		i := slices.IndexFunc(others, func(o Presence) bool { return containsFold(o.Peers, host) })
-		if i < 0 && n.Notify(p.Account, p.Due, true) {
-			continue
-		}
-		if i < 0 {
-			i = slices.IndexFunc(others, func(o Presence) bool { return containsFold(o.Relays, realm) || containsFold(o.Relays, "*") })
-		}
-		if i >= 0 {
-			to[others[i].Name] = append(to[others[i].Name], p)
-		}
-	}
-	for name, parcels := range to {
-		_, err := swap(ctx, n.Store, parcelsKey(name), n.version, time.Minute, func(all *[]Parcel) (bool, error) {
-			room := max(inboxMax-len(*all), 0)
-			*all = append(*all, parcels[:min(len(parcels), room)]...)
-			return room > 0, nil
-		})
-		if err != nil {
-			n.Log.Debug("notices did not reach another instance", "to", name, "error", err)
-		}
-	}
-}
-
 // PeersOf lists the Origin-Hosts that are connected to an instance, as far as it
 // has told.
 func (n *Instance) PeersOf(ctx context.Context, p *Presence) []string {
 	if p.More == 0 {
 		return p.Peers
 	}
-	hosts := append(slices.Clone(p.Peers), n.morePeers(ctx, p)...)
+	hosts := append(slices.Clone(p.Peers), p.more(ctx, n.Store)...)
 	slices.Sort(hosts)
 	return slices.Compact(hosts)
-}
-
-// morePeers are the hosts of an instance that do not fit into the list of
-// instances, as far as they can be read.
-func (n *Instance) morePeers(ctx context.Context, p *Presence) (hosts []string) {
-	keys := make([]store.Key, p.More)
-	for i := range keys {
-		keys[i] = peersKey(p.Name, i)
-	}
-	recs, err := n.Store.Load(ctx, keys)
-	if err != nil {
-		return nil
-	}
-	for _, r := range recs {
-		var part []string
-		if json.Unmarshal(r.Bytes, &part) == nil {
-			hosts = append(hosts, part...)
-		}
-	}
-	return hosts
-}
-
-func containsFold(list []string, s string) bool {
-	return slices.ContainsFunc(list, func(l string) bool { return strings.EqualFold(l, s) })
-}
-
-// collect sends the notices that others left for this instance.
-func (n *Instance) collect(ctx context.Context) {
-	var mine []Parcel
-	_, err := swap(ctx, n.Store, parcelsKey(n.Name), n.version, time.Minute, func(all *[]Parcel) (bool, error) {
-		mine, *all = *all, nil
-		return len(mine) > 0, nil
-	})
-	if err != nil {
-		return
-	}
-	for _, p := range mine {
-		if n.Notify != nil {
-			_ = n.Notify(p.Account, p.Due, false) || n.Notify(p.Account, p.Due, true)
-		}
-	}
 }
 
 // attend keeps presence up to date until the instance stops.
@@ -423,8 +296,8 @@ func (n *Instance) attend() {
 		select {
 		case <-n.stop:
 			return
-		case <-n.outbox.some:
-			work = n.send
+		case <-n.outbox:
+			work = n.route
 		case <-n.news:
 		case <-t.C:
 		}
@@ -442,7 +315,25 @@ func (n *Instance) round(ctx context.Context) {
 		n.settle(ctx)
 	}
 	if n.Notify != nil {
-		n.collect(ctx)
+		n.notices.Collect(ctx)
+	}
+}
+
+// dispatch sends a notice, or has it routed at once.
+func (n *Instance) dispatch(account store.Key, due charging.Due) {
+	if n.Notify == nil || n.notices.Dispatch(account, due) {
+		return
+	}
+	select {
+	case n.outbox <- struct{}{}:
+	default:
+	}
+}
+
+// route hands the notices that wait to where their gateways are.
+func (n *Instance) route(ctx context.Context) {
+	if err := n.notices.Route(ctx, n.Instances()); err != nil {
+		n.Log.Debug("notices did not reach another instance", "error", err)
 	}
 }
 

@@ -1,0 +1,149 @@
+package rtm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"rtm/charging"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// Bounds of notices.
+const (
+	inboxMax  = 256  // notices that wait for one instance
+	outboxMax = 4096 // notices that wait to be handed to others
+)
+
+// Notices bring a RAR or ASR to the instance that its gateway is connected to,
+// by a record in the store that each instance empties. One that is lost on the
+// way is sent again by its session's timer. Nothing here waits but for the store:
+// driver.go and the simulation call the same.
+type Notices struct {
+	Name    string // of this instance
+	Store   store.Store
+	Version func() store.Version
+	// Notify is Config.Notify.
+	Notify func(account store.Key, due charging.Due, relayed bool) bool
+
+	mu      sync.Mutex // guards waiting
+	waiting []Parcel
+}
+
+// A Parcel is a notice on its way to the instance that is connected to the
+// client.
+type Parcel struct {
+	Account store.Key    `json:"account"`
+	Due     charging.Due `json:"due"`
+}
+
+func parcelsKey(instance string) store.Key {
+	return store.Key{Partition: tenant.Partition(instance), Kind: tenant.KindPresence, Name: "parcels/" + instance}
+}
+
+// Dispatch sends a notice over the gateway's own connection here. False: there is
+// none, and it waits for Route; if too many do, it is lost.
+func (n *Notices) Dispatch(account store.Key, due charging.Due) bool {
+	if n.Notify(account, due, false) {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.waiting) < outboxMax {
+		n.waiting = append(n.waiting, Parcel{account, due})
+	}
+	return false
+}
+
+func (n *Notices) take() []Parcel {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	parcels := n.waiting
+	n.waiting = nil
+	return parcels
+}
+
+// Route hands on what waits: to an instance that the gateway is connected to,
+// else through a relay here, else to an instance with a relay. all is who lives.
+func (n *Notices) Route(ctx context.Context, all []Presence) error {
+	others := slices.DeleteFunc(slices.Clone(all), func(p Presence) bool { return p.Name == n.Name })
+	for i := range others {
+		others[i].Peers = append(slices.Clip(others[i].Peers), others[i].more(ctx, n.Store)...)
+	}
+	to := make(map[string][]Parcel)
+	for _, p := range n.take() {
+		host, realm := string(p.Due.Host), string(p.Due.Realm)
+		i := slices.IndexFunc(others, func(o Presence) bool { return containsFold(o.Peers, host) })
+		if i < 0 && n.Notify(p.Account, p.Due, true) {
+			continue
+		}
+		if i < 0 {
+			i = slices.IndexFunc(others, func(o Presence) bool { return containsFold(o.Relays, realm) || containsFold(o.Relays, "*") })
+		}
+		if i >= 0 {
+			to[others[i].Name] = append(to[others[i].Name], p)
+		}
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(to)) {
+		parcels := to[name]
+		_, err := swap(ctx, n.Store, parcelsKey(name), n.Version, time.Minute, func(all *[]Parcel) (bool, error) {
+			room := max(inboxMax-len(*all), 0)
+			*all = append(*all, parcels[:min(len(parcels), room)]...)
+			return room > 0, nil
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("notices to %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Collect sends the notices that others left for this instance.
+func (n *Notices) Collect(ctx context.Context) {
+	var mine []Parcel
+	_, err := swap(ctx, n.Store, parcelsKey(n.Name), n.Version, time.Minute, func(all *[]Parcel) (bool, error) {
+		mine, *all = *all, nil
+		return len(mine) > 0, nil
+	})
+	if err != nil {
+		return
+	}
+	for _, p := range mine {
+		_ = n.Notify(p.Account, p.Due, false) || n.Notify(p.Account, p.Due, true)
+	}
+}
+
+// more are the hosts of an instance that do not fit into the list of instances,
+// as far as they can be read.
+func (p *Presence) more(ctx context.Context, s store.Store) (hosts []string) {
+	if p.More == 0 {
+		return nil
+	}
+	keys := make([]store.Key, p.More)
+	for i := range keys {
+		keys[i] = peersKey(p.Name, i)
+	}
+	recs, err := s.Load(ctx, keys)
+	if err != nil {
+		return nil
+	}
+	for _, r := range recs {
+		var part []string
+		if json.Unmarshal(r.Bytes, &part) == nil {
+			hosts = append(hosts, part...)
+		}
+	}
+	return hosts
+}
+
+func containsFold(list []string, s string) bool {
+	return slices.ContainsFunc(list, func(l string) bool { return strings.EqualFold(l, s) })
+}
