@@ -2,7 +2,9 @@
 
 GO    ?= go
 export CGO_ENABLED = 0
-SEEDS ?= 1000
+SEEDS ?= 3000
+FROM  ?= 1
+FOR   ?= 1h
 SESSIONS ?= 1000000
 RACE  ?= . ./store/... ./backup/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 
@@ -36,14 +38,14 @@ test: install ## exactly what CI runs: install what is missing, check, race
 	$(MAKE) check
 	$(MAKE) race
 
-sim-test: ## simulate SEEDS worlds (default 1000)
-	$(GO) test ./rtmtest -run TestSeed -count=1 -v -args -seeds $(SEEDS)
+sim-test: ## simulate SEEDS worlds from FROM on (default 3000 from 1), and find each planted mistake
+	$(GO) test ./rtmtest -run 'TestSeed|TestPlantedBugsAreFound' -count=1 -v -timeout 0 -args -seeds $(SEEDS) -from $(FROM)
 
 fault-test: install ## the long form of the tests that kill processes
 	RTM_FAULTS=long $(GO) test ./cmd/rtm -run 'Kill|Shared' -count=1 -v -timeout 30m
 
-soak: ## simulate worlds until a bug shows, or an hour has passed
-	$(GO) test ./rtmtest -run TestSeed -count=1 -timeout 70m -args -seeds 400000
+soak: ## simulate worlds from FROM on until one fails, or for FOR (default 1h)
+	$(GO) test ./rtmtest -run TestSeed -count=1 -v -timeout 0 -args -from $(FROM) -for $(FOR)
 
 bench: ## benchmarks: ns and allocations of each step
 	$(GO) test -run '^$$' -bench . -skip '^Benchmark(Scale|Scaling|Timers)$$' -benchmem ./...

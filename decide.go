@@ -180,6 +180,10 @@ func (s *Shard) decide(w *work) {
 	}
 }
 
+// stepOwns is the mistake of Planted that uses an account further which a request
+// has spoilt.
+const stepOwns = "step-owns-after-panic"
+
 // attempt decides the batch once; false: one request was found that spoils it.
 func (s *Shard) attempt(w *work) (d draft, ok bool) {
 	for i := range w.extras {
@@ -219,6 +223,10 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			if s.outcome.NeedPlan {
 				s.drop(w, i)
 				s.reply(in, NeedPlan)
+			}
+			if s.Planted == stepOwns && in.spoilt != 0 {
+				d.changed = true
+				continue
 			}
 			return d, false
 		}

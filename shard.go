@@ -127,6 +127,7 @@ type Shard struct {
 	Level    func() uint32 // of the store; nil: the lowest
 	Instance []byte
 	Jitter   func(n int64) int64 // below n: spreads retries
+	Planted  string              // a mistake that the simulation makes on purpose; empty in production
 	far      time.Duration       // how long a commit takes, of late
 
 	queues  map[string]*work // by account

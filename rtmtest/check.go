@@ -1,175 +1,341 @@
 package rtmtest
 
 import (
-	"cmp"
 	"slices"
+	"strings"
+	"time"
 
+	"rtm"
 	"rtm/charging"
 	"rtm/store"
 	"rtm/tenant"
 )
 
-// checkWrite holds each account that is written against I1 and I2.
-func (m *Sim) checkWrite(w store.Write) {
-	if w.Op != store.Put || w.Key.Kind != tenant.KindAccount {
+// books is what the checks know of one write of an account: what its ledger adds
+// up to, and since when each reservation is held. They go with the record from
+// node to node.
+type books struct {
+	buckets []bucketBook
+	holds   []holdBook
+	wake    time.Time // when the record wants to be looked at; zero: never
+}
+
+type bucketBook struct {
+	number                      uint32
+	credited, debited, reserved int64
+}
+
+// A holdBook is the reservation of a rating group since a request number.
+type holdBook struct {
+	session string
+	sub     uint64
+	group   uint32
+	number  uint32
+	since   time.Duration // by the store's clock
+}
+
+// checkCommit holds a commit that is about to happen on a master against I1 to
+// I5, I9 and I11.
+func (m *Sim) checkCommit(d *node, c *store.Commit, was []*entry, changes []change) {
+	first := &c.Writes[0]
+	for i := range c.Writes {
+		switch k := &c.Writes[i].Key; k.Kind {
+		case tenant.KindAccount, tenant.KindClosed, tenant.KindOnce:
+			if k.Name != first.Key.Name && (!strings.HasPrefix(k.Name, first.Key.Name) || k.Name[len(first.Key.Name)] != '/') {
+				m.failf("I11: one commit touches %s and %s", first.Key, k)
+			}
+		}
+	}
+	if first.Key.Kind != tenant.KindAccount {
 		return
 	}
-	var a charging.Account
-	if a.Decode(w.Bytes) != nil || a.DecodeAll() != nil {
-		m.failf("%s cannot be decoded", w.Key)
+	if first.Op != store.Put || len(changes) == 0 {
+		if len(c.Events) > 0 {
+			m.failf("I3: %s has events without being written", first.Key)
+		}
 		return
 	}
-	if !a.Check() {
-		m.failf("I1, I2: %s: buckets and holds do not agree", w.Key)
+	a := &m.account
+	if a.Decode(first.Bytes) != nil || a.DecodeAll() != nil {
+		m.failf("%s cannot be decoded", first.Key)
+		return
 	}
-	for i := range a.Buckets {
-		if held := held(&a, a.Buckets[i].Number); held != a.Buckets[i].Reserved {
-			m.failf("I2: %s bucket %d has %d reserved, its sessions hold %d", w.Key, a.Buckets[i].Number, a.Buckets[i].Reserved, held)
+	old := &books{}
+	if was[0] != nil && was[0].books != nil {
+		old = was[0].books
+	}
+	m.checkTimer(d, first.Key, old)
+	b := &books{buckets: slices.Clone(old.buckets), wake: a.Wake()}
+	b.hold(d, a, old)
+	released := m.post(d, b, first.Key, c.Events, old)
+	m.balance(b, a, first.Key)
+	for i := range old.holds {
+		h := &old.holds[i]
+		if released&(1<<i) != 0 && !b.has(h) && d.time()+d.cluster.jump() < h.since+m.validity {
+			m.failf("I9: %s released group %d of %s %s after it was granted", first.Key, h.group, h.session, d.time()-h.since)
+		}
+	}
+	changes[0].entry.books = b
+}
+
+// checkProof: what a commit that is done has checked was not overwritten before it
+// was sent, by a write that was told to be durable, on whatever node (I10).
+func (m *Sim) checkProof(d *node, cs []store.Commit, rs []store.Result, sent time.Duration) {
+	master := m.cluster.nodes[m.cluster.view().master]
+	for i := range cs {
+		if rs[i].Outcome != store.Done {
+			continue
+		}
+		for j := range cs[i].Writes {
+			w := &cs[i].Writes[j]
+			if w.Op == store.Put {
+				if e := d.records(w.Key); e != nil && e.Version == w.New && e.proven == 0 {
+					e.proven = m.now
+				}
+				continue
+			}
+			if e := master.records(w.Key); e != nil && e.Version != w.Seen && e.proven != 0 && e.proven < sent {
+				m.failf("I10: %s proved a record of %s that was overwritten %s before", addr(d.id), w.Key, sent-e.proven)
+			}
 		}
 	}
 }
 
-func held(a *charging.Account, bucket uint32) (sum int64) {
+// checkTimer: an account that has a deadline has an entry in the time index, which
+// is no later than that or than a lease (I12).
+func (m *Sim) checkTimer(d *node, key store.Key, b *books) {
+	if b.wake.IsZero() {
+		return
+	}
+	latest := max(b.wake.Sub(epoch), d.time()+rtm.TickLease) + d.cluster.jump()
+	if m.rates[hazardPanic] > 0 {
+		latest += time.Minute // a tick that cannot be decided is put off
+	}
+	switch x := d.state.armed(key); {
+	case x == nil:
+		m.failf("I12: %s has no timer and is due at %s", key, b.wake.Sub(epoch))
+	case x.at > latest:
+		m.failf("I12: %s has its timer at %s and is due at %s", key, x.at, b.wake.Sub(epoch))
+	}
+}
+
+// checkTimers is checkTimer of all accounts, now and again.
+func (m *Sim) checkTimers() {
+	for _, d := range m.cluster.nodes {
+		for _, a := range m.accounts {
+			if e := d.records(a.key); d.master() && e != nil && e.books != nil {
+				m.checkTimer(d, a.key, e.books)
+			}
+		}
+	}
+	if !m.quiet {
+		m.after(5*time.Second, m.checkTimers)
+	}
+}
+
+// records is a record on a node that has a state; nil: there is none.
+func (d *node) records(k store.Key) *entry {
+	if d.state == nil {
+		return nil
+	}
+	return d.state.records[k]
+}
+
+// hold notes what a holds, and since when.
+func (b *books) hold(d *node, a *charging.Account, old *books) {
 	for i := range a.Sessions {
-		for j := range a.Sessions[i].Groups {
-			for _, h := range a.Sessions[i].Groups[j].Holds {
-				if h.Bucket == bucket {
-					sum += h.Amount
+		s := &a.Sessions[i]
+		for j := range s.Groups {
+			g := &s.Groups[j]
+			if len(g.Holds) == 0 {
+				continue
+			}
+			h := holdBook{sub: s.Sub, group: g.Group, number: g.Number, since: d.sent + d.skew}
+			for k := range old.holds {
+				if o := &old.holds[k]; o.group == h.group && o.sub == h.sub && o.session == string(s.ID) {
+					if h.session = o.session; o.number == h.number {
+						h.since = o.since
+					}
+				}
+			}
+			if h.session == "" {
+				h.session = string(s.ID)
+			}
+			b.holds = append(b.holds, h)
+		}
+	}
+}
+
+func (b *books) has(h *holdBook) bool {
+	for i := range b.holds {
+		if o := &b.holds[i]; o.group == h.group && o.sub == h.sub && o.session == h.session {
+			return true
+		}
+	}
+	return false
+}
+
+// post adds the events of a commit to the books. It returns which of the old
+// reservations they say that time has released, as bits.
+func (m *Sim) post(d *node, b *books, account store.Key, events [][]byte, old *books) (released uint64) {
+	e := &m.entry
+	for _, ev := range events {
+		if err := e.Decode(ev); err != nil {
+			m.failf("an event of %s cannot be decoded", account)
+			continue
+		}
+		if len(account.Name) != len(e.Tenant)+1+len(e.Account) || account.Name[:len(e.Tenant)] != e.Tenant || account.Name[len(e.Tenant)+1:] != e.Account {
+			m.failf("I11: %s has an event of %s/%s", account, e.Tenant, e.Account)
+		}
+		for i := range e.Movements {
+			mv := &e.Movements[i]
+			k := b.bucket(mv.Bucket)
+			k.credited += mv.Credit
+			k.debited += mv.Debit
+			k.reserved += mv.Reserve
+			if mv.Held > 0 && mv.Available < 0 {
+				m.failf("I4: %s held %d of bucket %d, which has %d", account, mv.Held, mv.Bucket, mv.Available)
+			}
+		}
+		if e.Sort != charging.Released && (e.Sort != charging.FinalRecord || e.Cause != charging.Expired) {
+			continue
+		}
+		for i := range old.holds {
+			h := &old.holds[i]
+			if h.session == string(e.Session) && h.sub == e.Sub && slices.ContainsFunc(e.Lines, func(l charging.Line) bool { return l.Group == h.group }) {
+				released |= 1 << (i & 63)
+			}
+		}
+	}
+	return released
+}
+
+func (b *books) bucket(number uint32) *bucketBook {
+	for i := range b.buckets {
+		if b.buckets[i].number == number {
+			return &b.buckets[i]
+		}
+	}
+	b.buckets = append(b.buckets, bucketBook{number: number})
+	return &b.buckets[len(b.buckets)-1]
+}
+
+// balance holds an account against its ledger and its sessions.
+func (m *Sim) balance(b *books, a *charging.Account, key store.Key) {
+	for i := range a.Buckets {
+		k := &a.Buckets[i]
+		is := b.bucket(k.Number)
+		if k.Credited != is.credited || k.Debited != is.debited || k.Reserved != is.reserved {
+			m.failf("I1, I3: %s bucket %d has %d credited, %d debited, %d reserved; its ledger says %d, %d, %d",
+				key, k.Number, k.Credited, k.Debited, k.Reserved, is.credited, is.debited, is.reserved)
+		}
+		held := int64(0)
+		for j := range a.Sessions {
+			for g := range a.Sessions[j].Groups {
+				for _, h := range a.Sessions[j].Groups[g].Holds {
+					if h.Amount < 0 {
+						m.failf("I2: %s: a session holds %d", key, h.Amount)
+					}
+					if h.Bucket == k.Number {
+						held += h.Amount
+					}
 				}
 			}
 		}
+		if held != k.Reserved {
+			m.failf("I2: %s bucket %d has %d reserved, its sessions hold %d", key, k.Number, k.Reserved, held)
+		}
+		if k.Available() < -k.Overrun {
+			m.failf("I4: %s bucket %d has %d left, and %d overrun", key, k.Number, k.Available(), k.Overrun)
+		}
 	}
-	return sum
 }
 
-// books is what the entries of all streams add up to.
-type books struct {
-	effects map[effect]int
-	finals  map[string]int
-	used    map[string]map[uint32]int64
-	debited map[ledgerKey]int64
-	credit  map[ledgerKey]int64
+// jump is how far the nodes' clocks may be from each other.
+func (c *cluster) jump() time.Duration {
+	least, most := c.nodes[0].skew, c.nodes[0].skew
+	for _, d := range c.nodes {
+		least, most = min(least, d.skew), max(most, d.skew)
+	}
+	return most - least
 }
 
-type effect struct {
-	session string
-	number  uint32
-}
-
-type ledgerKey struct {
-	account string
-	bucket  uint32
-}
-
-// checkEnd checks what must hold when faults have stopped and all is quiet.
-func (m *Sim) checkEnd() {
-	if len(m.failures) > 0 {
+// checkLateness: when no fault is left, a wake-up comes at most a lease, a poll
+// and a second late (I9).
+func (m *Sim) checkLateness(due store.Due, now time.Time) {
+	since := m.calmSince + 15*time.Second
+	if !m.calm || m.now < since+10*time.Second || due.Wake.Sub(epoch) < since+m.cluster.jump() {
 		return
 	}
-	b := m.readBooks()
-	for _, k := range m.accounts {
-		m.checkAccount(k, b)
-	}
-	for _, c := range m.calls {
-		m.checkCall(c, b)
+	if late := now.Sub(due.Wake); late > 4*time.Second && !m.quiet {
+		m.failf("I9: %s was woken %s late", due.Key, late)
 	}
 }
 
-func (m *Sim) readBooks() *books {
-	b := &books{
-		effects: make(map[effect]int), finals: make(map[string]int), used: make(map[string]map[uint32]int64),
-		debited: make(map[ledgerKey]int64), credit: make(map[ledgerKey]int64),
+// checkAnswer: a session that is open for sure is not unknown; what a tenant's
+// peer may not name is not served (I10, I11); a message that nobody has overtaken
+// in its rating group is granted something or told why not.
+func (m *Sim) checkAnswer(msg *message) {
+	s, a := msg.s, msg.answer
+	if s.foreign && a.Result == charging.Success {
+		m.failf("I11: %s was served %s of tenant %s", s.g.host, msg.kind, s.account.tenant.name)
 	}
-	partitions := make([]store.Partition, 0, len(m.store.streams))
-	for p := range m.store.streams {
-		partitions = append(partitions, p)
+	if a.Result == charging.UnknownSession && s.opened && !s.aborted && !s.terminating() && m.now+time.Second < s.surely-m.cluster.jump() {
+		m.failf("I10: %s %s %d was told that the session is unknown", s.name, msg.kind, msg.number)
 	}
-	slices.SortFunc(partitions, func(a, c store.Partition) int { return cmp.Compare(a, c) })
-	var e charging.Entry
-	for _, p := range partitions {
-		for _, ev := range m.store.streams[p] {
-			if err := e.Decode(ev.Bytes); err != nil {
-				m.failf("an event cannot be decoded")
-				continue
-			}
-			b.add(&e)
-		}
+	if a.Result == charging.UserUnknown && !s.foreign && s.g.serves(s.account) {
+		m.failf("I10: %s %s was told that the user is unknown", s.name, msg.kind)
 	}
-	return b
-}
-
-func (b *books) add(e *charging.Entry) {
-	name := string(e.Session)
-	for _, mv := range e.Movements {
-		k := ledgerKey{e.Account, mv.Bucket}
-		b.debited[k] += mv.Debit
-		b.credit[k] += mv.Credit
-	}
-	switch e.Sort {
-	case charging.Message, charging.Supplementary:
-		b.effects[effect{name, e.Request}]++
-		if b.used[name] == nil {
-			b.used[name] = make(map[uint32]int64)
-		}
-		for _, l := range e.Lines {
-			b.used[name][l.Group] += l.Used.Octets
-		}
-	case charging.FinalRecord:
-		b.finals[name]++
-	}
-}
-
-// checkAccount: nothing is open or reserved, no timer is left, and the ledger
-// is the balance (I3, I5, I12).
-func (m *Sim) checkAccount(k store.Key, b *books) {
-	var a charging.Account
-	if err := a.Decode(m.store.Load([]store.Key{k})[0].Bytes); err != nil || !a.Exists {
-		m.failf("%s is lost", k)
+	if a.Result != charging.Success || msg.kind > charging.Update {
 		return
 	}
-	for i := range a.Sessions {
-		m.failf("I12: %s still has session %s open, due %s", k, a.Sessions[i].ID, a.Sessions[i].Wake)
-	}
-	if wake, ok := m.store.wakes[k]; ok {
-		m.failf("I12: %s has a timer left, at %s", k, wake)
-	}
-	_, name := tenant.AccountOf(k)
-	for i := range a.Buckets {
-		bk := &a.Buckets[i]
-		if bk.Reserved != 0 {
-			m.failf("I5: %s bucket %d still has %d reserved", k, bk.Number, bk.Reserved)
-		}
-		if got := b.debited[ledgerKey{name, bk.Number}]; got != bk.Debited {
-			m.failf("I3: %s bucket %d has debited %d, its ledger says %d", k, bk.Number, bk.Debited, got)
-		}
-		if got := b.credit[ledgerKey{name, bk.Number}]; got != bk.Credited {
-			m.failf("I3: %s bucket %d was credited %d, its ledger says %d", k, bk.Number, bk.Credited, got)
+	s.surely = max(s.surely, msg.first+2*m.validity)
+	for i := range msg.asks {
+		if g := &a.Grants[i]; g.Result == charging.Success && g.Units == 0 && !s.overtaken(msg, g.Group) {
+			m.failf("§2: %s %s %d was granted nothing for group %d, which no higher number has named", s.name, msg.kind, msg.number, g.Group)
 		}
 	}
-
 }
 
-// checkCall: what the gateway knows to be acknowledged took effect once (I6),
-// and a session that was opened has one final record (I8).
-func (m *Sim) checkCall(c *call, b *books) {
-	for _, msg := range c.messages {
-		n := b.effects[effect{c.name, msg.number}]
-		if n > 1 {
-			m.failf("I6: %s %s %d took effect %d times", c.name, msg.kind, msg.number, n)
-		}
-		if msg.answer != nil && msg.answer.Result == charging.Success && n != 1 {
-			m.failf("I6: %s %s %d was acknowledged and took effect %d times", c.name, msg.kind, msg.number, n)
-		}
-		if c.opened && msg.kind == charging.Termination && msg.answer == nil && m.calm && msg.tries > resendsMax {
-			m.failf("I12: %s %s %d was never answered", c.name, msg.kind, msg.number)
+// checkPrompt: an operator is not told that a session is unknown which is open.
+func (m *Sim) checkPrompt(c *command) {
+	if s := c.session; s != nil && c.answer.Result == charging.UnknownSession && !s.ending && m.now+time.Second < s.surely-m.cluster.jump() {
+		m.failf("I10: an operator was told that session %s is unknown", s.name)
+	}
+}
+
+func (s *session) terminating() bool {
+	return slices.ContainsFunc(s.messages, func(o *message) bool { return o.kind == charging.Termination })
+}
+
+func (g *gateway) serves(a *simAccount) bool { return slices.Contains(g.tenants, a.tenant.name) }
+
+// overtaken reports whether a later message names that rating group.
+func (s *session) overtaken(m *message, group uint32) bool {
+	for _, o := range s.messages {
+		if o.number > m.number && slices.ContainsFunc(o.asks, func(a charging.Ask) bool { return a.Group == group }) {
+			return true
 		}
 	}
-	if c.opened && b.finals[c.name] != 1 {
-		m.failf("I8: %s has %d final records", c.name, b.finals[c.name])
+	return false
+}
+
+// compare holds a second answer to the same request against the first (I7).
+// before: it may have been decided earlier than the first.
+func (m *message) compare(a *charging.Answer, before bool) {
+	if m.answer.Result != charging.Success || m.action > charging.RefundAccount {
+		return // a refusal is decided anew, and so is what has no effect
 	}
-	for group, used := range c.used {
-		if got := b.used[c.name][group]; got < used {
-			m.failf("I3: %s group %d: %d octets acknowledged, %d recorded", c.name, group, used, got)
+	if a.Result != charging.Success && before || a.Result == charging.UnableToComply && m.s.g.m.rates[hazardPanic] > 0 {
+		return // or its decision panicked
+	}
+	same := a.Result == m.answer.Result && len(a.Grants) == len(m.answer.Grants) && a.Cost == m.answer.Cost
+	for i := range a.Grants {
+		if same && !m.s.overtaken(m, a.Grants[i].Group) {
+			same = a.Grants[i] == m.answer.Grants[i]
 		}
+	}
+	if !same {
+		m.s.g.m.failf("I7: %s %s %d was answered %v, then %v", m.s.name, m.kind, m.number, *m.answer, *a)
 	}
 }

@@ -2,11 +2,14 @@ package rtmtest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
 	"rtm"
 	"rtm/charging"
+	"rtm/rating"
+	"rtm/store"
 )
 
 const (
@@ -15,114 +18,206 @@ const (
 )
 
 // A gateway opens one session after the other, reports what was used, and
-// keeps its own books.
+// keeps its own books. It serves some tenants.
 type gateway struct {
 	m        *Sim
-	id       int
+	rng      *rand.Rand // its own: what others do does not change what it does
+	host     string
+	tenants  []string
 	sessions int
-	stopping bool
+	links    uint8 // which instances it is connected to, as bits
 }
 
-// A call is one session as its gateway knows it.
-type call struct {
+// A session is one as its gateway knows it.
+type session struct {
 	g        *gateway
 	name     string
+	sub      uint64
+	account  *simAccount
 	identity string
-	sender   bool // names its subscriber in every message
+	foreign  bool // of a tenant that the gateway does not serve
+	named    bool // every message names the subscriber
+	indexed  bool
 	number   uint32
-	granted  map[uint32]int64
-	used     map[uint32]int64 // acknowledged
-	opened   bool
-	closed   bool // a T was acknowledged
-	lost     bool // some message was never acknowledged
+	granted  [4]int64 // by rating group
 	messages []*message
+	flying   int
+	opened   bool
+	ending   bool          // a T was sent
+	aborted  bool          // an ASR came, or an operator asked for one
+	surely   time.Duration // until then it is open, whatever happens
 }
 
-// A message is a request of a call, until it is answered.
+// A message is a request of a session, until it is answered.
 type message struct {
-	c      *call
-	kind   charging.Kind
-	number uint32
-	asks   []charging.Ask
-	tries  int
-	answer *charging.Answer
+	s       *session
+	kind    charging.Kind
+	action  charging.Action
+	number  uint32
+	asks    []charging.Ask
+	first   time.Duration // when it was first sent
+	tries   int
+	arrived int // copies that an instance took
+	refused int // … and turned away as busy
+	answer  *charging.Answer
+	granted time.Duration // when the first answer that it was carried out left an instance; zero: none yet
 }
 
-func newGateway(m *Sim, id int) *gateway { return &gateway{m: m, id: id} }
+// A taken is a copy of a message in an instance.
+type taken struct {
+	*message
+	at time.Duration
+}
 
-func (g *gateway) start() { g.m.after(g.m.upTo(20*time.Second), g.open) }
+func newGateway(m *Sim, i int) *gateway {
+	g := &gateway{m: m, host: fmt.Sprintf("gw%d.sim", i), rng: rand.New(rand.NewPCG(m.Seed, uint64(i)+1))}
+	g.links = uint8(1 + m.rng.IntN(15))
+	for _, t := range m.tenants {
+		if m.oneIn(2) {
+			g.tenants = append(g.tenants, t.name)
+		}
+	}
+	if len(g.tenants) == 0 {
+		g.tenants = append(g.tenants, m.tenants[i%len(m.tenants)].name)
+	}
+	return g
+}
 
-// open begins a session.
+func (g *gateway) oneIn(n int) bool { return g.rng.IntN(n) == 0 }
+
+func (g *gateway) upTo(d time.Duration) time.Duration { return time.Duration(g.rng.Int64N(int64(d))) }
+
+func (g *gateway) start() {
+	for range 1 + g.rng.IntN(3) {
+		g.m.after(g.upTo(5*time.Second), g.open)
+	}
+}
+
+// open begins a session, or does one thing once.
 func (g *gateway) open() {
-	if g.stopping {
+	if g.m.calm || g.m.Sessions > 0 && len(g.m.sessions) >= g.m.Sessions {
 		return
 	}
 	g.sessions++
-	account := g.m.rng.IntN(len(g.m.accounts))
-	c := &call{
-		g: g, name: fmt.Sprintf("gw%d.sim;%d", g.id, g.sessions), identity: fmt.Sprintf("imsi:00101%05d%05d", account, 0),
-		granted: make(map[uint32]int64), used: make(map[uint32]int64), sender: g.m.rng.IntN(2) == 0,
+	if g.oneIn(5) { // a connection comes or goes
+		g.links ^= 1 << g.rng.IntN(4)
 	}
-	g.m.calls = append(g.m.calls, c)
-	c.next(charging.Initial)
+	account := g.m.accounts[g.rng.IntN(len(g.m.accounts))]
+	s := &session{
+		g: g, name: fmt.Sprintf("%s;%d", g.host, g.sessions), account: account,
+		identity: account.identities[g.rng.IntN(len(account.identities))], foreign: !slices.Contains(g.tenants, account.tenant.name),
+		named: g.oneIn(2),
+	}
+	s.indexed = !s.named || g.oneIn(2)
+	if s.foreign && g.oneIn(2) {
+		g.m.after(g.upTo(time.Second), g.open) // few gateways ask for what is not theirs
+		return
+	}
+	if g.oneIn(6) {
+		s.sub = 1 + g.rng.Uint64N(2)
+	}
+	g.m.sessions = append(g.m.sessions, s)
+	if g.oneIn(5) {
+		s.event()
+		return
+	}
+	s.send(charging.Initial, s.someGroups())
+	if s.sub == 1 { // its sibling
+		twin := *s
+		twin.sub, twin.messages = 2, nil
+		g.m.sessions = append(g.m.sessions, &twin)
+		twin.number, twin.flying = 0, 0
+		twin.send(charging.Initial, twin.someGroups())
+	}
 }
 
-// next sends the next message of the call.
-func (c *call) next(kind charging.Kind) {
-	m := &message{c: c, kind: kind, number: c.number}
-	c.number++
-	for group := uint32(1); group <= 2; group++ {
+func (s *session) someGroups() []uint32 {
+	return [][]uint32{{1, 2}, {1}, {2}, {1, 2}}[s.g.rng.IntN(4)]
+}
+
+// send sends the session's next message about these rating groups.
+func (s *session) send(kind charging.Kind, groups []uint32) {
+	m := &message{s: s, kind: kind, number: s.number}
+	s.number++
+	s.flying++
+	s.ending = s.ending || kind == charging.Termination
+	for _, group := range groups {
 		ask := charging.Ask{Group: group, Has: charging.HasGroup, Wants: kind != charging.Termination}
 		if kind != charging.Initial {
 			ask.Reports = true
-			ask.Used.Octets = c.usage(group)
-		} else if c.g.m.rng.IntN(3) == 0 {
-			continue
+			ask.Used.Octets = s.usage(group)
+			s.granted[group] = 0
 		}
 		m.asks = append(m.asks, ask)
 	}
-	c.messages = append(c.messages, m)
+	s.messages = append(s.messages, m)
+	m.first = s.g.m.now
 	m.send()
 }
 
 // usage is what was used of the last grant: some, all, or a little more.
-func (c *call) usage(group uint32) int64 {
-	g := c.granted[group]
-	if g == 0 {
-		return 0
+func (s *session) usage(group uint32) int64 {
+	n := s.granted[group]
+	if s.g.oneIn(8) {
+		return n + s.g.rng.Int64N(20_000)
 	}
-	if c.g.m.rng.IntN(10) == 0 {
-		return g + c.g.m.rng.Int64N(1000)
+	return s.g.rng.Int64N(n + 1)
+}
+
+// event sends a one-time request.
+func (s *session) event() {
+	m := &message{s: s, kind: charging.Event, action: charging.Action(1 + s.g.rng.IntN(4))}
+	s.number, s.flying, s.ending = 1, 1, true
+	ask := charging.Ask{Group: 3, Has: charging.HasGroup, Wants: true}
+	ask.Want.Events = 1 + s.g.rng.Int64N(3)
+	if s.g.oneIn(3) {
+		ask.Want = charging.Units{Money: rating.Micros(1 + s.g.rng.Int64N(50_000))}
 	}
-	return c.g.m.rng.Int64N(g + 1)
+	m.asks = append(m.asks, ask)
+	s.messages = append(s.messages, m)
+	m.first = s.g.m.now
+	m.send()
 }
 
 // send sends the message to any instance, and again until it is answered.
 func (m *message) send() {
-	sim := m.c.g.m
+	sim := m.s.g.m
 	if m.answer != nil {
 		return
 	}
-	if m.tries++; m.tries > resendsMax {
-		m.c.lost = true
+	if m.tries++; m.tries > resendsMax || sim.quiet {
 		return
 	}
-	n := sim.instances[sim.rng.IntN(len(sim.instances))]
-	sim.send(func() { n.submit(m.inbound()) })
+	m.sendTo(sim.instances[m.s.g.rng.IntN(len(sim.instances))])
+	if m.s.g.oneIn(10) { // to two at once
+		m.sendTo(sim.instances[m.s.g.rng.IntN(len(sim.instances))])
+	}
 	sim.after(txTimer, m.send)
 }
 
+func (m *message) sendTo(n *instance) {
+	m.s.g.m.send(func() { n.arrive(m.inbound) })
+}
+
+// inbound is the request as the door makes it of the message.
 func (m *message) inbound() *rtm.Inbound {
-	sim := m.c.g.m
+	m.arrived++
+	s := m.s
+	if s.g.m.Trace != nil {
+		s.g.m.tracef("%s;%d %s %d arrives", s.name, s.sub, m.kind, m.number)
+	}
 	in := &rtm.Inbound{
 		Request: charging.Request{
-			Kind: m.kind, Realm: []byte("sim"), Session: []byte(m.c.name), Host: fmt.Appendf(nil, "gw%d.sim", m.c.g.id),
-			Number: m.number, Context: 32251, Asks: slices.Clone(m.asks), Content: m.content(), Indexed: true,
+			Kind: m.kind, Realm: []byte("sim"), Session: []byte(s.name), Sub: s.sub, Host: []byte(s.g.host),
+			Number: m.number, Context: 32251, Asks: slices.Clone(m.asks), Content: m.content(), Indexed: s.indexed, Action: m.action,
 		},
-		Arrived: sim.now, Deadline: sim.now.Add(giveUp), Token: m,
+		Tenants: s.g.tenants, Token: &taken{m, s.g.m.now},
 	}
-	if m.kind == charging.Initial || m.c.sender {
-		in.Identities = []string{m.c.identity}
+	if m.kind == charging.Initial || m.kind == charging.Event || s.named {
+		in.Identities = []string{s.identity}
+	}
+	if m.kind == charging.Event && m.action <= charging.RefundAccount {
+		in.OnceDoor, in.OnceName = "gy", fmt.Sprintf("%s;%d;%d", s.name, s.sub, m.number)
 	}
 	return in
 }
@@ -135,50 +230,129 @@ func (m *message) content() uint64 {
 	return h | 1
 }
 
-// answered takes the answer and goes on: more usage, the end, or silence.
-func (m *message) answered(a charging.Answer) {
-	sim := m.c.g.m
-	if m.answer != nil {
-		m.compare(&a)
-		return
-	}
-	m.answer = &a
-	c := m.c
-	if a.Result == charging.Success {
-		c.opened = true
-		for _, ask := range m.asks {
-			c.used[ask.Group] += ask.Used.Octets
-			delete(c.granted, ask.Group)
+// left takes what an instance made of a copy of the message.
+func (m *taken) left(n *instance, in *rtm.Inbound, o rtm.Outcome) {
+	switch o {
+	case rtm.Answered:
+		a := in.Answer
+		a.Grants = slices.Clone(a.Grants)
+		if sim := m.s.g.m; a.Result == charging.Success && m.granted == 0 {
+			m.granted = sim.now
 		}
-		for _, g := range a.Grants {
-			c.granted[g.Group] = g.Units
-		}
-	}
-	pause := sim.upTo(90 * time.Second)
-	switch {
-	case m.kind == charging.Termination:
-		c.closed = a.Result == charging.Success
-		sim.after(pause, c.g.open)
-	case a.Result != charging.Success:
-		sim.after(pause, c.g.open)
-	case sim.rng.IntN(12) == 0: // vanishes
-		sim.after(pause, c.g.open)
-	case sim.rng.IntN(5) == 0 || c.g.stopping:
-		sim.after(pause, func() { c.next(charging.Termination) })
-	default:
-		sim.after(pause, func() { c.next(charging.Update) })
-	}
-	if sim.rng.IntN(4) == 0 { // sends it once more, answered or not
-		sim.send(func() { sim.instances[sim.rng.IntN(len(sim.instances))].submit(m.inbound()) })
+		before := m.granted == 0 || m.at < m.granted // it may have been decided first
+		m.s.g.m.send(func() { m.answered(&a, before) })
+	case rtm.Busy:
+		m.refused++ // 3004: the gateway sends it again
+	case rtm.Silent, rtm.Forward, rtm.NeedPlan, rtm.Above:
 	}
 }
 
-// compare holds a second answer to the same request against the first (I7).
-func (m *message) compare(a *charging.Answer) {
-	if m.number+1 != m.c.number {
-		return // a higher number may have named its groups since
+// answered takes the answer and goes on.
+func (m *message) answered(a *charging.Answer, before bool) {
+	s := m.s
+	g := s.g
+	g.m.mixNumber(uint64(a.Result))
+	if g.m.Trace != nil {
+		g.m.tracef("%s;%d %s %d is answered %d %v", s.name, s.sub, m.kind, m.number, a.Result, a.Grants)
 	}
-	if a.Result != m.answer.Result || !slices.Equal(a.Grants, m.answer.Grants) {
-		m.c.g.m.failf("I7: %s %s %d was answered %v, then %v", m.c.name, m.kind, m.number, *m.answer, *a)
+	if m.answer != nil {
+		m.compare(a, before)
+		return
 	}
+	m.answer = a
+	s.flying--
+	g.m.checkAnswer(m)
+	if g.oneIn(4) { // sends it once more, answered or not
+		m.sendTo(g.m.instances[g.rng.IntN(len(g.m.instances))])
+	}
+	if a.Result != charging.Success {
+		if s.flying == 0 {
+			g.m.after(g.upTo(5*time.Second), g.open)
+		}
+		s.ending = true
+		return
+	}
+	s.opened = s.opened || m.kind == charging.Initial
+	for _, grant := range a.Grants {
+		s.granted[grant.Group] = grant.Units
+	}
+	if s.flying == 0 {
+		s.goOn()
+	}
+}
+
+// goOn does what a gateway does next: more usage, the end, or silence.
+func (s *session) goOn() {
+	g := s.g
+	pause := g.upTo([...]time.Duration{300 * time.Millisecond, 3 * time.Second, 6 * time.Second}[g.rng.IntN(3)])
+	if g.oneIn(5) { // just when a reservation goes back, or the session is closed
+		pause = g.m.validity*time.Duration(1+g.rng.IntN(2)) + g.m.grace + g.upTo(40*time.Millisecond) - 30*time.Millisecond
+	}
+	switch {
+	case s.ending:
+		g.m.after(pause, g.open)
+	case g.oneIn(9): // vanishes
+		g.m.after(pause, g.open)
+		if g.oneIn(2) { // and comes back, too late or not
+			g.m.after(g.upTo(4*g.m.validity), func() { s.endIfOpen(g.oneIn(2)) })
+		}
+	case g.oneIn(5) || g.m.calm:
+		g.m.after(pause, func() { s.endIfOpen(true) })
+	case g.oneIn(4): // two updates at once, about one rating group each
+		g.m.after(pause, func() {
+			if !s.ending {
+				s.send(charging.Update, []uint32{1})
+				s.send(charging.Update, []uint32{2})
+			}
+		})
+	default:
+		g.m.after(pause, func() { s.endIfOpen(false) })
+	}
+}
+
+// endIfOpen sends a termination, or an update, unless the session is over.
+func (s *session) endIfOpen(end bool) {
+	switch {
+	case s.ending:
+	case end:
+		s.send(charging.Termination, []uint32{1, 2})
+	default:
+		s.send(charging.Update, s.someGroups())
+	}
+}
+
+// notice takes a RAR or ASR, and answers it.
+func (g *gateway) notice(account store.Key, due charging.Due) {
+	var s *session
+	for _, o := range g.m.sessions {
+		if o.name == string(due.Session) && o.opened {
+			s = o
+		}
+	}
+	result := charging.UnknownSession
+	if s != nil && !s.ending {
+		result = charging.Success
+		if due.Kind == charging.Abort {
+			s.aborted = true
+			g.m.after(g.upTo(2*time.Second), func() { s.endIfOpen(true) })
+		}
+	}
+	if s != nil {
+		s.aborted = s.aborted || result != charging.Success // it says that it does not know it
+	}
+	n := g.m.instances[g.rng.IntN(len(g.m.instances))]
+	g.m.send(func() {
+		n.arrive(func() *rtm.Inbound {
+			return &rtm.Inbound{Account: account, Request: charging.Request{
+				Kind: charging.Notified, Realm: due.Realm, Session: due.Session, Sub: s.subOf(), Result: result, Notice: due.Number,
+			}}
+		})
+	})
+}
+
+func (s *session) subOf() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.sub
 }

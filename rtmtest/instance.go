@@ -1,28 +1,51 @@
 package rtmtest
 
 import (
-	"fmt"
+	"bytes"
+	"slices"
 	"time"
 
 	"rtm"
 	"rtm/charging"
 	"rtm/store"
+	"rtm/tenant"
 )
 
+// Times and bounds of an instance, as production has them.
 const (
-	simShards = 2
-	giveUp    = 2500 * time.Millisecond // an instance's deadline for a request
+	simShards   = 2
+	patience    = 2500 * time.Millisecond // an instance's deadline for a request (a peer's dialect)
+	refreshEach = time.Second             // the catalogue is read that often
 )
 
-// An instance runs shards and timers on the simulated clock. What it knows
-// goes with a crash.
+// An instance runs shards, timers, notices and a follower on the simulated
+// clock. What it knows goes with a crash.
 type instance struct {
-	m      *Sim
-	name   string
-	life   int // rises with each crash; what was begun in an earlier one is dead
-	shards [simShards]*lane
-	timers *rtm.Timers
-	hints  map[string]store.Key
+	m        *Sim
+	name     string
+	place    place
+	life     int           // rises with each crash; what was begun in an earlier one is dead
+	skew     time.Duration // of its date
+	far      time.Duration // to the store, at most
+	clock    rtm.Clock
+	ready    bool // it knows the store's time
+	frozen   bool
+	pile     []pending
+	client   *client
+	shards   [simShards]*lane
+	timers   *rtm.Timers
+	hints    map[string]store.Key
+	plans    []int // versions of each tenant's plans that are known here, by plan
+	needy    []*rtm.Inbound
+	disk     *disk
+	routines []*routine
+	notices  *rtm.Notices
+	others   []rtm.Presence // as last heard
+}
+
+type pending struct {
+	life int
+	run  func()
 }
 
 // A lane is a shard and the requests that wait for its next cycle.
@@ -34,60 +57,198 @@ type lane struct {
 }
 
 func newInstance(m *Sim, i int) *instance {
-	n := &instance{m: m, name: fmt.Sprintf("%c", 'A'+i)}
+	n := &instance{m: m, name: string(rune('A' + i)), place: firstInstance + place(i), far: m.between(200*time.Microsecond, 3*time.Millisecond)}
+	if m.cluster.mode == embedded {
+		n.place = m.cluster.nodes[0].place
+		n.far = 20 * time.Microsecond
+	}
+	if m.strikes(hazardSkew) {
+		n.skew = m.between(-time.Hour, time.Hour)
+	}
+	if m.strikes(hazardDistance) {
+		n.far *= time.Duration(1 + m.rng.IntN(60))
+	}
+	n.disk = newDisk(n)
 	n.boot()
 	return n
 }
 
+func (n *instance) distance() time.Duration { return n.far/2 + n.m.upTo(n.far/2) }
+
 func (n *instance) boot() {
-	n.timers, n.hints = &rtm.Timers{}, make(map[string]store.Key)
+	n.timers, n.hints, n.ready, n.clock = &rtm.Timers{}, make(map[string]store.Key), false, rtm.Clock{}
+	n.client, n.needy = newClient(n), nil
 	for i := range n.shards {
-		n.shards[i] = &lane{shard: n.m.shard(n.name)}
+		sh := n.m.shard(n.name)
+		sh.Plans = n.catalogue
+		if n.m.Bug == "step-owns-after-panic" {
+			sh.Planted = n.m.Bug
+		}
+		n.shards[i] = &lane{shard: sh}
+	}
+	n.read()
+}
+
+// now is the store's time, as far as it is known here.
+func (n *instance) now() time.Time {
+	if n.m.Bug == "instance-clock" {
+		return epoch.Add(n.m.now + n.skew)
+	}
+	return epoch.Add(n.clock.Now(n.m.now))
+}
+
+// do runs what was begun in that life: now, or when the instance goes on.
+func (n *instance) do(life int, run func()) {
+	switch {
+	case life != n.life:
+	case n.frozen:
+		n.pile = append(n.pile, pending{life, run})
+	default:
+		run()
 	}
 }
 
+// later runs f after d, if the instance still lives.
+func (n *instance) later(d time.Duration, f func()) {
+	life := n.life
+	n.m.after(d, func() { n.do(life, f) })
+}
+
 func (n *instance) start() {
-	n.poll(n.life)
+	n.begin()
 	n.mortal()
 }
 
-// mortal lets the instance crash now and then; it is back after a second.
+// begin asks for the store's time, and works from then on.
+func (n *instance) begin() {
+	n.client.askTime(func(ok bool) {
+		if !ok {
+			n.later(100*time.Millisecond, n.begin)
+			return
+		}
+		n.ready = true
+		n.poll()
+		n.client.keepLooking()
+		n.refresh()
+		n.attend()
+		n.follow()
+	})
+}
+
+// mortal lets the instance crash or stand still now and then.
 func (n *instance) mortal() {
+	if n.m.calm {
+		return
+	}
 	n.m.after(time.Second, func() {
-		if n.m.chance(n.m.faults.Crash) {
-			n.life++
-			n.boot()
-			life := n.life
-			n.m.after(n.m.upTo(2*time.Second), func() { n.poll(life) })
+		switch {
+		case n.m.strikes(hazardCrash):
+			n.crash(false)
+		case n.m.cluster.mode == embedded && n.m.strikes(hazardPower):
+			n.crash(true)
+		case n.m.strikes(hazardFreeze):
+			n.freeze()
 		}
 		n.mortal()
 	})
 }
 
-// poll asks for due wake-ups, for as long as this life lasts.
-func (n *instance) poll(life int) {
-	if life != n.life {
+// crash ends the process, and with power that of its machine. It is back soon.
+func (n *instance) crash(power bool) {
+	n.life++
+	n.m.tracef("%s dies, power: %t", n.name, power)
+	n.frozen, n.pile, n.ready = false, nil, false
+	if n.m.cluster.mode == embedded {
+		n.m.cluster.nodes[0].die()
+	}
+	n.end()
+	n.disk.crash(power || n.m.oneIn(3))
+	n.boot()
+	n.later(n.m.upTo(2*time.Second), n.begin)
+}
+
+func (n *instance) freeze() {
+	if n.frozen {
 		return
 	}
-	due, next := n.m.store.Due(rtm.TicksMax, rtm.TickLease)
-	for _, in := range n.timers.Claimed(due, next, n.m.now, n.m.now) {
-		n.submit(in)
+	n.frozen = true
+	n.m.tracef("%s stands still", n.name)
+	life := n.life
+	n.m.after(n.m.between(100*time.Millisecond, 9*time.Second), func() {
+		if life == n.life {
+			n.thaw()
+		}
+	})
+}
+
+// thaw lets the instance go on: all that has piled up is done at once.
+func (n *instance) thaw() {
+	if !n.frozen {
+		return
 	}
-	wait := n.timers.Poll().Sub(n.m.now)
-	n.m.after(max(wait, time.Millisecond, n.m.slow)+n.m.upTo(10*time.Millisecond), func() { n.poll(life) })
+	n.frozen = false
+	n.m.tracef("%s goes on", n.name)
+	pile := n.pile
+	n.pile = nil
+	for _, p := range pile {
+		n.do(p.life, p.run)
+	}
+}
+
+// poll asks for due wake-ups, for as long as this life lasts.
+func (n *instance) poll() {
+	n.client.due(rtm.TicksMax, rtm.TickLease, func(due []store.Due, next, now time.Time, ok bool) {
+		if !ok {
+			n.later(rtm.TickPoll, n.poll)
+			return
+		}
+		elapsed := n.now()
+		for _, d := range due {
+			n.m.tracef("%s claims %s of %s", n.name, d.Key, d.Wake.Sub(epoch))
+			n.m.checkLateness(d, now)
+		}
+		for _, in := range n.timers.Claimed(due, next, now, elapsed) {
+			n.submit(in)
+		}
+		wait := max(n.timers.Poll().Sub(elapsed), time.Millisecond)
+		if n.m.quiet && len(due) == 0 { // nothing happens any more but what is due
+			wait = time.Hour
+			if !next.IsZero() {
+				wait = max(next.Sub(now), wait/3600)
+			}
+		}
+		n.later(wait, n.poll)
+	})
+}
+
+// arrive takes a request that a gateway or an operator sent.
+func (n *instance) arrive(make func() *rtm.Inbound) {
+	n.do(n.life, func() {
+		if n.ready {
+			in := make()
+			in.Arrived = n.now()
+			in.Deadline = in.Arrived.Add(patience)
+			n.submit(in)
+		}
+	})
 }
 
 // submit sends a request to its shard, by hint where its account is not known.
 func (n *instance) submit(in *rtm.Inbound) {
-	for _, id := range in.Identities {
-		if k, ok := n.hints[id]; ok && in.Account == (store.Key{}) {
-			in.Account, in.Hinted = k, true
-			in.Request.Identity = []byte(id)
+	if len(in.Identities) > 0 && in.Account == (store.Key{}) {
+		k, ok := n.hints[in.Identities[0]]
+		if t, _ := tenant.AccountOf(k); ok && (in.Tenants == nil || slices.Contains(in.Tenants, t)) {
+			in.Account, in.Hinted, in.Request.Identity = k, true, []byte(in.Identities[0])
 		}
 	}
-	l := n.shards[int(in.Account.Partition)%simShards]
+	n.plant(in)
+	l := n.lane(in.Account)
 	l.inbox = append(l.inbox, in)
 	n.run(l)
+}
+
+func (n *instance) lane(account store.Key) *lane {
+	return n.shards[int(account.Partition)%simShards]
 }
 
 // run begins a cycle of the shard, unless one is running.
@@ -95,120 +256,197 @@ func (n *instance) run(l *lane) {
 	if l.busy {
 		return
 	}
-	keys := l.shard.Begin(l.inbox, n.m.now)
+	now := n.now()
+	keys := l.shard.Begin(l.inbox, now)
+	fresh := l.inbox
 	l.inbox = l.inbox[:0]
 	if l.shard.Idle() {
 		if at, ok := l.shard.Next(); ok && !at.Equal(l.alarm) {
 			l.alarm = at
-			n.later(max(at.Sub(n.m.now), 0), func() { l.alarm = time.Time{}; n.run(l) })
+			n.later(max(at.Sub(now), 0), func() { l.alarm = time.Time{}; n.run(l) })
 		}
 		return
 	}
 	l.busy = true
-	keys = append([]store.Key(nil), keys...)
-	n.later(n.m.upTo(n.m.faults.Store), func() {
-		var recs []store.Record
-		if !n.m.chance(n.m.faults.Unread) {
-			recs = n.m.store.Load(keys)
+	if len(keys) == 0 {
+		n.commit(l, l.shard.Loaded([]store.Record{}, n.now()))
+		return
+	}
+	twin := n.twin(l, fresh, now, keys)
+	n.client.load(keys, func(recs []store.Record) {
+		versions, now := n.m.versions, n.now()
+		cs := l.shard.Loaded(recs, now)
+		if twin != nil && recs != nil {
+			twin.compare(recs, now, versions, cs)
 		}
-		n.commit(l, l.shard.Loaded(recs, n.m.now))
+		n.commit(l, cs)
 	})
 }
 
-// commit sends the commits to the store, each with its own fate.
+// commit sends the commits to the store.
 func (n *instance) commit(l *lane, cs []store.Commit) {
-	results := make([]store.Result, len(cs))
-	for i := range cs {
-		n.fate(copied(cs[i]), &results[i])
-	}
-	n.later(n.m.faults.Store, func() {
-		for i := range results {
-			if results[i].Outcome == 0 || n.m.bug == "doubt-is-done" && results[i].Outcome == store.InDoubt {
-				results[i].Outcome = store.InDoubt
-				if n.m.bug == "doubt-is-done" {
-					results[i].Outcome = store.Done
-				}
-			}
-		}
-		for _, r := range l.shard.Committed(results, n.m.now) {
+	done := func(rs []store.Result) {
+		for _, r := range l.shard.Committed(rs, n.now()) {
 			n.reply(r)
 		}
 		l.busy = false
 		n.run(l)
-	})
-}
-
-// fate carries out c soon, late or never, and fills in what its sender hears.
-func (n *instance) fate(c store.Commit, r *store.Result) {
-	f, d := &n.m.faults, n.m.upTo(n.m.faults.Store)
-	switch {
-	case n.m.chance(f.Lost):
-	case n.m.chance(f.Zombie):
-		n.m.after(f.Store+n.m.upTo(20*time.Second), func() { n.m.store.Commit(c) })
-	case n.m.chance(f.Refused):
-		r.Outcome = store.Refused
-	case n.m.chance(f.Swallowed):
-		n.m.after(d, func() { n.m.store.Commit(c) })
-	default:
-		n.m.after(d, func() { *r = n.m.store.Commit(c) })
 	}
-}
-
-// copied is c in memory of its own: a commit may outlive the cycle that made it.
-func copied(c store.Commit) store.Commit {
-	writes := append([]store.Write(nil), c.Writes...)
-	for i := range writes {
-		writes[i].Bytes = append([]byte(nil), writes[i].Bytes...)
-	}
-	events := make([][]byte, len(c.Events))
-	for i := range events {
-		events[i] = append([]byte(nil), c.Events[i]...)
-	}
-	c.Writes, c.Events = writes, events
-	return c
-}
-
-// later runs f after d, if the instance still lives.
-func (n *instance) later(d time.Duration, f func()) {
-	life := n.life
-	n.m.after(d, func() {
-		if life == n.life {
-			f()
-		}
-	})
-}
-
-func (n *instance) reply(r rtm.Reply) {
-	switch r.Outcome {
-	case rtm.Forward:
-		if id := string(r.In.Request.Identity); id != "" {
-			n.hints[id] = r.In.Account
-		}
-		l := n.shards[int(r.In.Account.Partition)%simShards]
-		l.inbox = append(l.inbox, r.In)
-		n.later(0, func() { n.run(l) })
-	case rtm.Answered:
-		if g, ok := r.In.Token.(*message); ok {
-			n.m.send(func() { g.answered(answerOf(r.In)) })
-		}
-	case rtm.Busy, rtm.Silent, rtm.NeedPlan:
-	}
-}
-
-// answerOf copies what the client reads of an answer.
-func answerOf(in *rtm.Inbound) charging.Answer {
-	a := in.Answer
-	a.Grants = append([]charging.Grant(nil), a.Grants...)
-	return a
-}
-
-// send lets a message travel: late, twice, or not at all.
-func (m *Sim) send(deliver func()) {
-	if m.chance(m.faults.Drop) {
+	if len(cs) == 0 {
+		done(nil)
 		return
 	}
-	m.after(m.upTo(m.faults.Delay), deliver)
-	if m.chance(m.faults.Duplicate) {
-		m.after(m.upTo(m.faults.Delay), deliver)
+	n.client.commit(n.planted(cs), done)
+}
+
+// A sender is told how its request left the loop.
+type sender interface {
+	left(n *instance, in *rtm.Inbound, o rtm.Outcome)
+}
+
+// reply hands on what leaves a shard.
+func (n *instance) reply(r rtm.Reply) {
+	in := r.In
+	switch r.Outcome {
+	case rtm.Forward:
+		if id := string(in.Request.Identity); id != "" {
+			n.hints[id] = in.Account
+		}
+		l := n.lane(in.Account)
+		l.inbox = append(l.inbox, in)
+		n.later(0, func() { n.run(l) })
+	case rtm.NeedPlan:
+		n.needy = append(n.needy, in)
+		n.later(50*time.Millisecond, n.reload)
+	case rtm.Answered:
+		for _, due := range in.Notices {
+			n.dispatch(in.Account, due)
+		}
+		fallthrough
+	case rtm.Busy, rtm.Silent, rtm.Above:
+		if to, ok := in.Token.(sender); ok {
+			to.left(n, in, r.Outcome)
+		}
 	}
+}
+
+// catalogue gives the plans that are known here. Now and then it panics, where
+// a decision asks for a version.
+func (n *instance) catalogue(name string, plan []byte) charging.Plans {
+	for _, t := range n.m.tenants {
+		if t.name != name {
+			continue
+		}
+		for i := range t.plans {
+			if p := t.plans[i]; p.name == string(plan) {
+				return &knownPlan{n, p, n.plans[p.place]}
+			}
+		}
+	}
+	return nil
+}
+
+// read takes all that is published into the catalogue.
+func (n *instance) read() {
+	n.plans = n.plans[:0]
+	for _, t := range n.m.tenants {
+		for _, p := range t.plans {
+			n.plans = append(n.plans, len(p.versions))
+		}
+	}
+}
+
+func (n *instance) refresh() {
+	if n.m.quiet {
+		return
+	}
+	n.later(refreshEach, func() { n.reload(); n.refresh() })
+}
+
+// reload reads the catalogue and sends those on that waited for it.
+func (n *instance) reload() {
+	n.read()
+	needy := n.needy
+	n.needy = nil
+	for _, in := range needy {
+		if n.now().Before(in.Deadline) {
+			n.submit(in)
+		} else if to, ok := in.Token.(sender); ok {
+			to.left(n, in, rtm.Silent)
+		}
+	}
+}
+
+// A knownPlan is a plan as far as an instance knows it.
+type knownPlan struct {
+	n        *instance
+	plan     *simPlan
+	versions int
+}
+
+// twins may not panic where the first one did not.
+func (k *knownPlan) panics() bool {
+	return !k.n.m.sober && k.n.m.strikes(hazardPanic)
+}
+
+// A twin is another instance that gets the same requests on the same state of
+// the store: it decides the same (I10).
+type twin struct {
+	n     *instance
+	shard *rtm.Shard
+	keys  []store.Key
+}
+
+// twin makes a twin of a cycle now and then.
+func (n *instance) twin(l *lane, fresh []*rtm.Inbound, now time.Time, keys []store.Key) *twin {
+	if len(fresh) == 0 || l.shard.Waiting() != len(fresh) || !n.m.oneIn(16) {
+		return nil
+	}
+	var copies []*rtm.Inbound
+	for _, in := range fresh {
+		c := *in
+		c.Answer.Grants, c.Notices, c.Token = nil, nil, nil
+		copies = append(copies, &c)
+	}
+	t := &twin{n: n, shard: n.m.shard(n.name)}
+	t.shard.Plans = n.catalogue
+	t.keys = t.shard.Begin(copies, now)
+	if !slices.Equal(t.keys, keys) {
+		return nil
+	}
+	return t
+}
+
+// compare lets the twin decide, and holds its commits against the first one's.
+func (t *twin) compare(recs []store.Record, now time.Time, versions uint64, first []store.Commit) {
+	m := t.n.m
+	after := m.versions
+	m.versions, m.sober = versions, true
+	second := t.shard.Loaded(recs, now)
+	panicked := m.versions != after // the first one began again
+	m.versions, m.sober = after, false
+	if panicked {
+		return
+	}
+	if len(first) != len(second) {
+		m.failf("I10: %s decided %d commits, another instance %d", t.n.name, len(first), len(second))
+		return
+	}
+	for i := range first {
+		if !alike(&first[i], &second[i]) {
+			m.failf("I10: %s decided otherwise of %s than another instance on the same record", t.n.name, first[i].Writes[0].Key)
+		}
+	}
+}
+
+func alike(a, b *store.Commit) bool {
+	same := a.Index == b.Index && a.Wake.Equal(b.Wake) && len(a.Events) == len(b.Events) && len(a.Writes) == len(b.Writes)
+	for i := range a.Events {
+		same = same && bytes.Equal(a.Events[i], b.Events[i])
+	}
+	for i := range a.Writes {
+		x, y := &a.Writes[i], &b.Writes[i]
+		same = same && x.Op == y.Op && x.Key == y.Key && x.Seen == y.Seen && x.New == y.New && bytes.Equal(x.Bytes, y.Bytes) && x.Expire == y.Expire
+	}
+	return same
 }

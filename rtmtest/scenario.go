@@ -3,6 +3,7 @@ package rtmtest
 import (
 	"fmt"
 	"hash/fnv"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -34,6 +35,7 @@ import (
 type Player struct {
 	now    time.Time
 	sim    *Sim
+	store  *node
 	shards []*rtm.Shard
 	timers rtm.Timers
 	turn   int
@@ -58,7 +60,7 @@ func (p planList) Version(n uint32) *rating.Plan {
 func NewPlayer() *Player {
 	p := &Player{now: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), key: tenant.AccountKey("lab", "alice")}
 	p.sim = &Sim{rng: rand.New(rand.NewPCG(1, 1))}
-	p.sim.store = NewStore(func() time.Time { return p.now })
+	p.store = makeNode(p.sim, nil, 0)
 	for _, name := range []string{"A", "B", "C"} {
 		sh := p.sim.shard(name)
 		sh.Plans = func(string, []byte) charging.Plans { return p.plans }
@@ -125,7 +127,7 @@ func (p *Player) account(money string) ([]string, error) {
 	in := p.send(&rtm.Inbound{Account: p.key, Request: charging.Request{
 		Kind: charging.Provision, Profile: &charging.Profile{Plan: "p", Identities: []string{"imsi:alice"}, Money: m},
 	}})
-	p.sim.store.Commit(store.Commit{Writes: []store.Write{{
+	p.disk().commit(&store.Commit{Writes: []store.Write{{
 		Op: store.Put, Key: tenant.IdentityKey("imsi:alice"), New: p.sim.version(), Bytes: tenant.EncodeOwner(nil, "lab", "alice"),
 	}}})
 	return p.answer(in), nil
@@ -141,15 +143,15 @@ func (p *Player) at(text string) error {
 		return fmt.Errorf("%s is in the past", text)
 	}
 	for {
-		wake, ok := p.sim.store.wakes[p.key]
-		if !ok || wake.After(to) {
+		armed := p.store.state.armed(p.key)
+		if armed == nil || epoch.Add(armed.at).After(to) {
 			p.now = to
 			return nil
 		}
-		if wake.After(p.now) {
+		if wake := epoch.Add(armed.at); wake.After(p.now) {
 			p.now = wake
 		}
-		due, next := p.sim.store.Due(rtm.TicksMax, rtm.TickLease)
+		due, next := p.disk().due(rtm.TicksMax, rtm.TickLease)
 		for _, in := range p.timers.Claimed(due, next, p.now, p.now) {
 			p.send(in)
 		}
@@ -169,6 +171,12 @@ func (p *Player) clock(text string) (time.Time, error) {
 	return time.Date(p.now.Year(), p.now.Month(), p.now.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.UTC), err
 }
 
+// disk is the store, at this moment.
+func (p *Player) disk() *node {
+	p.sim.now = p.now.Sub(epoch)
+	return p.store
+}
+
 // send carries a request through the next instance, to its answer.
 func (p *Player) send(in *rtm.Inbound) *rtm.Inbound {
 	p.turn++
@@ -183,8 +191,9 @@ func (p *Player) send(in *rtm.Inbound) *rtm.Inbound {
 			continue
 		}
 		var results []store.Result
-		for _, c := range sh.Loaded(p.sim.store.Load(keys), p.now) {
-			results = append(results, p.sim.store.Commit(copied(c)))
+		for _, c := range sh.Loaded(p.disk().load(keys), p.now) {
+			own := copied(&c)
+			results = append(results, p.disk().commit(&own))
 		}
 		for _, r := range sh.Committed(results, p.now) {
 			if r.Outcome != rtm.Forward {
@@ -366,7 +375,7 @@ func (p *Player) topUp(amount, key string) ([]string, error) {
 
 func (p *Player) balance() ([]string, error) {
 	var a charging.Account
-	if err := a.Decode(p.sim.store.Load([]store.Key{p.key})[0].Bytes); err != nil {
+	if err := a.Decode(p.disk().load([]store.Key{p.key})[0].Bytes); err != nil {
 		return nil, err
 	}
 	if err := a.DecodeAll(); err != nil {
@@ -396,10 +405,10 @@ func (p *Player) Plan(version uint32) *rating.Plan { return p.plans.Version(vers
 
 // Entries are all entries of the account so far.
 func (p *Player) Entries() ([]charging.Entry, error) {
-	stream := p.sim.store.streams[p.key.Partition]
-	out := make([]charging.Entry, len(stream))
-	for i := range stream {
-		if err := out[i].Decode(stream[i].Bytes); err != nil {
+	events := p.disk().events(p.key.Partition, 0, math.MaxInt)
+	out := make([]charging.Entry, len(events))
+	for i := range events {
+		if err := out[i].Decode(events[i].Bytes); err != nil {
 			return nil, err
 		}
 	}
@@ -409,10 +418,7 @@ func (p *Player) Entries() ([]charging.Entry, error) {
 func (p *Player) log() ([]string, error) {
 	var out []string
 	var e charging.Entry
-	for _, ev := range p.sim.store.streams[p.key.Partition] {
-		if ev.Seq <= p.logged {
-			continue
-		}
+	for _, ev := range p.disk().events(p.key.Partition, p.logged, math.MaxInt) {
 		p.logged = ev.Seq
 		if err := e.Decode(ev.Bytes); err != nil {
 			return nil, err

@@ -1,0 +1,180 @@
+package rtmtest
+
+import (
+	"fmt"
+	"time"
+
+	"rtm"
+	"rtm/charging"
+	"rtm/rating"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// A World names a simulated world: a seed, and what is left out of it.
+type World struct {
+	Seed     uint64
+	Bug      string            // one of Bugs that is planted
+	Without  []string          // faults that do not happen, by their names
+	Sessions int               // at most as many are opened; zero: all
+	Gateways int               // likewise
+	Trace    func(line string) // told what happens; nil: nobody
+	Until    time.Duration     // traffic ends by then; zero: when it ends by itself
+}
+
+// A simTenant has plans, and accounts.
+type simTenant struct {
+	name  string
+	plans []*simPlan
+}
+
+// A simPlan is all versions of a plan that were published.
+type simPlan struct {
+	name     string
+	place    int // among all plans
+	versions []*rating.Plan
+	from     []time.Time
+}
+
+// A simAccount is an account and whose it is.
+type simAccount struct {
+	tenant     *simTenant
+	name       string
+	key        store.Key
+	identities []string
+}
+
+// allowance is what every plan gives to begin with.
+const allowance = 7
+
+// found draws who and what there is.
+func (m *Sim) found() {
+	m.net.m = m
+	kind := [...]mode{embedded, embedded, single, safe, safe, safe}[m.rng.IntN(6)]
+	m.check = m.checkCommit
+	m.cluster = newCluster(m, kind)
+	for i := range 1 + m.rng.IntN(4) {
+		m.tenants = append(m.tenants, &simTenant{name: fmt.Sprintf("t%d", i)})
+	}
+	m.validity, m.grace = m.between(6*time.Second, 20*time.Second).Truncate(time.Second), m.between(3*time.Second, 6*time.Second).Truncate(time.Second)
+	places := 0
+	for _, t := range m.tenants {
+		for _, name := range [...]string{"basic", "other"} {
+			p := &simPlan{name: name, place: places}
+			places++
+			t.plans = append(t.plans, p)
+			p.publish(m, epoch)
+		}
+	}
+	for i := range 1 + m.rng.IntN(4) {
+		t := m.tenants[m.rng.IntN(len(m.tenants))]
+		a := &simAccount{tenant: t, name: fmt.Sprintf("a%d", i)}
+		a.key = tenant.AccountKey(t.name, a.name)
+		for j := range 1 + m.rng.IntN(2) {
+			a.identities = append(a.identities, fmt.Sprintf("imsi:00101%05d%05d", i, j))
+		}
+		m.accounts = append(m.accounts, a)
+	}
+	m.records = m.oneIn(2)
+	instances := 1
+	if kind != embedded {
+		instances += m.rng.IntN(4)
+	}
+	for i := range instances {
+		m.instances = append(m.instances, newInstance(m, i))
+	}
+	gateways := 1 + m.rng.IntN(4)
+	if m.Gateways > 0 {
+		gateways = min(gateways, m.Gateways)
+	}
+	for i := range gateways {
+		m.gateways = append(m.gateways, newGateway(m, i))
+	}
+}
+
+// publish adds a version of the plan with prices of its own. It is in force a
+// little later.
+func (p *simPlan) publish(m *Sim, from time.Time) {
+	n := rating.Micros(len(p.versions) + 1)
+	service := func(rule uint32, name string, unit rating.Unit, micro rating.Micros, per, size int64) rating.Service {
+		return rating.Service{
+			Price: rating.Price{
+				Rule: rule, Name: name, Unit: unit, Step: 1, Per: per, Micro: micro, Final: rating.Terminate,
+				Quota:      rating.Quota{Size: size, Threshold: size / 5, Validity: m.validity},
+				Allowances: []uint32{allowance},
+			},
+			Groups: []uint32{rule}, Default: rule == 1,
+		}
+	}
+	sessions := 64
+	if p.place%3 == 2 {
+		sessions = 3
+	}
+	p.versions = append(p.versions, &rating.Plan{
+		Name: p.name, Version: uint32(n), Currency: 978, Sessions: sessions, Groups: 16, Grace: m.grace,
+		Services: []rating.Service{
+			service(1, "one", rating.Octets, 333+17*n, 1000, 100_000),
+			service(2, "two", rating.Octets, 1000-100*min(n, 9), 1000, 50_000),
+			service(3, "three", rating.Events, 20_000+n, 1, 5),
+		},
+		Allowances: []rating.Allowance{{ID: allowance, Name: "start", Unit: rating.Octets, Amount: 250_000, Priority: -1}},
+	})
+	p.from = append(p.from, from)
+}
+
+// Current implements charging.Plans.
+func (k *knownPlan) Current(at time.Time) *rating.Plan {
+	for i := k.versions - 1; i >= 0; i-- {
+		if !at.Before(k.plan.from[i]) {
+			return k.plan.versions[i]
+		}
+	}
+	return nil
+}
+
+// Version implements charging.Plans. It panics now and then.
+func (k *knownPlan) Version(n uint32) *rating.Plan {
+	if k.panics() {
+		panic("a decision panics")
+	}
+	if n == 0 || int(n) > k.versions {
+		return nil
+	}
+	return k.plan.versions[n-1]
+}
+
+// settle writes what the world begins with: accounts and the directory.
+func (m *Sim) settle() {
+	d := m.cluster.nodes[0]
+	for i, a := range m.accounts {
+		profile := charging.Profile{Plan: "basic", Identities: a.identities, Money: rating.Micros(m.rng.Int64N(600_000))}
+		if m.oneIn(2) {
+			profile.Buckets = []charging.Bucket{
+				{Unit: rating.Octets, Allowance: allowance, Credited: m.rng.Int64N(200_000), Until: epoch.Add(m.between(20*time.Second, 2*time.Minute)), Priority: 1},
+				{Unit: rating.Octets, Credited: m.rng.Int64N(100_000), Priority: int32(i)},
+				{Unit: rating.Money, Credited: m.rng.Int64N(200_000), Until: epoch.Add(m.between(10*time.Second, time.Minute))},
+			}
+		}
+		now := epoch.Add(d.time())
+		sh := m.shard("setup")
+		sh.Plans = (&instance{m: m, plans: make([]int, 2*len(m.tenants))}).all
+		sh.Begin([]*rtm.Inbound{{
+			Request: charging.Request{Kind: charging.Provision, Profile: &profile}, Account: a.key, Arrived: now, Deadline: now.Add(time.Hour),
+		}}, now)
+		for _, c := range sh.Loaded(d.load([]store.Key{a.key}), now) {
+			own := copied(&c)
+			d.commit(&own)
+		}
+		for _, id := range a.identities {
+			d.commit(&store.Commit{Writes: []store.Write{{
+				Op: store.Put, Key: tenant.IdentityKey(id), New: m.version(), Bytes: tenant.EncodeOwner(nil, a.tenant.name, a.name),
+			}}})
+		}
+	}
+}
+
+// all is a catalogue that knows everything.
+func (n *instance) all(name string, plan []byte) charging.Plans {
+	n.read()
+	return n.catalogue(name, plan)
+}
