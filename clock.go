@@ -65,7 +65,7 @@ func (c *clock) learn(before, after, store time.Time) {
 func (n *Instance) Moved() {
 	n.clock.mu.Lock()
 	defer n.clock.mu.Unlock()
-	n.clock.trip = 0
+	n.clock.known.trip = 0
 }
 
 // Offset is how far the store's clock is ahead of the machine's.
