@@ -17,12 +17,13 @@ type ours diameter.Command
 
 const vendor3GPP = 10415
 
-// encode writes one message of this layer and queues it.
+// encode writes one message of this layer and queues it. Only the goroutine that
+// reads may.
 func (c *Conn) encode(write func(e *diameter.Encoder)) {
-	var e diameter.Encoder
-	e.Reset(nil)
-	write(&e)
-	c.enqueue(e.Bytes(), time.Time{})
+	c.enc.Reset(c.scratch[:0])
+	write(&c.enc)
+	c.scratch = c.enc.Bytes()
+	c.enqueue(c.scratch, time.Time{})
 }
 
 // origin writes who this end is, towards its neighbour.
@@ -163,6 +164,10 @@ func (c *Conn) capabilities(m *diameter.Message) bool {
 		c.failed(m, err)
 		return false
 	}
+	if twice, ok := again(m.Body, diameter.OriginHost, diameter.OriginRealm); ok {
+		c.failed(m, twice.Fail(diameter.AVPOccursTooManyTimes))
+		return false
+	}
 	common := c.identify(m)
 	if c.Host == "" || c.Realm == "" {
 		missing := diameter.OriginHost
@@ -185,6 +190,27 @@ func (c *Conn) capabilities(m *diameter.Message) bool {
 	c.answer(m, diameter.Success, c.describe)
 	c.opened()
 	return true
+}
+
+// again is the second AVP of one of these names; false: each is there at most once.
+func again(body []byte, names ...diameter.Attr) (twice diameter.AVP, ok bool) {
+	for _, name := range names {
+		met := false
+		for b := body; len(b) > 0; {
+			a, rest, err := diameter.Next(b)
+			if err != nil {
+				return a, false
+			}
+			if b = rest; a.Attr != name {
+				continue
+			}
+			if met {
+				return a, true
+			}
+			met = true
+		}
+	}
+	return diameter.AVP{}, false
 }
 
 // identify reads who the other end is, and whether credit control or a relay
@@ -241,6 +267,7 @@ func (c *Conn) describe(e *diameter.Encoder) {
 // opened begins the watchdog: capabilities are exchanged.
 func (c *Conn) opened() {
 	c.open.Store(true)
+	c.node.heard(c)
 	c.net.SetReadDeadline(time.Time{})
 	c.out.Lock()
 	defer c.out.Unlock()

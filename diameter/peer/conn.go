@@ -1,10 +1,12 @@
 package peer
 
 import (
+	"crypto/tls"
 	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,7 +14,12 @@ import (
 	"rtm/diameter"
 )
 
-const readBuffer = 64 << 10
+const (
+	readFirst  = 4 << 10  // octets read at once at first: who has not sent a CER takes up no more
+	readBuffer = 64 << 10 // … and at most, where so much comes
+	cerMax     = 16 << 10 // of a CER
+	slowRate   = 1 << 10  // octets a second of a message that is not whole after half of SlowMax
+)
 
 // A Conn is one connection.
 type Conn struct {
@@ -20,7 +27,12 @@ type Conn struct {
 	Peer         any // what Admit said
 	Since        time.Time
 	node         *Node
-	net          net.Conn
+	raw          net.Conn
+	net          net.Conn         // raw, or TLS over it
+	secure       *tls.Conn        // nil: in the clear
+	knocks       bool             // counted among those without a CER; guarded by node.mu
+	enc          diameter.Encoder // of answers of this layer, on the goroutine that reads
+	scratch      []byte           // its memory
 	dialled      bool
 	counted      bool
 	open         atomic.Bool // capabilities are exchanged
@@ -66,7 +78,7 @@ type mark struct {
 
 func (n *Node) conn(nc net.Conn, dialled bool) *Conn {
 	c := &Conn{
-		node: n, net: nc, dialled: dialled, Since: time.Now(), waiting: make(map[uint32]owed),
+		node: n, raw: nc, net: nc, dialled: dialled, Since: time.Now(), waiting: make(map[uint32]owed),
 		hop: rand.Uint32(), end: uint32(time.Now().Unix())<<20 | rand.Uint32()>>12,
 	}
 	c.space.L, c.work.L = &c.out, &c.out
@@ -84,7 +96,7 @@ func (c *Conn) Close() {
 	c.space.Broadcast()
 	c.work.Broadcast()
 	c.out.Unlock()
-	c.net.Close()
+	c.raw.Close() // with TLS not its farewell, which may wait for who does not read
 }
 
 // Suspect reports whether the other end owes an answer to a DWR.
@@ -123,7 +135,12 @@ func (c *Conn) write() {
 			c.work.Wait()
 		}
 		if c.closed || len(c.pending) == 0 {
+			closed := c.closed
 			c.out.Unlock()
+			if c.secure != nil && !closed {
+				c.net.SetWriteDeadline(time.Now().Add(c.node.config.WriteTimeout))
+				c.secure.CloseWrite()
+			}
 			c.Close()
 			return
 		}
@@ -137,6 +154,9 @@ func (c *Conn) write() {
 		}
 		c.net.SetWriteDeadline(now.Add(c.node.config.WriteTimeout))
 		if _, err := c.net.Write(batch); err != nil {
+			if timeout(err) {
+				c.node.limited(LimitWrite)
+			}
 			c.Close()
 			return
 		}
@@ -192,19 +212,24 @@ func (c *Conn) room() bool {
 func (c *Conn) read() {
 	defer c.node.done.Done()
 	defer c.gone()
-	buf := make([]byte, readBuffer)
+	c.net.SetReadDeadline(time.Now().Add(c.node.config.CERTimeout))
+	if !c.handshake() {
+		return
+	}
+	buf := make([]byte, readFirst)
 	have := 0
 	var began time.Time // when the message that is not whole yet was first seen
 	var batch []*Request
-	c.net.SetReadDeadline(time.Now().Add(c.node.config.CERTimeout))
 	for {
 		n, err := c.net.Read(buf[have:])
 		if err != nil {
+			c.overdue(err, have > 0)
 			return
 		}
 		c.heard.Store(time.Now().UnixNano())
 		c.suspect.Store(false)
 		have += n
+		full := have == len(buf)
 		rest, ok := buf[:have], true
 		rest, batch, ok = c.cut(rest, batch[:0])
 		if len(rest) < have || began.IsZero() {
@@ -222,17 +247,55 @@ func (c *Conn) read() {
 		if !c.room() {
 			return
 		}
-		buf, have = c.keep(buf, rest)
+		buf, have = c.keep(buf, rest, full)
 		if c.open.Load() {
 			deadline := time.Time{}
 			if have > 0 {
-				deadline = began.Add(c.node.config.SlowMax)
+				most := c.node.config.SlowMax
+				deadline = began.Add(min(most, most/2+time.Duration(have)*time.Second/slowRate))
 			} else {
 				began = time.Time{}
 			}
 			c.net.SetReadDeadline(deadline)
 		}
 	}
+}
+
+// handshake is TLS, within the time for the CER.
+func (c *Conn) handshake() bool {
+	if c.secure == nil {
+		return true
+	}
+	c.net.SetWriteDeadline(time.Now().Add(c.node.config.CERTimeout))
+	if err := c.secure.Handshake(); err != nil {
+		c.node.limited(LimitTLS)
+		if c.node.config.Unsecured != nil {
+			c.node.config.Unsecured(c.Remote, err)
+		}
+		return false
+	}
+	state := c.secure.ConnectionState()
+	if c.Secure = len(state.VerifiedChains) > 0; c.Secure {
+		c.Names = state.PeerCertificates[0].DNSNames
+	}
+	return true
+}
+
+// overdue counts a connection that is closed since something did not come in
+// time: its CER, or the rest of a message.
+func (c *Conn) overdue(err error, partial bool) {
+	switch {
+	case !timeout(err):
+	case !c.open.Load():
+		c.node.limited(LimitCER)
+	case partial:
+		c.node.limited(LimitSlow)
+	}
+}
+
+func timeout(err error) bool {
+	var e net.Error
+	return errors.As(err, &e) && e.Timeout()
 }
 
 // drain reads on until the writer closes the connection: with octets unread,
@@ -246,25 +309,42 @@ func (c *Conn) drain(buf []byte) {
 	}
 }
 
-// keep moves an incomplete message to the front of the buffer, and grows it
-// only for a message whose announced length is within bounds.
-func (c *Conn) keep(buf, rest []byte) ([]byte, int) {
-	if n, err := diameter.FrameLength(rest, c.node.config.MessageMax); err == nil && n > len(buf) {
-		bigger := make([]byte, n)
+// keep moves an incomplete message to the front of the buffer, and grows it for
+// a message whose announced length is within bounds, or when so much comes that
+// it was full.
+func (c *Conn) keep(buf, rest []byte, full bool) ([]byte, int) {
+	size := len(buf)
+	if full && size < readBuffer && c.open.Load() {
+		size = min(4*size, readBuffer)
+	}
+	if n, err := diameter.FrameLength(rest, c.most()); err == nil {
+		size = max(size, n)
+	}
+	if size > len(buf) {
+		bigger := make([]byte, size)
 		return bigger, copy(bigger, rest)
 	}
 	return buf, copy(buf, rest)
 }
 
+// most is how long a message may be.
+func (c *Conn) most() int {
+	if !c.open.Load() {
+		return min(c.node.config.MessageMax, cerMax)
+	}
+	return c.node.config.MessageMax
+}
+
 // cut takes all whole messages off b. False: the connection must be closed.
 func (c *Conn) cut(b []byte, batch []*Request) (rest []byte, requests []*Request, ok bool) {
 	for {
-		m, rest, err := diameter.Frame(b, c.node.config.MessageMax)
+		m, rest, err := diameter.Frame(b, c.most())
 		if errors.Is(err, diameter.ErrShort) {
 			return b, batch, true
 		}
 		if err != nil {
 			c.node.Counts.Malformed.Add(1)
+			c.node.limited(LimitFrame)
 			c.unframed(err)
 			return nil, batch, false
 		}
@@ -272,12 +352,12 @@ func (c *Conn) cut(b []byte, batch []*Request) (rest []byte, requests []*Request
 		c.node.Counts.Received.Add(1)
 		b = rest
 		if !m.Request() {
-			c.answered(&m)
+			c.protected(&m)
 			continue
 		}
 		if m.Application != diameter.ApplicationCreditControl || m.Command == diameter.CapabilitiesExchange ||
 			m.Command == diameter.DeviceWatchdog || m.Command == diameter.DisconnectPeer || !c.open.Load() {
-			if !c.base(&m) {
+			if !c.protected(&m) {
 				return nil, batch, false
 			}
 			continue
@@ -286,6 +366,30 @@ func (c *Conn) cut(b []byte, batch []*Request) (rest []byte, requests []*Request
 			batch = append(batch, r)
 		}
 	}
+}
+
+// protected deals with an answer, or a request of base Diameter. A mistake of
+// ours is answered 5012, counted, and does not end the connection. False: the
+// connection must be closed.
+func (c *Conn) protected(m *diameter.Message) (ok bool) {
+	defer func() {
+		failed := recover()
+		if failed == nil {
+			return
+		}
+		c.node.Counts.Panics.Add(1)
+		c.node.config.Log.Error("a message could not be worked on: please report it", "panic", failed,
+			"command", m.Command, "host", c.Host, "stack", string(debug.Stack()))
+		if m.Request() {
+			c.answer(m, diameter.UnableToComply, nil)
+		}
+		ok = c.open.Load()
+	}()
+	if m.Request() {
+		return c.base(m)
+	}
+	c.answered(m)
+	return true
 }
 
 // request takes an application's request in, or refuses it at once.
@@ -297,9 +401,11 @@ func (c *Conn) request(m *diameter.Message) *Request {
 	case m.Command != diameter.CreditControl && !c.dialled, c.dialled && m.Command != diameter.ReAuth && m.Command != diameter.AbortSession:
 		c.refuse(m, diameter.CommandUnsupported)
 		return nil
-	case c.inFlight.Load() >= int64(c.node.config.InFlight) || c.node.Counts.InFlight.Load() >= int64(c.node.config.InFlightAll):
-		c.node.Counts.Busy.Add(1)
-		c.refuse(m, diameter.TooBusy)
+	case c.inFlight.Load() >= int64(c.node.config.InFlight):
+		c.busy(m, LimitInFlight)
+		return nil
+	case c.node.Counts.InFlight.Load() >= int64(c.node.config.InFlightAll):
+		c.busy(m, LimitInFlightAll)
 		return nil
 	}
 	c.inFlight.Add(1)
@@ -309,6 +415,21 @@ func (c *Conn) request(m *diameter.Message) *Request {
 	r.Message = diameter.Message{Header: m.Header, Body: r.frame}
 	r.Conn, r.At = c, time.Now()
 	return r
+}
+
+// busy turns a request away before anybody looks at it: with 3004, or without a
+// word if that serves its sender better, which Conn.Peer knows if it has a method
+// Silent(*diameter.Message) bool.
+func (c *Conn) busy(m *diameter.Message, l Limit) {
+	c.node.limited(l)
+	if p, ok := c.Peer.(interface {
+		Silent(m *diameter.Message) bool
+	}); ok && p.Silent(m) {
+		c.node.Counts.Silent.Add(1)
+		return
+	}
+	c.node.Counts.Busy.Add(1)
+	c.refuse(m, diameter.TooBusy)
 }
 
 // gone tidies up after the connection.
@@ -343,8 +464,11 @@ func (c *Conn) gone() {
 func (c *Conn) Send(token any, build func(hopByHop, endToEnd uint32) []byte) bool {
 	_, own := token.(ours)
 	c.out.Lock()
-	if c.closed || len(c.waiting) >= c.node.config.OwedMax && !own {
+	if full := len(c.waiting) >= c.node.config.OwedMax && !own; full || c.closed {
 		c.out.Unlock()
+		if full {
+			c.node.limited(LimitOwed)
+		}
 		return false
 	}
 	c.hop++

@@ -5,6 +5,7 @@
 package peer
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,7 +29,7 @@ type Config struct {
 	Product       string        // "rtm"
 	MessageMax    int           // 64 KiB
 	CERTimeout    time.Duration // 5 s from accept to a whole CER
-	SlowMax       time.Duration // 10 s for one message
+	SlowMax       time.Duration // 10 s for one message; after half of it, 1 KiB/s since its beginning
 	Watchdog      time.Duration // 30 s of silence before a DWR
 	WriteMax      int           // 1 MiB waits to be written: then that peer is not read
 	WriteTimeout  time.Duration // 5 s of a full buffer: then the connection is closed
@@ -37,9 +38,14 @@ type Config struct {
 	OwedMax       int           // 1,024 requests sent over one connection have no answer; after a minute none is expected
 	PerPeer       int           // 4 connections with one Origin-Host
 	Connections   int           // 10,000 in all
-	CERRate       int           // 10 new connections a second from one address, loopback excepted
+	CERRate       int           // 10 new connections a second from one address
+	Open          int           // 100 connections from one address whose CER has not come
+	OpenAll       int           // 1,000 of all
+	Loopback      bool          // these three hold for this machine's own addresses too
 	LeaveMax      time.Duration // 900 ms after DPA
 	Log           *slog.Logger
+	// Unsecured is told of a TLS handshake that failed; nil: nobody is.
+	Unsecured func(from netip.AddrPort, err error)
 }
 
 // defaults fills in what is zero.
@@ -62,6 +68,8 @@ func (c *Config) defaults() {
 	set(&c.PerPeer, 4)
 	set(&c.Connections, 10_000)
 	set(&c.CERRate, 10)
+	set(&c.Open, 100)
+	set(&c.OpenAll, 1000)
 	span(&c.CERTimeout, 5*time.Second)
 	span(&c.SlowMax, 10*time.Second)
 	span(&c.Watchdog, 30*time.Second)
@@ -90,6 +98,8 @@ func (c *Config) Check() error {
 type Capabilities struct {
 	Host, Realm, Product string
 	Remote               netip.AddrPort
+	Secure               bool     // TLS, and the certificate of the other end was verified
+	Names                []string // the DNS names of that certificate
 }
 
 // A Handler is who uses connections. Its methods are called on the goroutine
@@ -116,9 +126,42 @@ type Counts struct {
 	Received, Sent            atomic.Int64 // messages
 	Busy                      atomic.Int64 // requests answered 3004 from the read loop
 	Late                      atomic.Int64 // answers that were not sent since their time was over
+	Silent                    atomic.Int64 // requests left without an answer in place of 3004
 	Malformed                 atomic.Int64
+	Panics                    atomic.Int64 // messages of base Diameter on which the program failed
 	InFlight                  atomic.Int64
+	Limits                    [Limits]atomic.Int64 // how often a bound was reached
 }
+
+// A Limit is one of the bounds on what peers can take up.
+type Limit uint8
+
+// The bounds, as Config has them.
+const (
+	LimitRate        Limit = iota // CERRate: closed before a word, also before TLS
+	LimitOpen                     // Open or OpenAll: likewise
+	LimitConnections              // Connections: likewise
+	LimitTLS                      // the TLS handshake failed, or took longer than CERTimeout
+	LimitCER                      // CERTimeout: closed
+	LimitPerPeer                  // PerPeer: refused with 5012
+	LimitSlow                     // SlowMax: closed
+	LimitFrame                    // a length that is none, or above MessageMax: closed
+	LimitInFlight                 // InFlight: 3004, or nothing
+	LimitInFlightAll              // InFlightAll: likewise
+	LimitWrite                    // WriteTimeout: closed
+	LimitOwed                     // OwedMax: not sent
+	Limits
+)
+
+var limitNames = [Limits]string{
+	"rate", "open", "connections", "tls", "cer", "per-peer", "slow", "frame", "in-flight", "in-flight-all", "write", "owed",
+}
+
+// String is its name in metrics.
+func (l Limit) String() string { return limitNames[l] }
+
+// limited counts that a bound was reached.
+func (n *Node) limited(l Limit) { n.Counts.Limits[l].Add(1) }
 
 // A Node is one end of many connections.
 type Node struct {
@@ -131,7 +174,9 @@ type Node struct {
 	conns     map[*Conn]bool
 	hosts     map[string]int
 	listeners []net.Listener
-	sources   map[netip.Addr]int
+	sources   map[netip.Addr]int // new connections of this second
+	knocking  map[netip.Addr]int // connections without a CER
+	waiting   int                // sum of knocking
 	window    time.Time
 	leaving   bool
 	done      sync.WaitGroup
@@ -144,7 +189,8 @@ func New(c Config, h Handler) (*Node, error) {
 	}
 	c.defaults()
 	n := &Node{
-		config: c, handler: h, conns: make(map[*Conn]bool), hosts: make(map[string]int), sources: make(map[netip.Addr]int),
+		config: c, handler: h, conns: make(map[*Conn]bool), hosts: make(map[string]int),
+		sources: make(map[netip.Addr]int), knocking: make(map[netip.Addr]int),
 	}
 	n.pool.New = func() any { return &Request{} }
 	return n, nil
@@ -181,7 +227,12 @@ func (r *Request) end() {
 }
 
 // Serve accepts connections on l until Leave or Close.
-func (n *Node) Serve(l net.Listener) {
+func (n *Node) Serve(l net.Listener) { n.serve(l, nil) }
+
+// ServeTLS is Serve for connections that begin with TLS (RFC 6733 §13.1).
+func (n *Node) ServeTLS(l net.Listener, secure *tls.Config) { n.serve(l, secure) }
+
+func (n *Node) serve(l net.Listener, secure *tls.Config) {
 	n.mu.Lock()
 	if n.leaving {
 		n.mu.Unlock()
@@ -201,21 +252,23 @@ func (n *Node) Serve(l net.Listener) {
 			<-time.After(50 * time.Millisecond) // out of file descriptors
 			continue
 		}
-		n.Accept(c)
+		n.accept(c, secure)
 	}
 }
 
 // Accept takes a connection that the other end opened.
-func (n *Node) Accept(nc net.Conn) {
-	if !n.welcome(nc) {
-		n.Counts.Refused.Add(1)
-		nc.Close()
-		return
-	}
+func (n *Node) Accept(nc net.Conn) { n.accept(nc, nil) }
+
+// accept looks at bounds first; TLS begins after them.
+func (n *Node) accept(nc net.Conn, secure *tls.Config) {
 	c := n.conn(nc, false)
+	if secure != nil {
+		c.secure = tls.Server(nc, secure)
+		c.net = c.secure
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.leaving || len(n.conns) >= n.config.Connections {
+	if n.leaving || !n.welcome(c) {
 		n.Counts.Refused.Add(1)
 		nc.Close()
 		return
@@ -223,20 +276,64 @@ func (n *Node) Accept(nc net.Conn) {
 	n.begin(c)
 }
 
-// welcome bounds new connections from one address.
-func (n *Node) welcome(nc net.Conn) bool {
-	ap, err := netip.ParseAddrPort(nc.RemoteAddr().String())
-	if err != nil || ap.Addr().IsLoopback() {
+// source is what connections are counted by: the address, or for IPv6 the /64 of
+// it, which one sender has whole.
+func (c *Conn) source() netip.Addr {
+	a := c.Remote.Addr()
+	if p, err := a.Prefix(64); err == nil && a.Is6() {
+		return p.Addr()
+	}
+	return a
+}
+
+// welcome bounds connections: all of them, and those from one address that are
+// new or have said nothing yet. n.mu is held.
+func (n *Node) welcome(c *Conn) bool {
+	if len(n.conns) >= n.config.Connections {
+		n.limited(LimitConnections)
+		return false
+	}
+	from := c.source()
+	if !from.IsValid() || from.IsLoopback() && !n.config.Loopback {
 		return true
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if now := time.Now(); now.Sub(n.window) >= time.Second {
 		n.window = now
 		clear(n.sources)
 	}
-	n.sources[ap.Addr()]++
-	return n.sources[ap.Addr()] <= n.config.CERRate
+	n.sources[from]++
+	if n.sources[from] > n.config.CERRate || len(n.sources) > n.config.Connections {
+		n.limited(LimitRate)
+		return false
+	}
+	if n.knocking[from] >= n.config.Open || n.waiting >= n.config.OpenAll {
+		n.limited(LimitOpen)
+		return false
+	}
+	n.knocking[from]++
+	n.waiting++
+	c.knocks = true
+	return true
+}
+
+// heard notes that the CER of c has come, or will not come any more.
+func (n *Node) heard(c *Conn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.unknock(c)
+}
+
+// unknock takes c off those without a CER. n.mu is held.
+func (n *Node) unknock(c *Conn) {
+	if !c.knocks {
+		return
+	}
+	c.knocks = false
+	from := c.source()
+	n.waiting--
+	if n.knocking[from]--; n.knocking[from] <= 0 {
+		delete(n.knocking, from)
+	}
 }
 
 // begin starts the goroutines of c. n.mu is held.
@@ -255,6 +352,7 @@ func (n *Node) admit(host string) bool {
 	defer n.mu.Unlock()
 	name := strings.ToLower(host)
 	if n.hosts[name] >= n.config.PerPeer {
+		n.limited(LimitPerPeer)
 		return false
 	}
 	n.hosts[name]++
@@ -265,6 +363,7 @@ func (n *Node) forget(c *Conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.conns, c)
+	n.unknock(c)
 	if c.counted {
 		name := strings.ToLower(c.Host)
 		if n.hosts[name]--; n.hosts[name] <= 0 {

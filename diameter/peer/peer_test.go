@@ -340,7 +340,8 @@ func TestWatchdog(t *testing.T) {
 	})
 }
 
-// A message must be whole 10 s after its first octet, however it trickles.
+// A message must be whole 10 s after its first octet, however it trickles; after
+// 5 s at least 1 KiB must have come for each second.
 func TestSlowSender(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := node(t, ours3, &host{receive: success})
@@ -349,22 +350,39 @@ func TestSlowSender(t *testing.T) {
 		f.open("gw")
 		for range 5 { // each within its time
 			f.send(ccr(2)[:30])
-			pass(6 * time.Second)
+			pass(4 * time.Second)
 			f.send(ccr(2)[30:])
 			f.want(diameter.CreditControl, diameter.Success)
 		}
-		start := time.Now()
-		go func() {
-			for _, b := range ccr(3) {
-				if _, err := f.Write([]byte{b}); err != nil {
-					return
+		for _, c := range []struct {
+			octets int // a second
+			most   time.Duration
+		}{{1, 5 * time.Second}, {2 << 10, 10 * time.Second}} {
+			f := pipe(t, n)
+			f.open(fmt.Sprintf("gw%d", c.octets))
+			start := time.Now()
+			go func() {
+				for b := long(60_000); len(b) > 0; b = b[c.octets:] {
+					if _, err := f.Write(b[:c.octets]); err != nil {
+						return
+					}
+					pass(time.Second)
 				}
-				pass(time.Second)
+			}()
+			if _, closed := f.closes(time.Minute); !closed || time.Since(start).Truncate(100*time.Millisecond) != c.most {
+				t.Errorf("%d octets a second: closed %v after %s", c.octets, closed, time.Since(start))
 			}
-		}()
-		if _, closed := f.closes(time.Minute); !closed || time.Since(start) != 10*time.Second {
-			t.Errorf("closed %v after %s", closed, time.Since(start))
 		}
+		if got := n.Counts.Limits[LimitSlow].Load(); got != 2 {
+			t.Errorf("%d were counted as slow", got)
+		}
+	})
+}
+
+// long is a CCR of about n octets.
+func long(n int) []byte {
+	return message(diameter.CreditControl, 4, 1, func(e *diameter.Encoder) {
+		e.Octets(diameter.SessionID, make([]byte, n))
 	})
 }
 
@@ -586,8 +604,8 @@ func TestFlood(t *testing.T) {
 				in++
 			}
 		}
-		if in != 10 {
-			t.Errorf("%d of 50 came in within a second", in)
+		if got := n.Counts.Limits[LimitRate].Load(); in != 10 || got != 40 {
+			t.Errorf("%d of 50 came in within a second, %d were counted", in, got)
 		}
 		if !knock("192.0.2.2") {
 			t.Error("another address is kept out")
