@@ -361,8 +361,9 @@ func TestSlowSender(t *testing.T) {
 			f := pipe(t, n)
 			f.open(fmt.Sprintf("gw%d", c.octets))
 			f.SetWriteDeadline(time.Time{})
-			start := time.Now()
+			start, ended := time.Now(), make(chan bool)
 			go func() {
+				defer close(ended)
 				for b := long(60_000); len(b) > 0; b = b[c.octets:] {
 					if _, err := f.Write(b[:c.octets]); err != nil {
 						return
@@ -373,6 +374,7 @@ func TestSlowSender(t *testing.T) {
 			if _, closed := f.closes(time.Minute); !closed || time.Since(start).Truncate(time.Second) != c.most {
 				t.Errorf("%d octets a second: closed %v after %s", c.octets, closed, time.Since(start))
 			}
+			<-ended
 		}
 		if got := n.Counts.Limits[LimitSlow].Load(); got != 2 {
 			t.Errorf("%d were counted as slow", got)
