@@ -82,7 +82,9 @@ type Instance struct {
 	met       int      // how many; only used by present
 	notices   Notices
 	outbox    chan struct{} // a notice waits to be routed
-	listed    []string      // hosts, as the last records of them say; like listedAt only used by attend
+	gate      sync.Mutex    // guards admission
+	admission *Admission
+	listed    []string // hosts, as the last records of them say; like listedAt only used by attend
 	listedAt  time.Time
 	leaving   atomic.Bool
 	pending   atomic.Int64                  // requests without a reply
@@ -106,7 +108,7 @@ type Load struct {
 	Refused  atomic.Int64
 	Panics   atomic.Int64
 	Unsound  atomic.Int64
-	Shed     atomic.Int64 // requests turned away
+	Shed     atomic.Int64 // requests turned away: in front of the loop, or at their deadline
 	Above    atomic.Int64 // accounts that are above the level known here
 	Trips    atomic.Int64 // to the store and back, of commits
 	Waited   atomic.Int64 // nanoseconds of these trips
@@ -151,6 +153,7 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	}
 	n.catalogue.Store(cat)
 	n.hints.init()
+	n.admission = NewAdmission(n.weight)
 	n.version, n.since = oneVersion, time.Now()
 	n.outbox = make(chan struct{}, 1)
 	n.notices = Notices{Name: n.Name, Store: n.Store, Version: n.version, Notify: n.Notify}
@@ -236,7 +239,95 @@ func (n *Instance) plans(t string, plan []byte) charging.Plans {
 func (n *Instance) Submit(ins ...*Inbound) {
 	n.pending.Add(int64(len(ins)))
 	for _, in := range ins {
+		if k := in.Request.Kind; k >= charging.Initial && k <= charging.Event {
+			n.admit(in)
+		} else {
+			n.submit(in)
+		}
+	}
+}
+
+// weight is what the catalogue says of a tenant. Its rate is that of all
+// instances together.
+func (n *Instance) weight(name string) Weight {
+	t := n.catalogue.Load().Tenant(name)
+	if t == nil {
+		return Weight{}
+	}
+	w := Weight{Share: t.Limits.Share, Rate: t.Limits.Rate}
+	if others := n.others.Load(); w.Rate > 0 && others != nil {
+		w.Rate = max(1, w.Rate/max(1, len(*others)))
+	}
+	return w
+}
+
+// admit sends a gateway's request into the loop, has it wait for others of its
+// tenant to leave, or turns it away.
+func (n *Instance) admit(in *Inbound) {
+	if in.Account == (store.Key{}) {
+		n.hint(in)
+	}
+	name := n.tenantOf(in)
+	class := name
+	if name == "" {
+		class = in.Peer
+	}
+	n.gate.Lock()
+	enter, turned := n.admission.Offer(in, class, name, time.Now())
+	n.gate.Unlock()
+	if enter {
 		n.submit(in)
+	}
+	if turned != nil {
+		n.turnAway(turned)
+	}
+}
+
+// tenantOf is whose a request is, as far as can be told without asking the store:
+// by its account, by the only tenant of its peer, by the range of its identity.
+// Empty: nobody knows.
+func (n *Instance) tenantOf(in *Inbound) string {
+	if in.Account != (store.Key{}) {
+		name, _ := tenant.AccountOf(in.Account)
+		return name
+	}
+	if len(in.Tenants) == 1 {
+		return in.Tenants[0]
+	}
+	if len(in.Identities) == 0 {
+		return ""
+	}
+	if name := n.catalogue.Load().TenantOf(in.Identities[0]); name != "" && in.serves([]byte(name)) {
+		return name
+	}
+	return ""
+}
+
+// turnAway answers a request that did not come into the loop.
+func (n *Instance) turnAway(in *Inbound) {
+	n.Load.Shed.Add(1)
+	n.answer(in, Busy)
+}
+
+// Admission calls see with what decides who comes into the loop, which stands
+// still meanwhile.
+func (n *Instance) Admission(see func(a *Admission)) {
+	n.gate.Lock()
+	defer n.gate.Unlock()
+	see(n.admission)
+}
+
+// left makes room for those who wait for a request to leave the loop.
+func (n *Instance) left(in *Inbound) {
+	var room [8]*Inbound // enough for nearly always
+	n.gate.Lock()
+	enter, turned := n.admission.Left(in, time.Now(), room[:0:4], room[4:4])
+	n.gate.Unlock()
+	for _, next := range enter {
+		n.submit(next)
+	}
+	for _, late := range turned {
+		n.turnAway(late)
 	}
 }
 
@@ -257,6 +348,7 @@ func (n *Instance) submit(in *Inbound) {
 	l.mu.Unlock()
 	if full {
 		n.Load.Shed.Add(1)
+		n.Admission(func(a *Admission) { a.ShedOf(ShedInbox) })
 		n.answer(in, in.turnedAway())
 		return
 	}
@@ -269,6 +361,9 @@ func (n *Instance) submit(in *Inbound) {
 // answer ends a request that Submit took.
 func (n *Instance) answer(in *Inbound, o Outcome) {
 	n.pending.Add(-1)
+	if in.class != nil {
+		n.left(in)
+	}
 	if in.Reply != nil {
 		in.Reply(in, o)
 	}
@@ -337,6 +432,7 @@ func (n *Instance) run(l *lane) {
 // cycle carries out one cycle; false: there was nothing to do.
 func (n *Instance) cycle(l *lane, in []*Inbound) bool {
 	start := time.Now()
+	begun := start
 	keys := l.shard.Begin(in, n.Now())
 	if l.shard.Idle() {
 		return false
@@ -363,7 +459,8 @@ func (n *Instance) cycle(l *lane, in []*Inbound) bool {
 	for i := range replies {
 		n.deliver(&replies[i])
 	}
-	n.account(l, busy+time.Since(start))
+	end := time.Now()
+	n.account(l, busy+end.Sub(start), end.Sub(begun), end)
 	return true
 }
 
@@ -391,8 +488,12 @@ func (n *Instance) TakeDirty(p store.Partition) bool {
 }
 
 // account moves the shard's counts into the instance's.
-func (n *Instance) account(l *lane, busy time.Duration) {
+func (n *Instance) account(l *lane, busy, took time.Duration, now time.Time) {
 	c := &l.shard.Counts
+	n.gate.Lock()
+	n.admission.Cycle(took, int(c.Batched), now)
+	n.admission.Shed[ShedDeadline] += int64(c.BusyReplies)
+	n.gate.Unlock()
 	n.Load.Busy.Add(int64(busy))
 	n.Load.Cycles.Add(1)
 	n.Load.Requests.Add(int64(c.Batched))

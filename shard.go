@@ -45,7 +45,8 @@ type Inbound struct {
 	Reply      func(*Inbound, Outcome) // told on the shard's goroutine; must not wait
 	Token      any                     // the submitter's
 
-	Hinted bool // Account comes from a hint: if it is wrong, the directory is asked
+	Hinted bool   // Account comes from a hint: if it is wrong, the directory is asked
+	Peer   string // who sent it, no tenant's name: those whose tenant nobody knows share the loop by it
 
 	state   progress
 	home    store.Key       // the account of its identities, while the session index is asked
@@ -61,6 +62,8 @@ type Inbound struct {
 	spoilt  charging.Result // Step could not carry it out: this is what it is told
 	index   indexWrite
 	seen    []looked
+	class   *Class    // it is in the loop, or waits for it, with those of its tenant
+	offered time.Time // when, by the clock of the Admission
 }
 
 type progress uint8

@@ -125,15 +125,16 @@ func (s *server) plan(_ context.Context, in *planInput) (*body[PlanDetails], err
 
 // Peer is who may connect, or is connected.
 type Peer struct {
-	Host      string   `json:"host" doc:"Origin-Host; *: any"`
-	Realm     string   `json:"realm,omitempty" doc:"Origin-Realm; without it: any, or not known"`
-	Declared  bool     `json:"declared" doc:"a document names this host; else it was learned, or let in by one for any host"`
-	Dialect   string   `json:"dialect,omitempty"`
-	AnswerAs  string   `json:"answerAs,omitempty"`
-	Tenants   []string `json:"tenants"`
-	Sources   []string `json:"sources"`
-	Relays    []string `json:"relays,omitempty"`
-	Instances []string `json:"instances" doc:"those that it is connected to now"`
+	Host        string   `json:"host" doc:"Origin-Host; *: any"`
+	Realm       string   `json:"realm,omitempty" doc:"Origin-Realm; without it: any, or not known"`
+	Declared    bool     `json:"declared" doc:"a document names this host; else it was learned, or let in by one for any host"`
+	Dialect     string   `json:"dialect,omitempty"`
+	AnswerAs    string   `json:"answerAs,omitempty"`
+	Tenants     []string `json:"tenants"`
+	Sources     []string `json:"sources"`
+	Certificate string   `json:"certificate,omitempty" doc:"the name in its certificate: it connects with TLS alone"`
+	Relays      []string `json:"relays,omitempty"`
+	Instances   []string `json:"instances" doc:"those that it is connected to now"`
 }
 
 type peerList struct {
@@ -152,8 +153,8 @@ func (s *server) known(ctx context.Context) []Peer {
 	for _, p := range n.Catalogue().Peers() {
 		host := strings.ToLower(p.Host)
 		out = append(out, Peer{
-			Host: p.Host, Realm: p.Realm, Declared: true, Dialect: p.Dialect, AnswerAs: p.AnswerAs, Tenants: p.Tenants, Sources: p.Sources,
-			Relays: p.Relays, Instances: append([]string{}, connected[host]...),
+			Host: p.Host, Realm: p.Realm, Declared: true, Dialect: p.Dialect, AnswerAs: p.AnswerAs, Tenants: p.Tenants, Sources: append([]string{}, p.Sources...),
+			Certificate: p.Certificate, Relays: p.Relays, Instances: append([]string{}, connected[host]...),
 		})
 	}
 	for _, p := range out {

@@ -33,7 +33,6 @@ func Metrics(instances func() []*rtm.Instance) prometheus.Collector {
 	add("rtm_commits_refused_total", "Commits the store did not take.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Refused.Load()) })
 	add("rtm_store_trips_total", "Round trips of commits to the store.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Trips.Load()) })
 	add("rtm_store_trip_seconds_total", "Time that these round trips took.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Waited.Load()) / 1e9 })
-	add("rtm_shed_total", "Requests turned away or given up.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Shed.Load()) })
 	add("rtm_panic_total", "Requests whose decision panicked and was answered 5012. Above zero is a bug.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Panics.Load()) })
 	add("rtm_unsound_total", "Decisions that broke an invariant and were answered 5012. Above zero is a bug.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Unsound.Load()) })
 	add("rtm_above_level_total", "Accounts met that only a later version of rtm may decide on. Above zero: upgrade this instance.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Above.Load()) })
@@ -50,8 +49,52 @@ var (
 	levelDesc    = prometheus.NewDesc("rtm_store_level", "The store's level, which versions of rtm it can be used by.", []string{"instance"}, nil)
 )
 
+// What is known of who may come into the loop. A tenant's label is empty for those
+// of whom it is not known.
+var (
+	shedDesc     = prometheus.NewDesc("rtm_shed_total", "Requests turned away, in front of the loop or at their deadline.", []string{"instance", "reason"}, nil)
+	limitDesc    = prometheus.NewDesc("rtm_admission_limit", "Requests that may be in the loop at once.", []string{"instance"}, nil)
+	admittedDesc = prometheus.NewDesc("rtm_tenant_requests_total", "CCRs that came into the loop.", []string{"instance", "tenant"}, nil)
+	turnedDesc   = prometheus.NewDesc("rtm_tenant_shed_total", "CCRs turned away in front of the loop.", []string{"instance", "tenant"}, nil)
+	inDesc       = prometheus.NewDesc("rtm_tenant_in_loop", "CCRs that are in the loop.", []string{"instance", "tenant"}, nil)
+	waitingDesc  = prometheus.NewDesc("rtm_tenant_waiting", "CCRs that wait for the loop.", []string{"instance", "tenant"}, nil)
+)
+
+// tenantLoad is what an instance did for one tenant.
+type tenantLoad struct {
+	admitted, shed int64
+	in, waiting    int
+}
+
+// admission prints who came into the loop of n, and who did not.
+func admission(ch chan<- prometheus.Metric, n *rtm.Instance) {
+	var shed [rtm.Sheds]int64
+	limit, tenants := 0, make(map[string]tenantLoad)
+	n.Admission(func(a *rtm.Admission) {
+		shed, limit = a.Shed, a.Limit()
+		a.Classes(func(c *rtm.Class) {
+			t := tenants[c.Tenant]
+			in, waiting := c.Load()
+			tenants[c.Tenant] = tenantLoad{t.admitted + c.Admitted, t.shed + c.Shed, t.in + in, t.waiting + waiting}
+		})
+	})
+	for why := rtm.ShedNot + 1; why < rtm.Sheds; why++ {
+		ch <- prometheus.MustNewConstMetric(shedDesc, prometheus.CounterValue, float64(shed[why]), n.Name, why.String())
+	}
+	ch <- prometheus.MustNewConstMetric(limitDesc, prometheus.GaugeValue, float64(limit), n.Name)
+	for name, t := range tenants {
+		ch <- prometheus.MustNewConstMetric(admittedDesc, prometheus.CounterValue, float64(t.admitted), n.Name, name)
+		ch <- prometheus.MustNewConstMetric(turnedDesc, prometheus.CounterValue, float64(t.shed), n.Name, name)
+		ch <- prometheus.MustNewConstMetric(inDesc, prometheus.GaugeValue, float64(t.in), n.Name, name)
+		ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(t.waiting), n.Name, name)
+	}
+}
+
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{shedDesc, limitDesc, admittedDesc, turnedDesc, inDesc, waitingDesc} {
+		ch <- d
+	}
 	for _, c := range m.counters {
 		ch <- c.desc
 	}
@@ -63,6 +106,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, n := range m.instances() {
+		admission(ch, n)
 		for _, c := range m.counters {
 			ch <- prometheus.MustNewConstMetric(c.desc, c.kind, c.read(&n.Load), n.Name)
 		}

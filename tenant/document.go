@@ -121,6 +121,8 @@ const (
 	descriptionMax = 200 // letters of a description
 	listMax        = 256 // entries of a list
 	bucketsMax     = 63  // of a new account, beside its balance
+	shareMax       = 100
+	rateMax        = 10_000_000
 )
 
 // Dialects are the sorts of clients that a peer can be (the table is that of
@@ -199,6 +201,12 @@ func (t *Tenant) complete() error {
 	if _, ok := CurrencyOf(t.Currency); !ok {
 		return wrong("currency", "%q is no currency of ISO 4217: write three capital letters, such as EUR", short(t.Currency))
 	}
+	if t.Limits.Share < 0 || t.Limits.Share > shareMax {
+		return wrong("limits.share", "must be 1 to %d, not %d", shareMax, t.Limits.Share)
+	}
+	if t.Limits.Rate < 0 || t.Limits.Rate > rateMax {
+		return wrong("limits.rate", "must be 1 to %d a second, not %d; leave it out for any number", rateMax, t.Limits.Rate)
+	}
 	if len(t.Realms) > listMax || len(t.Ranges) > listMax {
 		return wrong("", "its lists are longer than %d", listMax)
 	}
@@ -211,7 +219,7 @@ func (t *Tenant) complete() error {
 }
 
 func (p *Peer) complete() error {
-	p.Host, p.Realm = strings.ToLower(p.Host), strings.ToLower(p.Realm)
+	p.Host, p.Realm, p.Certificate = strings.ToLower(p.Host), strings.ToLower(p.Realm), strings.ToLower(p.Certificate)
 	p.Dialect, p.AnswerAs = otherwise(p.Dialect, "generic"), otherwise(p.AnswerAs, "cluster")
 	switch {
 	case p.Host == "":
@@ -222,8 +230,11 @@ func (p *Peer) complete() error {
 		return wrong("realm", "%q must be a realm such as example.net; leave it out for any", short(p.Realm))
 	case len(p.Tenants) == 0:
 		return wrong("tenants", "is missing: list the tenants whose subscribers it serves, such as tenants: [lab]")
-	case len(p.Sources) == 0:
-		return wrong("sources", "is missing: list the addresses it connects from, such as sources: [192.0.2.10, 10.1.0.0/16]")
+	case p.Certificate != "" && !domainRule.MatchString(p.Certificate):
+		return wrong("certificate", "%q must be the DNS name in its certificate, such as smf.example.net", short(p.Certificate))
+	case len(p.Sources) == 0 && p.Certificate == "":
+		return wrong("sources", "is missing: list the addresses it connects from, such as sources: [192.0.2.10, 10.1.0.0/16]; "+
+			"with TLS alone, write certificate: and the DNS name in its certificate")
 	case len(p.Tenants) > listMax || len(p.Sources) > listMax || len(p.Relays) > listMax:
 		return wrong("", "its lists are longer than %d", listMax)
 	}

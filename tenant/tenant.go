@@ -25,19 +25,28 @@ type Tenant struct {
 	Realms      []string `json:"realms,omitempty"` // Destination-Realms that mean this tenant alone
 	Ranges      []string `json:"ranges,omitempty"` // identities that it may have: "imsi:00101*", "msisdn:4917-4918"; none of a sort: any
 
+	Limits TenantLimits `json:"limits,omitzero"`
+
 	origin  *origin
 	numbers []numbers // Ranges
 }
 
+// TenantLimits is a tenant's part of the servers that it shares with others.
+type TenantLimits struct {
+	Share int `json:"share,omitempty"` // its part when others want theirs: 2 is twice that of who has 1; default 1
+	Rate  int `json:"rate,omitempty"`  // sessions and events that may begin in a second, at all instances together; default any number
+}
+
 // A Peer is who may connect, and for whom.
 type Peer struct {
-	Host     string   `json:"host"`             // Origin-Host; "*": any
-	Realm    string   `json:"realm,omitempty"`  // Origin-Realm; empty: any
-	Sources  []string `json:"sources"`          // networks that it connects from
-	Relays   []string `json:"relays,omitempty"` // Origin-Realms whose messages it passes on; "*": any
-	Tenants  []string `json:"tenants"`
-	Dialect  string   `json:"dialect,omitempty"`  // one of Dialects; default generic
-	AnswerAs string   `json:"answerAs,omitempty"` // cluster (default) or instance
+	Host        string   `json:"host"`                  // Origin-Host; "*": any
+	Realm       string   `json:"realm,omitempty"`       // Origin-Realm; empty: any
+	Sources     []string `json:"sources,omitempty"`     // networks that it connects from; may be left out with Certificate
+	Certificate string   `json:"certificate,omitempty"` // DNS name in its certificate: it connects with TLS alone; empty: with TLS, Host
+	Relays      []string `json:"relays,omitempty"`      // Origin-Realms whose messages it passes on; "*": any
+	Tenants     []string `json:"tenants"`
+	Dialect     string   `json:"dialect,omitempty"`  // one of Dialects; default generic
+	AnswerAs    string   `json:"answerAs,omitempty"` // cluster (default) or instance
 
 	origin *origin
 }
@@ -56,15 +65,26 @@ func (p *Peer) Sends(host, realm, originHost, originRealm string) bool {
 }
 
 // accepts reports whether a connection with that identity from that address is
-// this peer's.
-func (p *Peer) accepts(host, realm string, source netip.Addr) bool {
+// this peer's. Over TLS, names are those of its certificate, one of which must be
+// the peer's; without TLS the address has to do.
+func (p *Peer) accepts(host, realm string, source netip.Addr, secure bool, names []string) bool {
 	if p.Host != "*" && !strings.EqualFold(p.Host, host) || p.Realm != "" && !strings.EqualFold(p.Realm, realm) {
 		return false
 	}
-	return slices.ContainsFunc(p.Sources, func(s string) bool {
+	if len(p.Sources) > 0 && !slices.ContainsFunc(p.Sources, func(s string) bool {
 		n, err := netip.ParsePrefix(s)
 		return err == nil && n.Contains(source.Unmap().WithZone(""))
-	})
+	}) {
+		return false
+	}
+	if !secure {
+		return p.Certificate == "" && len(p.Sources) > 0
+	}
+	name := p.Certificate
+	if name == "" {
+		name = host
+	}
+	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
 }
 
 // A Catalogue is all tenants, plans and peers of one moment. It is never
@@ -160,11 +180,22 @@ func (c *Catalogue) PlanNames() map[string]uint32 {
 // Peers lists all peers, in the order in which they are tried.
 func (c *Catalogue) Peers() []*Peer { return c.peers }
 
-// Peer finds who a connection belongs to: the one place where host, realm and
-// source are checked, so that Serves can tell whose subscribers it may name.
+// Peer finds who a connection without TLS belongs to: the one place where host,
+// realm and source are checked, so that Serves can tell whose subscribers it may
+// name.
 func (c *Catalogue) Peer(host, realm string, source netip.Addr) (*Peer, bool) {
+	return c.find(host, realm, source, false, nil)
+}
+
+// SecurePeer is Peer for a connection with TLS. names are the DNS names of the
+// certificate that it showed.
+func (c *Catalogue) SecurePeer(host, realm string, source netip.Addr, names []string) (*Peer, bool) {
+	return c.find(host, realm, source, true, names)
+}
+
+func (c *Catalogue) find(host, realm string, source netip.Addr, secure bool, names []string) (*Peer, bool) {
 	for _, p := range c.peers {
-		if p.accepts(host, realm, source) {
+		if p.accepts(host, realm, source, secure, names) {
 			return p, true
 		}
 	}

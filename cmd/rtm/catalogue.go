@@ -207,8 +207,8 @@ func peerShow() *cobra.Command {
 func peerTable(w io.Writer, p *api.Peer) {
 	fmt.Fprintf(w, "peer\t%s\n", p.Host)
 	if p.Declared {
-		fmt.Fprintf(w, "realm\t%s\ndialect\t%s\nanswers as\t%s\ntenants\t%s\nsources\t%s\nrelays\t%s\n", cmp.Or(p.Realm, "(any)"), p.Dialect, p.AnswerAs,
-			strings.Join(p.Tenants, " "), strings.Join(p.Sources, " "), strings.Join(p.Relays, " "))
+		fmt.Fprintf(w, "realm\t%s\ndialect\t%s\nanswers as\t%s\ntenants\t%s\nsources\t%s\ncertificate\t%s\nrelays\t%s\n", cmp.Or(p.Realm, "(any)"), p.Dialect, p.AnswerAs,
+			strings.Join(p.Tenants, " "), strings.Join(p.Sources, " "), p.Certificate, strings.Join(p.Relays, " "))
 	} else {
 		fmt.Fprintf(w, "declared\tno: rtm apply a document of kind: Peer makes it known\n")
 	}

@@ -25,6 +25,7 @@ type config struct {
 	Store       string   `yaml:"store" json:"store"`
 	Durability  string   `yaml:"durability" json:"durability"`
 	Diameter    []string `yaml:"diameter" json:"diameter"`
+	TLS         secured  `yaml:"tls" json:"tls"`
 	HTTP        string   `yaml:"http" json:"http"`
 	OriginHost  string   `yaml:"originHost" json:"originHost"`
 	OriginRealm string   `yaml:"originRealm" json:"originRealm"`
@@ -56,6 +57,10 @@ func (c *config) bind(cmd *cobra.Command, file *string) {
 	f.StringVar(&c.Store, "store", c.Store, "embedded:DIR, "+redis.Forms)
 	f.StringVar(&c.Durability, "durability", c.Durability, "what an answer waits for on several Redis servers: safe (the default), safe-1 or fast; see rtm serve --help")
 	f.StringArrayVar(&c.Diameter, "diameter", c.Diameter, "address to listen on for Diameter; repeat it for more")
+	f.StringArrayVar(&c.TLS.Listen, "tls-listen", c.TLS.Listen, "address to listen on for Diameter over TLS, such as 192.0.2.1:5868; repeat it for more")
+	f.StringVar(&c.TLS.Certificate, "tls-certificate", c.TLS.Certificate, "PEM file with this server's certificate, and those between it and its authority")
+	f.StringVar(&c.TLS.Key, "tls-key", c.TLS.Key, "PEM file with its key")
+	f.StringVar(&c.TLS.CA, "tls-ca", c.TLS.CA, "PEM file with the certificates of the authorities that sign gateways'")
 	f.StringVar(&c.HTTP, "http", c.HTTP, "address of the management interface: loopback only")
 	f.StringVar(&c.OriginHost, "origin-host", c.OriginHost, "Origin-Host of answers: one for all instances")
 	f.StringVar(&c.OriginRealm, "origin-realm", c.OriginRealm, "Origin-Realm: one for all instances")
@@ -137,6 +142,9 @@ func (c *config) keys() []key {
 		text("name", func(c *config) *string { return &c.Name }), text("store", func(c *config) *string { return &c.Store }),
 		text("durability", func(c *config) *string { return &c.Durability }),
 		list("diameter", func(c *config) *[]string { return &c.Diameter }), text("http", func(c *config) *string { return &c.HTTP }),
+		list("tls-listen", func(c *config) *[]string { return &c.TLS.Listen }),
+		text("tls-certificate", func(c *config) *string { return &c.TLS.Certificate }),
+		text("tls-key", func(c *config) *string { return &c.TLS.Key }), text("tls-ca", func(c *config) *string { return &c.TLS.CA }),
 		text("origin-host", func(c *config) *string { return &c.OriginHost }),
 		text("origin-realm", func(c *config) *string { return &c.OriginRealm }),
 		text("peer-host", func(c *config) *string { return &c.PeerHost }),
@@ -199,8 +207,16 @@ func (c *config) check() error {
 	if c.Settle < 0 {
 		return errors.New("settle: must be a time such as 1h, or 0")
 	}
-	if len(c.Diameter) == 0 {
-		return errors.New("diameter: name at least one address to listen on")
+	for _, d := range c.TLS.Listen {
+		if _, _, err := net.SplitHostPort(d); err != nil {
+			return fmt.Errorf("tls.listen: %q is not HOST:PORT", d)
+		}
+	}
+	if err := c.TLS.check(); err != nil {
+		return err
+	}
+	if len(c.Diameter)+len(c.TLS.Listen) == 0 {
+		return errors.New("diameter: name at least one address to listen on, there or under tls.listen")
 	}
 	return checkStore(c.Store, c.Durability)
 }

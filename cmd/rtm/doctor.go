@@ -116,9 +116,10 @@ func (d *doctor) examine(ctx context.Context) {
 		d.redis(ctx)
 	}
 	d.clock()
-	for _, addr := range d.config.Diameter {
+	for _, addr := range slices.Concat(d.config.Diameter, d.config.TLS.Listen) {
 		d.diameter(addr)
 	}
+	d.tls()
 	if !d.adopted {
 		d.records()
 	}

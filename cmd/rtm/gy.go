@@ -44,6 +44,7 @@ type doorCounts struct {
 	Silent    atomic.Int64
 	Busy      atomic.Int64
 	Panics    atomic.Int64
+	Spoofed   atomic.Int64
 	Late      [len(rtm.Latencies) + 1]atomic.Int64
 }
 
@@ -63,6 +64,7 @@ type standing struct {
 	realms    map[string][]string // Destination-Realms that mean one tenant; nil: this peer does not serve it
 	self      *creditcontrol.Self // who answers
 	known     *tenant.Peer        // nil: it was learned
+	name      string              // of the document, or that there is none
 }
 
 // standing is what the catalogue says of c now: documents that are applied count
@@ -81,12 +83,15 @@ func (c *client) standing() *standing {
 // standing looks a peer up; nil: it is unknown, and is not to be learned.
 func (d *door) standing(cat *tenant.Catalogue, c *peer.Capabilities) *standing {
 	p, ok := cat.Peer(c.Host, c.Realm, c.Remote.Addr())
-	if !ok && !d.learn {
+	if c.Secure {
+		p, ok = cat.SecurePeer(c.Host, c.Realm, c.Remote.Addr(), c.Names)
+	}
+	if !ok && (!d.learn || c.Secure) {
 		return nil
 	}
-	s := &standing{catalogue: cat, dialect: creditcontrol.Generic, self: &d.self}
+	s := &standing{catalogue: cat, dialect: creditcontrol.Generic, self: &d.self, name: "learned peers"}
 	if ok {
-		s.tenants, s.known = p.Tenants, p
+		s.tenants, s.known, s.name = p.Tenants, p, "peer "+p.Host+";"+p.Realm
 	}
 	s.divide()
 	if !ok {
@@ -136,6 +141,14 @@ func (s *standing) among(realm []byte) (tenants []string, ok bool) {
 	return one, one != nil
 }
 
+// Silent reports whether a request that is too much gets no answer: the client
+// drops a session for a 3004, and sends again when it hears nothing.
+func (c *client) Silent(m *diameter.Message) bool {
+	kind, ok := diameter.Find(m.Body, diameter.CCRequestType)
+	v, err := kind.Uint32()
+	return ok && err == nil && v != uint32(charging.Initial) && c.stands.Load().dialect.SilentWhenBusy
+}
+
 // OriginHost is who answers this client.
 func (c *client) OriginHost() string { return c.stands.Load().self.OriginHost }
 
@@ -182,7 +195,7 @@ func (d *door) Admit(c peer.Capabilities) (any, diameter.Result) {
 		if s == nil {
 			level, text = slog.LevelWarn, "refused an unknown peer"
 		}
-		d.log.Log(context.Background(), level, text, "host", c.Host, "realm", c.Realm, "address", c.Remote, "fix", peerDocument(c))
+		d.log.Log(context.Background(), level, text, "host", c.Host, "realm", c.Realm, "address", c.Remote, "certificate", c.Names, "fix", peerDocument(c))
 	}
 	if s == nil {
 		return nil, diameter.UnknownPeer
@@ -196,8 +209,17 @@ func peerDocument(c peer.Capabilities) string {
 	if !identityShape.MatchString(c.Host) || !identityShape.MatchString(c.Realm) {
 		return "none: its name or realm is no Diameter identity"
 	}
-	return fmt.Sprintf("rtm apply -f - <<< '{kind: Peer, host: %s, realm: %s, sources: [%s], tenants: [YOUR-TENANT]}'",
-		c.Host, c.Realm, prefixOf(c))
+	how := "sources: [" + prefixOf(c) + "]"
+	if c.Secure {
+		if len(c.Names) == 0 {
+			return "none: its certificate has no DNS name: have it issued with subjectAltName DNS:" + c.Host
+		}
+		if !identityShape.MatchString(c.Names[0]) {
+			return "none: the first DNS name in its certificate is no host name"
+		}
+		how = "certificate: " + c.Names[0]
+	}
+	return fmt.Sprintf("rtm apply -f - <<< '{kind: Peer, host: %s, realm: %s, %s, tenants: [YOUR-TENANT]}'", c.Host, c.Realm, how)
 }
 
 func prefixOf(c peer.Capabilities) string {
@@ -229,6 +251,7 @@ func (c *call) caught() {
 		return
 	}
 	c.door.Counts.Panics.Add(1)
+	c.door.instance.Load.Panics.Add(1)
 	c.door.log.Error("a request could not be worked on: please report it", "panic", failed,
 		"session", string(c.env.SessionID), "number", c.env.Number, "stack", string(debug.Stack()))
 	if c.request.Conn != nil {
@@ -272,7 +295,7 @@ func (d *door) receive(c *call) {
 	in := &c.in
 	in.Arrived = d.instance.Now()
 	in.Deadline = in.Arrived.Add(c.peer.dialect.Patience)
-	in.Tenants, in.Reply, in.Token = tenants, replied, c
+	in.Tenants, in.Reply, in.Token, in.Peer = tenants, replied, c, now.name
 	for _, id := range c.env.Identities {
 		c.text = id.Append(c.text[:0])
 		in.Identities = append(in.Identities, string(c.text))
@@ -293,6 +316,7 @@ func (d *door) receive(c *call) {
 // connection.
 func (c *call) spoofed(cl *client) {
 	d := c.door
+	d.Counts.Spoofed.Add(1)
 	if d.strange.first("origin " + string(c.env.OriginHost) + " over " + cl.caps.Host) {
 		d.log.Warn("refused a request with somebody else's Origin-Host", "connection", cl.caps.Host, "originHost", string(c.env.OriginHost),
 			"originRealm", string(c.env.OriginRealm), "fix", "if it is a relay, list the realm under relays: of its Peer document")

@@ -119,7 +119,7 @@ func (s *sight) ask(ctx context.Context, r *remote) error {
 	s.instances, s.tenants, s.level = out.Instances, out.Tenants, l.Level
 	for _, p := range out.Peers {
 		if p.Declared {
-			s.peers = append(s.peers, &tenant.Peer{Host: p.Host, Realm: p.Realm, Sources: p.Sources, Relays: p.Relays, Tenants: p.Tenants, Dialect: p.Dialect, AnswerAs: p.AnswerAs})
+			s.peers = append(s.peers, &tenant.Peer{Host: p.Host, Realm: p.Realm, Sources: p.Sources, Relays: p.Relays, Tenants: p.Tenants, Dialect: p.Dialect, AnswerAs: p.AnswerAs, Certificate: p.Certificate})
 		}
 	}
 	return nil

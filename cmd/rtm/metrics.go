@@ -5,6 +5,7 @@ import (
 
 	"rtm"
 	"rtm/charging"
+	"rtm/diameter/peer"
 )
 
 // doorMetrics prints what the doors of a process count.
@@ -20,12 +21,13 @@ var (
 	waitDesc     = prometheus.NewDesc("rtm_record_failures_total", "Passes that could not write a record file: records wait in the store.", []string{"instance"}, nil)
 	closedDesc   = prometheus.NewDesc("rtm_sessions_closed_total", "Sessions whose final record this instance wrote to a file.", []string{"instance"}, nil)
 	openDesc     = prometheus.NewDesc("rtm_session_open_seconds_total", "How long those sessions were open; compare rtm_diameter_instance_seconds_total.", []string{"instance"}, nil)
+	boundDesc    = prometheus.NewDesc("rtm_diameter_limit_total", "How often a peer, or somebody who would be one, met a bound.", []string{"instance", "limit"}, nil)
 	refusedDesc  = prometheus.NewDesc("rtm_diameter_refused_total", "Messages and connections that were not served.", []string{"instance", "reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *doorMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc, recordsDesc, waitDesc, closedDesc, openDesc} {
+	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc, boundDesc, recordsDesc, waitDesc, closedDesc, openDesc} {
 		ch <- d
 	}
 }
@@ -66,6 +68,9 @@ func (d *door) collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstHistogram(latencyDesc, all, sum, buckets, name)
 	ch <- prometheus.MustNewConstMetric(peersDesc, prometheus.GaugeValue, float64(len(d.node.Conns())), name)
 	ch <- prometheus.MustNewConstMetric(flightDesc, prometheus.GaugeValue, float64(n.InFlight.Load()), name)
+	for l := peer.Limit(0); l < peer.Limits; l++ {
+		count(boundDesc, float64(n.Limits[l].Load()), l.String())
+	}
 	for reason, v := range d.refused() {
 		count(refusedDesc, float64(v), reason)
 	}
@@ -76,7 +81,8 @@ func (d *door) refused() map[string]int64 {
 	c, n := &d.Counts, &d.node.Counts
 	return map[string]int64{
 		"malformed": c.Malformed.Load() + n.Malformed.Load(), "busy": c.Busy.Load() + n.Busy.Load(),
-		"silent": c.Silent.Load(), "panic": c.Panics.Load(), "late": n.Late.Load(), "connection": n.Refused.Load(),
+		"silent": c.Silent.Load() + n.Silent.Load(), "panic": c.Panics.Load() + n.Panics.Load(), "late": n.Late.Load(), "connection": n.Refused.Load(),
+		"spoofed": c.Spoofed.Load(),
 	}
 }
 

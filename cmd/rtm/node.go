@@ -84,9 +84,16 @@ type instance struct {
 
 // startInstance runs an instance of c on an open store.
 func startInstance(ctx context.Context, c *config, st store.Store, learn bool, log *slog.Logger) (*instance, error) {
-	listeners, err := listen(c.Diameter)
+	listeners, err := listen(slices.Concat(c.Diameter, c.TLS.Listen))
 	if err != nil {
 		return nil, err
+	}
+	var certificates *certifier
+	if len(c.TLS.Listen) > 0 {
+		if certificates, err = newCertifier(c.TLS, log); err != nil {
+			closeAll(listeners)
+			return nil, err
+		}
 	}
 	i := &instance{}
 	for _, l := range listeners {
@@ -102,7 +109,7 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 	i.door = d
 	i.node, err = peer.New(peer.Config{
 		OriginHost: c.OriginHost, PeerHost: c.PeerHost, Realm: c.OriginRealm, OriginStateID: originStateID,
-		Connections: connectionsMax, Log: log,
+		Connections: connectionsMax, Log: log, Unsecured: d.unsecured, Panicked: func() { d.instance.Load.Panics.Add(1) },
 	}, d)
 	if err != nil {
 		return nil, err
@@ -118,17 +125,19 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 		Audit:    c.Audit, AuditEvery: c.auditEvery, Settle: c.Settle,
 	})
 	if err != nil {
-		for _, l := range listeners {
-			l.Close()
-		}
+		closeAll(listeners)
 		return nil, err
 	}
 	d.instance = i.core
 	if err := i.record(ctx, c, st, log); err != nil {
 		return nil, err
 	}
-	for _, l := range listeners {
-		go i.node.Serve(l)
+	for n, l := range listeners {
+		if n < len(c.Diameter) {
+			go i.node.Serve(l)
+		} else {
+			go i.node.ServeTLS(l, certificates.server())
+		}
 	}
 	i.followed.Go(func() { i.watch(i.following) })
 	return i, nil
@@ -168,14 +177,18 @@ func listen(addrs []string) ([]net.Listener, error) {
 	for _, a := range addrs {
 		l, err := net.Listen("tcp", a)
 		if err != nil {
-			for _, l := range ls {
-				l.Close()
-			}
-			return nil, fmt.Errorf("listen for Diameter on %s: %w; choose another address with --diameter", a, err)
+			closeAll(ls)
+			return nil, fmt.Errorf("listen for Diameter on %s: %w; choose another address with --diameter or --tls-listen", a, err)
 		}
 		ls = append(ls, l)
 	}
 	return ls, nil
+}
+
+func closeAll(ls []net.Listener) {
+	for _, l := range ls {
+		l.Close()
+	}
 }
 
 // leave ends an instance in good order: no new peers, DPR, what is in hand is

@@ -378,6 +378,9 @@ func (c *Conn) protected(m *diameter.Message) (ok bool) {
 			return
 		}
 		c.node.Counts.Panics.Add(1)
+		if c.node.config.Panicked != nil {
+			c.node.config.Panicked()
+		}
 		c.node.config.Log.Error("a message could not be worked on: please report it", "panic", failed,
 			"command", m.Command, "host", c.Host, "stack", string(debug.Stack()))
 		if m.Request() {

@@ -46,6 +46,8 @@ type Config struct {
 	Log           *slog.Logger
 	// Unsecured is told of a TLS handshake that failed; nil: nobody is.
 	Unsecured func(from netip.AddrPort, err error)
+	// Panicked is told when the program failed on a message; nil: nobody is.
+	Panicked func()
 }
 
 // defaults fills in what is zero.

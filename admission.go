@@ -1,0 +1,415 @@
+package rtm
+
+import (
+	"math"
+	"time"
+
+	"rtm/charging"
+)
+
+// Bounds of what waits in front of the loop.
+const (
+	LimitMin    = 64     // requests in the loop, of all tenants: so many always
+	LimitMax    = 16_384 // … never more
+	limitFirst  = 1024
+	limitStep   = 32 // more, after a window in which somebody waited and the loop was quick
+	limitWindow = 100 * time.Millisecond
+	samplesMin  = 20 // requests in a window, or it goes on
+
+	WaitMax   = 4096                   // requests that wait for the loop, of all tenants that are active
+	WaitLong  = 200 * time.Millisecond // who would wait longer is turned away at once
+	AgeMax    = 2 * time.Second        // who has waited longer is not worked on any more
+	CycleAim  = 20 * time.Millisecond  // p99 of a cycle of the loop, when one tenant has it for itself
+	CycleFair = 5 * time.Millisecond   // … when several share it: who sends little must not wait for who sends much
+
+	classesMax  = 10_000           // tenants that are told apart
+	activeFor   = time.Second      // a tenant keeps its share after its last request
+	forgetAfter = 10 * time.Second // how fast a tenant's requests left, when it had as many as it may
+	floorFor    = 30 * time.Second // a cycle's best median, when nobody waits, counts for once to twice that long
+)
+
+// A Shed is why a request was turned away.
+type Shed uint8
+
+// The reasons.
+const (
+	ShedNot       Shed = iota
+	ShedWait           // it would have waited longer than WaitLong
+	ShedFull           // as many wait as may
+	ShedDisplaced      // it waited, and one that counts more came
+	ShedAge            // it has waited longer than AgeMax
+	ShedRate           // the tenant's own limit
+	ShedInbox          // InboxMax, of one shard
+	ShedDeadline       // its deadline came while it was worked on
+	Sheds
+)
+
+var shedNames = [Sheds]string{"", "wait", "full", "displaced", "age", "rate", "inbox", "deadline"}
+
+// String is the reason's name in metrics.
+func (s Shed) String() string { return shedNames[s] }
+
+// classes of requests by what they are worth: a termination frees what is held,
+// an update keeps a session, an event stands alone, an initial one can wait.
+const priorities = 4
+
+func priority(k charging.Kind) int {
+	switch k {
+	case charging.Termination:
+		return 0
+	case charging.Update:
+		return 1
+	case charging.Event:
+		return 2
+	}
+	return 3
+}
+
+// Weight is what a tenant's document says: its part of the loop beside others,
+// and how many sessions and events a second may begin here; zero: any number.
+type Weight struct{ Share, Rate int }
+
+// An Admission decides who comes into the loop. It keeps the requests that are in
+// it so few that a cycle takes about CycleAim, or CycleFair when several tenants
+// are there (additive increase, multiplicative decrease); each tenant that is
+// active has its share of them, and what is beyond waits, within bounds, for
+// requests of the same tenant to leave. So the queue of one does not delay
+// another. Like a Shard it has no clock and no lock.
+type Admission struct {
+	Weights func(tenant string) Weight // asked when a tenant comes, and now and then
+
+	limit   float64
+	classes map[string]*Class
+	active  []*Class
+	total   int // weights of those that are active
+	ends    time.Time
+	cycles  [64]uint32 // requests of this window by the length of their cycle
+	seen    uint32
+	floors  [2]time.Duration // the best median of a window without hurry, in this span of time and the one before
+	turn    time.Time
+	Shed    [Sheds]int64
+}
+
+// A Class is the requests of one tenant. Where that is not known, those of one
+// peer are a class.
+type Class struct {
+	Tenant   string // empty: a peer's whose subscribers are unknown
+	weight   Weight
+	active   bool
+	in       int
+	waiting  [priorities]queue
+	queued   int
+	peak     int       // of in, in this window
+	full     bool      // … it had as many as it may, and more waited
+	left     int       // requests that left in this window
+	pace     float64   // a second, while it had as many as it may; zero: not known
+	paced    time.Time // when that was
+	last     time.Time
+	tokens   float64
+	filled   time.Time
+	Admitted int64
+	Shed     int64
+}
+
+// queue is a first-in-first-out list.
+type queue struct {
+	list []*Inbound
+	head int
+}
+
+func (q *queue) len() int { return len(q.list) - q.head }
+
+func (q *queue) push(in *Inbound) {
+	if q.head > 0 && len(q.list) == cap(q.list) {
+		n := copy(q.list, q.list[q.head:])
+		clear(q.list[n:])
+		q.list, q.head = q.list[:n], 0
+	}
+	q.list = append(q.list, in)
+}
+
+func (q *queue) pop() (in *Inbound) {
+	in, q.list[q.head] = q.list[q.head], nil
+	if q.head++; q.head == len(q.list) {
+		q.list, q.head = q.list[:0], 0
+	}
+	return in
+}
+
+func (q *queue) popLast() (in *Inbound) {
+	n := len(q.list) - 1
+	in, q.list[n] = q.list[n], nil
+	if q.list = q.list[:n]; q.head == n {
+		q.list, q.head = q.list[:0], 0
+	}
+	return in
+}
+
+// NewAdmission returns one that has seen nobody.
+func NewAdmission(weights func(tenant string) Weight) *Admission {
+	return &Admission{Weights: weights, limit: limitFirst, classes: make(map[string]*Class)}
+}
+
+// Limit is how many requests may be in the loop.
+func (a *Admission) Limit() int { return int(a.limit) }
+
+// Classes calls each for all classes that it knows.
+func (a *Admission) Classes(each func(c *Class)) {
+	for _, c := range a.classes {
+		each(c)
+	}
+}
+
+// Load is how many of the class are in the loop, and how many wait.
+func (c *Class) Load() (in, waiting int) { return c.in, c.queued }
+
+// Offer takes a request of a class. enter: it goes into the loop now. Else it
+// waits, if nothing was turned away; turned is in itself, or one that waited and
+// counts less, in whose place in waits now.
+func (a *Admission) Offer(in *Inbound, name, tenant string, now time.Time) (enter bool, turned *Inbound) {
+	a.adapt(now)
+	c := a.class(name, tenant, now)
+	in.class, in.offered = c, now
+	p := priority(in.Request.Kind)
+	if p >= 2 && !c.spend(now) {
+		return false, a.shed(in, ShedRate)
+	}
+	if c.in < a.share(c) && c.queued == 0 {
+		a.enter(c)
+		return true, nil
+	}
+	c.full = true
+	if c.pace > 0 && float64(c.ahead(p)) > c.pace*WaitLong.Seconds() {
+		return false, a.shed(in, ShedWait)
+	}
+	if c.queued >= max(1, WaitMax*c.weight.Share/a.total) {
+		if turned = c.least(p); turned == nil {
+			return false, a.shed(in, ShedFull)
+		}
+		a.shed(turned, ShedDisplaced)
+	}
+	c.waiting[p].push(in)
+	c.queued++
+	return false, turned
+}
+
+// Left notes that a request is out of the loop, and moves those that waited for
+// it: enter may go in, turned have waited too long.
+func (a *Admission) Left(in *Inbound, now time.Time, enter, turned []*Inbound) (_, _ []*Inbound) {
+	c := in.class
+	in.class = nil
+	c.in--
+	c.left++
+	a.adapt(now)
+	for c.queued > 0 && c.in < a.share(c) {
+		next := c.next()
+		if now.Sub(next.offered) > AgeMax {
+			turned = append(turned, a.shed(next, ShedAge))
+			continue
+		}
+		a.enter(c)
+		enter = append(enter, next)
+	}
+	return enter, turned
+}
+
+// Cycle notes that a cycle of the loop with n requests took that long: what a
+// request waits for that comes now.
+func (a *Admission) Cycle(took time.Duration, n int, now time.Time) {
+	a.cycles[bucketOf(took)] += uint32(n)
+	a.seen += uint32(n)
+	a.adapt(now)
+}
+
+// ShedOf counts a request that was turned away elsewhere.
+func (a *Admission) ShedOf(s Shed) { a.Shed[s]++ }
+
+func (a *Admission) enter(c *Class) {
+	c.in++
+	c.Admitted++
+	c.peak = max(c.peak, c.in)
+}
+
+func (a *Admission) shed(in *Inbound, why Shed) *Inbound {
+	a.Shed[why]++
+	in.class.Shed++
+	in.class = nil
+	return in
+}
+
+// share is how many requests of c may be in the loop.
+func (a *Admission) share(c *Class) int {
+	return max(1, int(a.limit)*c.weight.Share/a.total)
+}
+
+// class finds or makes a class, and has it active.
+func (a *Admission) class(name, tenant string, now time.Time) *Class {
+	c := a.classes[name]
+	if c == nil && len(a.classes) >= classesMax {
+		name, tenant = "", ""
+		c = a.classes[name]
+	}
+	if c == nil {
+		c = &Class{Tenant: tenant, filled: now}
+		a.classes[name] = c
+	}
+	c.last = now
+	if !c.active {
+		c.active = true
+		c.weight = a.weigh(c)
+		c.tokens = float64(c.weight.Rate)
+		a.active = append(a.active, c)
+		a.total += c.weight.Share
+	}
+	return c
+}
+
+func (a *Admission) weigh(c *Class) Weight {
+	w := Weight{Share: 1}
+	if a.Weights != nil && c.Tenant != "" {
+		w = a.Weights(c.Tenant)
+	}
+	w.Share = max(w.Share, 1)
+	return w
+}
+
+// spend takes one of the sessions and events that may begin in this second.
+func (c *Class) spend(now time.Time) bool {
+	if c.weight.Rate == 0 {
+		return true
+	}
+	rate := float64(c.weight.Rate)
+	c.tokens = min(rate, c.tokens+now.Sub(c.filled).Seconds()*rate)
+	c.filled = now
+	if c.tokens < 1 {
+		return false
+	}
+	c.tokens--
+	return true
+}
+
+// ahead is how many wait that go before a new one of that priority.
+func (c *Class) ahead(p int) (n int) {
+	for i := 0; i <= p; i++ {
+		n += c.waiting[i].len()
+	}
+	return n
+}
+
+// next is the one that waits and counts most.
+func (c *Class) next() *Inbound {
+	for i := range c.waiting {
+		if c.waiting[i].len() > 0 {
+			c.queued--
+			return c.waiting[i].pop()
+		}
+	}
+	return nil
+}
+
+// least is the newest of those that wait and count least, and less than p; nil:
+// there is none.
+func (c *Class) least(p int) *Inbound {
+	for i := priorities - 1; i > p; i-- {
+		if c.waiting[i].len() > 0 {
+			c.queued--
+			return c.waiting[i].popLast()
+		}
+	}
+	return nil
+}
+
+// adapt ends a window: the limit follows how long cycles took, and tenants that
+// were not there for a while give their share back.
+func (a *Admission) adapt(now time.Time) {
+	if now.Before(a.ends) && a.ends.Sub(now) <= limitWindow {
+		return
+	}
+	span := limitWindow + now.Sub(a.ends)
+	full, reach := false, 0.0
+	for _, c := range a.active {
+		full = full || c.full
+		reach = max(reach, float64(c.peak)*float64(a.total)/float64(c.weight.Share))
+	}
+	if a.seen >= samplesMin {
+		a.follow(full, reach, now)
+	}
+	a.ends = now.Add(limitWindow)
+	kept := a.active[:0]
+	a.total = 0
+	for _, c := range a.active {
+		c.measure(span, now)
+		if c.in+c.queued == 0 && now.Sub(c.last) > activeFor {
+			c.active = false
+			continue
+		}
+		c.weight = a.weigh(c)
+		a.total += c.weight.Share
+		kept = append(kept, c)
+	}
+	clear(a.active[len(kept):])
+	a.active = kept
+}
+
+// measure notes how fast the requests of c left, if the loop and not their number
+// decided that.
+func (c *Class) measure(span time.Duration, now time.Time) {
+	switch pace := float64(c.left) / span.Seconds(); {
+	case c.full && span < 2*limitWindow:
+		if c.pace > 0 {
+			pace = (c.pace + pace) / 2
+		}
+		c.pace, c.paced = max(pace, 1), now
+	case pace > c.pace && c.pace > 0:
+		c.pace = pace
+	case now.Sub(c.paced) > forgetAfter:
+		c.pace = 0
+	}
+	c.left, c.peak, c.full = 0, c.in, false
+}
+
+// follow moves the limit. full: somebody waited for it. reach is the limit at
+// which the busiest tenant would have had as many requests as it may.
+func (a *Admission) follow(full bool, reach float64, now time.Time) {
+	median, slow := a.percentile(0.5), a.percentile(0.99)
+	a.cycles, a.seen = [64]uint32{}, 0
+	if now.Sub(a.turn) > floorFor || now.Before(a.turn) {
+		a.floors[1], a.floors[0], a.turn = a.floors[0], 0, now
+	}
+	if unhurried := !full || a.limit == LimitMin; unhurried && (a.floors[0] == 0 || median < a.floors[0]) {
+		a.floors[0] = median
+	}
+	floor := a.floors[0]
+	if floor == 0 || a.floors[1] > 0 && a.floors[1] < floor {
+		floor = a.floors[1]
+	}
+	aim := CycleAim
+	if len(a.active) > 1 {
+		aim = CycleFair
+	}
+	switch aim = max(aim, 2*floor); { // a store that is far away is slow also for one request
+	case slow > aim && reach >= LimitMin:
+		a.limit = max(LimitMin, 0.8*min(a.limit, reach))
+	case slow <= aim && full:
+		a.limit = min(LimitMax, a.limit+limitStep)
+	}
+}
+
+// bucketOf orders durations in quarters of a doubling, from 100 µs on.
+func bucketOf(d time.Duration) int {
+	if d <= 100*time.Microsecond {
+		return 0
+	}
+	return min(63, int(4*math.Log2(float64(d)/1e5))+1)
+}
+
+// percentile is the length of cycle that this share of requests was not above.
+func (a *Admission) percentile(share float64) time.Duration {
+	most, n := uint32(math.Ceil(share*float64(a.seen))), uint32(0)
+	for i, k := range a.cycles {
+		if n += k; n >= most {
+			return time.Duration(1e5 * math.Exp2(float64(i)/4))
+		}
+	}
+	return time.Hour
+}

@@ -1,0 +1,380 @@
+package rtm_test
+
+import (
+	"container/heap"
+	"fmt"
+	"testing"
+	"time"
+
+	"rtm"
+	"rtm/charging"
+)
+
+var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+func asks(k charging.Kind) *rtm.Inbound { return &rtm.Inbound{Request: charging.Request{Kind: k}} }
+
+// filled is an admission whose tenant "a" has as many requests in the loop as it
+// may.
+func filled(t *testing.T) (a *rtm.Admission, in []*rtm.Inbound) {
+	t.Helper()
+	a = rtm.NewAdmission(nil)
+	for {
+		r := asks(charging.Initial)
+		enter, turned := a.Offer(r, "a", "a", noon)
+		if turned != nil {
+			t.Fatal("turned away while there is room to wait")
+		}
+		if !enter {
+			a.Left(in[0], noon, nil, nil) // r comes in for it
+			return a, append(in[1:], r)
+		}
+		in = append(in, r)
+	}
+}
+
+func TestTheLimitIsShared(t *testing.T) {
+	a, in := filled(t)
+	if len(in) != a.Limit() {
+		t.Errorf("%d of one tenant are in the loop, %d may be", len(in), a.Limit())
+	}
+	// Another tenant comes: it does not wait for the first one.
+	for i := range a.Limit() / 2 {
+		if enter, _ := a.Offer(asks(charging.Initial), "b", "b", noon); !enter {
+			t.Fatalf("the other tenant's request %d does not get in", i)
+		}
+	}
+	if enter, _ := a.Offer(asks(charging.Initial), "b", "b", noon); enter {
+		t.Error("the other tenant has more than its half")
+	}
+	// The first one gets back to its half before anything of it comes in again.
+	if enter, _ := a.Offer(asks(charging.Initial), "a", "a", noon); enter {
+		t.Error("the first tenant got more than its half")
+	}
+	left := 0
+	for _, r := range in {
+		enter, _ := a.Left(r, noon, nil, nil)
+		left++
+		if len(enter) > 0 {
+			break
+		}
+	}
+	if left != a.Limit()/2+1 {
+		t.Errorf("the first tenant's next request came in after %d had left", left)
+	}
+}
+
+func TestSharesAreWeighted(t *testing.T) {
+	a := rtm.NewAdmission(func(name string) rtm.Weight { return map[string]rtm.Weight{"a": {Share: 3}}[name] })
+	count := map[string]int{}
+	for range 2 * a.Limit() {
+		for _, name := range []string{"b", "a"} {
+			if enter, _ := a.Offer(asks(charging.Initial), name, name, noon); enter {
+				count[name]++
+			}
+		}
+	}
+	if count["a"] != a.Limit()*3/4 {
+		t.Errorf("with weights 3 and 1: %v of %d", count, a.Limit())
+	}
+}
+
+// What counts more goes first, and takes the place of what counts less when no
+// more may wait.
+func TestTerminationsGoFirst(t *testing.T) {
+	a, in := filled(t)
+	kinds := []charging.Kind{charging.Initial, charging.Event, charging.Update, charging.Termination}
+	for range rtm.WaitMax / 4 {
+		for _, k := range kinds {
+			if _, turned := a.Offer(asks(k), "a", "a", noon); turned != nil {
+				t.Fatal("turned away while there is room to wait")
+			}
+		}
+	}
+	for range 2 {
+		if enter, turned := a.Offer(asks(charging.Termination), "a", "a", noon); enter || turned == nil || turned.Request.Kind != charging.Initial {
+			t.Fatalf("a termination displaced %+v", turned)
+		}
+	}
+	first := asks(charging.Initial)
+	if _, turned := a.Offer(first, "a", "a", noon); turned != first {
+		t.Error("an initial request displaced another one")
+	}
+	if a.Shed[rtm.ShedFull] != 1 || a.Shed[rtm.ShedDisplaced] != 2 {
+		t.Errorf("counted %v", a.Shed)
+	}
+	var order []charging.Kind
+	for next := in; len(next) > 0; {
+		enter, _ := a.Left(next[0], noon, nil, nil)
+		next = next[1:]
+		for _, r := range enter {
+			if n := len(order); n == 0 || order[n-1] != r.Request.Kind {
+				order = append(order, r.Request.Kind)
+			}
+			next = append(next, r)
+		}
+	}
+	if got := fmt.Sprint(order); got != fmt.Sprint([]charging.Kind{charging.Termination, charging.Update, charging.Event, charging.Initial}) {
+		t.Errorf("they came in as %s", got)
+	}
+}
+
+// Nobody works for a request whose sender has given up.
+func TestWhoHasWaitedTooLongIsTurnedAway(t *testing.T) {
+	a, in := filled(t)
+	old, young := asks(charging.Update), asks(charging.Update)
+	a.Offer(old, "a", "a", noon)
+	a.Offer(young, "a", "a", noon.Add(time.Second))
+	enter, turned := a.Left(in[0], noon.Add(rtm.AgeMax+time.Millisecond), nil, nil)
+	if len(turned) != 1 || turned[0] != old || len(enter) != 1 || enter[0] != young || a.Shed[rtm.ShedAge] != 1 {
+		t.Errorf("entered %d, turned away %d, counted %v", len(enter), len(turned), a.Shed)
+	}
+}
+
+// A tenant may begin so many sessions a second; those that it has go on.
+func TestRate(t *testing.T) {
+	a := rtm.NewAdmission(func(string) rtm.Weight { return rtm.Weight{Rate: 10} })
+	for second := range 3 {
+		begun := 0
+		for i := range 100 {
+			now := noon.Add(time.Duration(second)*time.Second + time.Duration(i)*time.Millisecond/100)
+			if enter, _ := a.Offer(asks(charging.Initial), "a", "a", now); enter {
+				begun++
+			}
+			if enter, turned := a.Offer(asks(charging.Update), "a", "a", now); !enter || turned != nil {
+				t.Fatal("an update was turned away")
+			}
+		}
+		if begun != 10 {
+			t.Errorf("%d sessions begun in second %d", begun, second)
+		}
+	}
+	if a.Shed[rtm.ShedRate] != 270 {
+		t.Errorf("counted %v", a.Shed)
+	}
+}
+
+// A world is a loop in front of a store that needs so long for each request and
+// so long for each trip, whatever it carries.
+type world struct {
+	t      *testing.T
+	a      *rtm.Admission
+	now    time.Time
+	each   time.Duration
+	trip   time.Duration
+	inbox  []*rtm.Inbound
+	busy   bool
+	events agenda
+	took   map[string][]time.Duration // from offer to answer
+	shed   map[string]int
+	born   map[*rtm.Inbound]time.Time
+	whose  map[*rtm.Inbound]string
+}
+
+type happening struct {
+	at time.Time
+	do func()
+}
+type agenda []happening
+
+func (a agenda) Len() int           { return len(a) }
+func (a agenda) Less(i, j int) bool { return a[i].at.Before(a[j].at) }
+func (a agenda) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
+func (a *agenda) Push(x any)        { *a = append(*a, x.(happening)) }
+func (a *agenda) Pop() any {
+	last := (*a)[len(*a)-1]
+	*a = (*a)[:len(*a)-1]
+	return last
+}
+
+func (w *world) after(d time.Duration, do func()) {
+	heap.Push(&w.events, happening{w.now.Add(d), do})
+}
+
+func (w *world) run(d time.Duration) {
+	for end := w.now.Add(d); len(w.events) > 0 && w.events[0].at.Before(end); {
+		h := heap.Pop(&w.events).(happening)
+		w.now = h.at
+		h.do()
+	}
+}
+
+// send offers requests of a tenant for ever, so many a second.
+func (w *world) send(name string, rate int) {
+	w.after(time.Second/time.Duration(rate), func() { w.send(name, rate) })
+	in := asks(charging.Initial)
+	w.born[in], w.whose[in] = w.now, name
+	enter, turned := w.a.Offer(in, name, name, w.now)
+	if enter {
+		w.inbox = append(w.inbox, in)
+		w.cycle()
+	}
+	w.turned(turned)
+}
+
+func (w *world) turned(in *rtm.Inbound) {
+	if in != nil {
+		w.shed[w.whose[in]]++
+		delete(w.whose, in)
+		delete(w.born, in)
+	}
+}
+
+func (w *world) cycle() {
+	if w.busy || len(w.inbox) == 0 {
+		return
+	}
+	w.busy = true
+	batch := w.inbox
+	w.inbox = nil
+	took := w.trip + time.Duration(len(batch))*w.each
+	w.after(took, func() {
+		w.busy = false
+		for _, in := range batch {
+			name := w.whose[in]
+			w.took[name] = append(w.took[name], w.now.Sub(w.born[in]))
+			delete(w.whose, in)
+			delete(w.born, in)
+			enter, turned := w.a.Left(in, w.now, nil, nil)
+			w.inbox = append(w.inbox, enter...)
+			for _, r := range turned {
+				w.turned(r)
+			}
+		}
+		w.a.Cycle(took, len(batch), w.now)
+		w.cycle()
+	})
+}
+
+func newWorld(t *testing.T, each, trip time.Duration) *world {
+	return &world{
+		t: t, a: rtm.NewAdmission(nil), now: noon, each: each, trip: trip, took: map[string][]time.Duration{}, shed: map[string]int{},
+		born: map[*rtm.Inbound]time.Time{}, whose: map[*rtm.Inbound]string{},
+	}
+}
+
+// forget begins to count anew.
+func (w *world) forget() { clear(w.took); clear(w.shed) }
+
+func worst(list []time.Duration) (most time.Duration) {
+	for _, d := range list {
+		most = max(most, d)
+	}
+	return most
+}
+
+// A storm of one tenant at five times what can be done: the other one is never
+// turned away, and no request of it waits longer than two cycles; nearly all that
+// can be done is done; who waits, waits no longer than WaitLong.
+func TestAStormLeavesTheOthersAlone(t *testing.T) {
+	w := newWorld(t, 50*time.Microsecond, time.Millisecond) // 20,000 a second
+	w.send("good", 200)
+	w.run(2 * time.Second)
+	quiet := worst(w.took["good"])
+	w.send("storm", 100_000)
+	w.run(2 * time.Second)
+	w.forget()
+	w.run(2 * time.Second)
+	done := float64(len(w.took["storm"])+len(w.took["good"])) / 2
+	t.Logf("good: at most %s quiet, %s in the storm; storm: %d done, %d turned away, at most %s; limit %d", quiet, worst(w.took["good"]),
+		len(w.took["storm"]), w.shed["storm"], worst(w.took["storm"]), w.a.Limit())
+	if w.shed["good"] != 0 || len(w.took["good"]) < 390 {
+		t.Errorf("%d of the other tenant were turned away, %d done", w.shed["good"], len(w.took["good"]))
+	}
+	if got := worst(w.took["good"]); got > 2*rtm.CycleFair*5/4 {
+		t.Errorf("the other tenant waits for up to %s", got)
+	}
+	if done < 0.75*20_000 {
+		t.Errorf("%.0f of 20000 a second are done", done)
+	}
+	if got := worst(w.took["storm"]); got > rtm.WaitLong*3/2 {
+		t.Errorf("who is not turned away waits up to %s", got)
+	}
+}
+
+// Alone, a tenant that sends more than can be done gets more into each cycle, and
+// the cycles stay within their aim.
+func TestTheLimitFollowsTheStore(t *testing.T) {
+	w := newWorld(t, 50*time.Microsecond, time.Millisecond)
+	w.send("a", 30_000)
+	w.run(4 * time.Second)
+	if got := w.a.Limit(); got < 200 || got > 600 {
+		t.Errorf("the limit is %d; 380 take 20 ms", got)
+	}
+	quick := w.a.Limit()
+	w.each = 500 * time.Microsecond // the store is ten times as slow
+	w.run(3 * time.Second)
+	if got := w.a.Limit(); got >= quick/2 {
+		t.Errorf("the limit is %d still, and was %d", got, quick)
+	}
+	w.each = 50 * time.Microsecond
+	w.run(4 * time.Second)
+	if got := w.a.Limit(); got < quick/2 {
+		t.Errorf("the limit is %d only, and was %d", got, quick)
+	}
+}
+
+// A store that hangs: what waits is bounded by time, and the rest is told at
+// once; when it is back, all is as before.
+func TestAHangingStore(t *testing.T) {
+	w := newWorld(t, 50*time.Microsecond, time.Millisecond)
+	w.send("a", 5000)
+	w.run(2 * time.Second)
+	w.forget()
+	w.trip = 3 * time.Second // the next trip
+	w.run(10 * time.Millisecond)
+	w.trip = time.Millisecond
+	w.run(2900 * time.Millisecond)
+	_, waiting := 0, 0
+	w.a.Classes(func(c *rtm.Class) { _, waiting = c.Load() })
+	if w.shed["a"] < 5000 || waiting > rtm.WaitMax {
+		t.Errorf("%d were turned away, %d wait", w.shed["a"], waiting)
+	}
+	w.run(2 * time.Second)
+	w.forget()
+	w.run(2 * time.Second)
+	if w.shed["a"] != 0 || worst(w.took["a"]) > 20*time.Millisecond {
+		t.Errorf("when the store is back, %d are turned away, and answers take up to %s", w.shed["a"], worst(w.took["a"]))
+	}
+}
+
+// Tenants that are gone give their share back, and what is known of tenants is
+// bounded.
+func TestTenantsComeAndGo(t *testing.T) {
+	a := rtm.NewAdmission(nil)
+	now := noon
+	for i := range 20_000 {
+		in := asks(charging.Initial)
+		name := fmt.Sprint("t", i)
+		if enter, _ := a.Offer(in, name, name, now); !enter {
+			t.Fatal("a tenant's only request waits")
+		}
+		a.Left(in, now, nil, nil)
+	}
+	known := 0
+	a.Classes(func(*rtm.Class) { known++ })
+	if known > 10_001 {
+		t.Errorf("%d tenants are remembered", known)
+	}
+	now = now.Add(10 * time.Second)
+	a.Cycle(time.Millisecond, 1, now)
+	in := 0
+	for enter := true; enter; in++ {
+		enter, _ = a.Offer(asks(charging.Initial), "a", "a", now)
+	}
+	if in-1 != a.Limit() {
+		t.Errorf("%d of the only tenant are in the loop, %d may be", in-1, a.Limit())
+	}
+}
+
+func BenchmarkAdmission(b *testing.B) {
+	a := rtm.NewAdmission(nil)
+	in := asks(charging.Update)
+	now := noon
+	b.ReportAllocs()
+	for b.Loop() {
+		now = now.Add(10 * time.Microsecond)
+		a.Offer(in, "a", "a", now)
+		a.Left(in, now, nil, nil)
+	}
+}
