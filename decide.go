@@ -17,18 +17,15 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 		s.remembered(in, recs[:len(in.seen)])
 		return recs[len(in.seen):]
 	}
-	n, foreign := len(in.seen), false
+	n := len(in.seen)
 	for i := range n {
 		in.seen[i].version = recs[i].Version
 		if in.Account != (store.Key{}) {
 			continue
 		}
 		t, account, ok := tenant.Owner(recs[i].Bytes)
-		if !ok || foreign {
-			continue
-		}
-		if foreign = !in.serves(t); foreign {
-			continue // the first identity that has an owner counts, and this one is not for the peer to name
+		if !ok || !in.serves(t) {
+			continue // to a peer that does not serve its tenant an identity is unknown, also beside others
 		}
 		in.Account = tenant.AccountKey(string(t), string(account))
 		if !in.asked {

@@ -194,7 +194,11 @@ func (c *Catalogue) SecurePeer(host, realm string, source netip.Addr, names []st
 }
 
 func (c *Catalogue) find(host, realm string, source netip.Addr, secure bool, names []string) (*Peer, bool) {
+	owner := c.realms[strings.ToLower(realm)] // a tenant's realm is nobody else's to call itself by
 	for _, p := range c.peers {
+		if owner != "" && !p.Serves(owner) {
+			continue
+		}
 		if p.accepts(host, realm, source, secure, names) {
 			return p, true
 		}
