@@ -9,7 +9,7 @@ import (
 
 // Bounds of what waits in front of the loop.
 const (
-	LimitMin    = 64     // requests in the loop, of all tenants: so many always
+	LimitMin    = 128    // requests in the loop, of all tenants: so many always
 	LimitMax    = 16_384 // … never more
 	limitFirst  = 1024
 	limitStep   = 32 // more, after a window in which somebody waited and the loop was quick
@@ -17,7 +17,8 @@ const (
 	samplesMin  = 20 // requests in a window, or it goes on
 
 	WaitMax   = 4096                   // requests that wait for the loop, of all tenants that are active
-	WaitLong  = 200 * time.Millisecond // who would wait longer is turned away at once
+	WaitFree  = 512                    // … of one tenant, however long that takes: a store that is away for a moment turns nobody away
+	WaitLong  = 200 * time.Millisecond // beyond these, who would wait longer is turned away at once
 	AgeMax    = 2 * time.Second        // who has waited longer is not worked on any more
 	CycleAim  = 20 * time.Millisecond  // p99 of a cycle of the loop, when one tenant has it for itself
 	CycleFair = 5 * time.Millisecond   // … when several share it: who sends little must not wait for who sends much
@@ -179,7 +180,7 @@ func (a *Admission) Offer(in *Inbound, name, tenant string, now time.Time) (ente
 		return true, nil
 	}
 	c.full = true
-	if c.pace > 0 && float64(c.ahead(p)) > c.pace*WaitLong.Seconds() {
+	if ahead := c.ahead(p); c.pace > 0 && ahead >= WaitFree && float64(ahead) > c.pace*WaitLong.Seconds() {
 		return false, a.shed(in, ShedWait)
 	}
 	if c.queued >= max(1, WaitMax*c.weight.Share/a.total) {
@@ -373,11 +374,13 @@ func (c *Class) measure(span time.Duration, now time.Time) {
 func (a *Admission) follow(full bool, reach float64, now time.Time) {
 	median, slow := a.percentile(0.5), a.percentile(0.99)
 	a.cycles, a.seen = [64]uint32{}, 0
-	if now.Sub(a.turn) > floorFor || now.Before(a.turn) {
-		a.floors[1], a.floors[0], a.turn = a.floors[0], 0, now
-	}
-	if unhurried := !full || a.limit == LimitMin; unhurried && (a.floors[0] == 0 || median < a.floors[0]) {
-		a.floors[0] = median
+	if !full { // nobody waits: this is how long a cycle takes by itself
+		if now.Sub(a.turn) > floorFor || now.Before(a.turn) {
+			a.floors[1], a.floors[0], a.turn = a.floors[0], 0, now
+		}
+		if a.floors[0] == 0 || median < a.floors[0] {
+			a.floors[0] = median
+		}
 	}
 	floor := a.floors[0]
 	if floor == 0 || a.floors[1] > 0 && a.floors[1] < floor {
@@ -388,7 +391,7 @@ func (a *Admission) follow(full bool, reach float64, now time.Time) {
 		aim = CycleFair
 	}
 	switch aim = max(aim, 2*floor); { // a store that is far away is slow also for one request
-	case slow > aim && reach >= LimitMin:
+	case slow > aim && median > aim/3 && reach >= LimitMin: // a tail alone is the machine's, no queue's
 		a.limit = max(LimitMin, 0.8*min(a.limit, reach))
 	case slow <= aim && full:
 		a.limit = min(LimitMax, a.limit+limitStep)

@@ -64,13 +64,15 @@ func (p *Peer) Sends(host, realm, originHost, originRealm string) bool {
 	return slices.ContainsFunc(p.Relays, func(r string) bool { return r == "*" || strings.EqualFold(r, originRealm) })
 }
 
-// accepts reports whether a connection with that identity from that address is
-// this peer's. Over TLS, names are those of its certificate, one of which must be
-// the peer's; without TLS the address has to do.
-func (p *Peer) accepts(host, realm string, source netip.Addr, secure bool, names []string) bool {
-	if p.Host != "*" && !strings.EqualFold(p.Host, host) || p.Realm != "" && !strings.EqualFold(p.Realm, realm) {
-		return false
-	}
+// names reports whether the document is about a peer that calls itself so.
+func (p *Peer) names(host, realm string) bool {
+	return (p.Host == "*" || strings.EqualFold(p.Host, host)) && (p.Realm == "" || strings.EqualFold(p.Realm, realm))
+}
+
+// admits reports whether a connection is this peer's, who calls itself host. Over
+// TLS, names are those of its certificate, one of which must be the peer's;
+// without TLS the address has to do.
+func (p *Peer) admits(host string, source netip.Addr, secure bool, names []string) bool {
 	if len(p.Sources) > 0 && !slices.ContainsFunc(p.Sources, func(s string) bool {
 		n, err := netip.ParsePrefix(s)
 		return err == nil && n.Contains(source.Unmap().WithZone(""))
@@ -195,12 +197,14 @@ func (c *Catalogue) SecurePeer(host, realm string, source netip.Addr, names []st
 
 func (c *Catalogue) find(host, realm string, source netip.Addr, secure bool, names []string) (*Peer, bool) {
 	owner := c.realms[strings.ToLower(realm)] // a tenant's realm is nobody else's to call itself by
+	named := false
 	for _, p := range c.peers {
-		if owner != "" && !p.Serves(owner) {
-			continue
-		}
-		if p.accepts(host, realm, source, secure, names) {
+		switch {
+		case owner != "" && !p.Serves(owner), !p.names(host, realm), named && p.Host == "*":
+		case p.admits(host, source, secure, names):
 			return p, true
+		default:
+			named = named || p.Host != "*" // whom a document names, one for anybody does not let in
 		}
 	}
 	return nil, false

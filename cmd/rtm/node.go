@@ -178,7 +178,7 @@ func listen(addrs []string) ([]net.Listener, error) {
 		l, err := net.Listen("tcp", a)
 		if err != nil {
 			closeAll(ls)
-			return nil, fmt.Errorf("listen for Diameter on %s: %w; choose another address with --diameter or --tls-listen", a, err)
+			return nil, fmt.Errorf("listen for Diameter on %s: %w; choose another address with --diameter", a, err)
 		}
 		ls = append(ls, l)
 	}

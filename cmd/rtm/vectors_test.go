@@ -77,8 +77,18 @@ func dialPeer(t testing.TB, addr, host, realm string) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w, result := introduce(t, c, host, realm)
+	if result != 2001 {
+		t.Fatalf("CER of %s was not accepted: %d", host, result)
+	}
+	return w
+}
+
+// introduce sends a CER; result is the CEA's, zero if there is none.
+func introduce(t testing.TB, c net.Conn, host, realm string) (w *wire, result int) {
+	t.Helper()
 	t.Cleanup(func() { c.Close() })
-	w := &wire{t: t, Conn: c}
+	w = &wire{t: t, Conn: c}
 	var e diameter.Encoder
 	e.Reset(nil)
 	e.Request(diameter.CapabilitiesExchange, 0, 0, 1, 1)
@@ -89,11 +99,8 @@ func dialPeer(t testing.TB, addr, host, realm string) *wire {
 	e.String(diameter.ProductName, "test")
 	e.Uint32(diameter.AuthApplicationID, 4)
 	w.Write(e.Bytes())
-	m, ok := w.next(2 * time.Second)
-	if !ok || number(m.Body, diameter.ResultCode) != 2001 {
-		t.Fatalf("CER of %s was not accepted: %d", host, number(m.Body, diameter.ResultCode))
-	}
-	return w
+	m, _ := w.next(5 * time.Second)
+	return w, number(m.Body, diameter.ResultCode)
 }
 
 // next is the next message, if one comes in time; false: none, or the
