@@ -7,8 +7,11 @@ FROM  ?= 1
 FOR   ?= 1h
 SESSIONS ?= 1000000
 RACE  ?= . ./store/... ./backup/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
+FUZZTIME ?= 10m
+FUZZERS ?= 2
+RACE  ?= . ./store/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 
-.PHONY: help build check test install race bench demo demo-redis sim-test fault-test soak scale scaling generate clean
+.PHONY: help build check test install race bench demo demo-redis sim-test fault-test soak fuzz guard scale scaling generate clean
 
 help: ## show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -46,6 +49,13 @@ fault-test: install ## the long form of the tests that kill processes
 
 soak: ## simulate worlds from FROM on until one fails, or for FOR (default 1h)
 	$(GO) test ./rtmtest -run TestSeed -count=1 -v -timeout 0 -args -from $(FROM) -for $(FOR)
+
+fuzz: ## every fuzz target for FUZZTIME (default 10m), one after the other; what fails is kept in testdata/fuzz
+	@grep -rho --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sort | sed 's/^func //' | while read -r name; do \
+		dir=$$(dirname $$(grep -rl --include='*_test.go' "^func $$name(" .)); \
+		echo "$$dir $$name"; \
+		$(GO) test $$dir -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -parallel $(FUZZERS) || exit 1; \
+	done
 
 bench: ## benchmarks: ns and allocations of each step
 	$(GO) test -run '^$$' -bench . -skip '^Benchmark(Scale|Scaling|Timers)$$' -benchmem ./...

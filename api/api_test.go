@@ -43,13 +43,13 @@ identities: ["imsi:001010000000001"]
 
 // site is the interface in front of an instance on a store of its own.
 type site struct {
-	t     *testing.T
+	t     testing.TB
 	store store.Store
 	ready error
 	http.Handler
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{t: t, store: storetest.NewMemory()}
 	n, err := rtm.Start(t.Context(), rtm.Config{Name: "A", Store: s.store, Presence: rtm.Presence{PeerHost: "a"}})

@@ -475,6 +475,51 @@ func FuzzCCR(f *testing.F) {
 	})
 }
 
+// Any bytes are an answer of a client with or without a result, and any CCR of any
+// client's dialect is decoded alike twice.
+func FuzzAnswer(f *testing.F) {
+	for _, command := range []diameter.Command{diameter.ReAuth, diameter.AbortSession} {
+		var e diameter.Encoder
+		e.Reset(nil)
+		e.Answer(&diameter.Header{Command: command, Application: diameter.ApplicationCreditControl}, 0)
+		e.String(diameter.SessionID, "s")
+		e.Uint32(diameter.ResultCode, 2002)
+		f.Add(e.Bytes())
+		e.Reset(nil)
+		e.Answer(&diameter.Header{Command: command}, diameter.FlagError)
+		e.Open(diameter.ExperimentalResult)
+		e.Uint32(diameter.VendorID, 10415)
+		e.Uint32(diameter.ExperimentalResultCode, 5030)
+		e.Close()
+		f.Add(e.Bytes())
+	}
+	files, _ := filepath.Glob("../testdata/vectors/*.json")
+	for _, file := range files {
+		f.Add(message(f, strings.TrimSuffix(filepath.Base(file), ".json")))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, _, err := diameter.Frame(b, diameter.MessageMax)
+		if err != nil {
+			return
+		}
+		if session, _ := DecodeResult(&m); len(session) > len(m.Body) {
+			t.Fatal("a Session-Id from nowhere")
+		}
+		for _, name := range Dialects() {
+			d := DialectOf(name)
+			var e, again Envelope
+			var r, second charging.Request
+			first := Decode(&m, d, &e, &r)
+			if other := Decode(&m, d, &again, &second); (first == nil) != (other == nil) || r.Content != second.Content || len(r.Asks) != len(second.Asks) {
+				t.Fatalf("%s: the same message twice is %v and %v", name, first, other)
+			}
+			if first == nil {
+				e.Destined(self)
+			}
+		}
+	})
+}
+
 func BenchmarkDecodeEncode(b *testing.B) {
 	for _, id := range []string{"ccr-i-magma-4rg", "ccr-u-pgw-tariff-change", "ccr-i-open5gs"} {
 		b.Run(id, func(b *testing.B) {

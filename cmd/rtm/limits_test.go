@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -92,4 +93,20 @@ func TestTenThousandInFlight(t *testing.T) {
 			t.Error("a gateway heard nothing, and the store is back")
 		}
 	}
+}
+
+// Any file is settings or an error.
+func FuzzConfig(f *testing.F) {
+	b, err := os.ReadFile("../../examples/rtm.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte("tls: {listen: [':5868'], certificate: a, key: b, ca: c}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := defaults()
+		if c.read("f", b) == nil && c.complete() == nil && (c.PeerHost == "" || c.Name == "") {
+			t.Fatal("complete, without a name")
+		}
+	})
 }
