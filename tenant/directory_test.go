@@ -84,10 +84,19 @@ func TestOwnersGoBothWays(t *testing.T) {
 
 func FuzzOwner(f *testing.F) {
 	f.Add([]byte("lab/imsi-001010000000001"))
+	f.Add([]byte("lab/imsi-001010000000001\nshop/alice 2000000"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		name, account, ok := tenant.DecodeOwner(b)
-		if ok && string(tenant.EncodeOwner(nil, name, account)) != string(b) {
+		first, _, _ := strings.Cut(string(b), "\n") // the second line says whose it was
+		if ok && string(tenant.EncodeOwner(nil, name, account)) != first {
 			t.Errorf("%q is read as %q %q", b, name, account)
+		}
+		now := time.Unix(1_000_000, 0)
+		if k, ok := tenant.Former(b, now); ok {
+			again, ok := tenant.Former(tenant.EncodeMoved(nil, "a", "b", k, now.Add(time.Second)), now)
+			if !ok || again != k {
+				t.Errorf("%q was %v's, and %v's", b, k, again)
+			}
 		}
 	})
 }
