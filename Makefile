@@ -57,8 +57,11 @@ fuzz: ## every fuzz target for FUZZTIME (default 10m), one after the other; what
 		$(GO) test $$dir -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -parallel $(FUZZERS) || exit 1; \
 	done
 
+guard: ## a good peer beside a storm at five times what can be done, and beside hostile peers; some 3 minutes
+	$(GO) test ./cmd/rtm -run '^$$' -bench '^BenchmarkGuard$$' -benchtime 1x -timeout 15m
+
 bench: ## benchmarks: ns and allocations of each step
-	$(GO) test -run '^$$' -bench . -skip '^Benchmark(Scale|Scaling|Timers)$$' -benchmem ./...
+	$(GO) test -run '^$$' -bench . -skip '^Benchmark(Scale|Scaling|Timers|Guard)$$' -benchmem ./...
 
 scale: install ## a million open sessions on Redis and embedded, timers beside a kill; some 10 minutes, 4 GB
 	RTM_SCALE=$(SESSIONS) $(GO) test ./cmd/rtm -run '^$$' -bench '^Benchmark(Scale|Timers)$$' -benchtime 1x -timeout 40m

@@ -38,6 +38,32 @@ type config struct {
 	Settle time.Duration `yaml:"settle" json:"settle"`
 
 	auditEvery time.Duration // from one walk to the next; zero: as rtm has it
+	Limits     limits        `yaml:"limits" json:"limits"`
+}
+
+// limits bounds what gateways, and those who would be, can take up (docs/limits.md).
+type limits struct {
+	Connections int  `yaml:"connections" json:"connections"`
+	PerPeer     int  `yaml:"connectionsPerPeer" json:"connectionsPerPeer"`
+	New         int  `yaml:"newConnections" json:"newConnections"` // a second, from one address
+	InFlight    int  `yaml:"inFlight" json:"inFlight"`             // requests of one connection
+	InFlightAll int  `yaml:"inFlightAll" json:"inFlightAll"`
+	Loopback    bool `yaml:"loopback" json:"loopback"` // New holds for this machine's own addresses too
+}
+
+func (l *limits) check() error {
+	for _, k := range []struct {
+		name     string
+		is, most int
+	}{
+		{"connections", l.Connections, 100_000}, {"connectionsPerPeer", l.PerPeer, 1000}, {"newConnections", l.New, 10_000},
+		{"inFlight", l.InFlight, 65_536}, {"inFlightAll", l.InFlightAll, 1 << 20},
+	} {
+		if k.is < 1 || k.is > k.most {
+			return fmt.Errorf("limits.%s: must be a number from 1 to %d", k.name, k.most)
+		}
+	}
+	return nil
 }
 
 // defaults are what a server does that is told nothing.
@@ -46,6 +72,7 @@ func defaults() config {
 		Store: "embedded:rtm-data", Diameter: []string{"127.0.0.1:3868"}, HTTP: "127.0.0.1:8868",
 		OriginHost: "ocs.rtm.localdomain", OriginRealm: "rtm.localdomain", Records: "records",
 		Audit: 200, Settle: time.Hour,
+		Limits: limits{Connections: 10_000, PerPeer: 4, New: 10, InFlight: 1024, InFlightAll: 16_384},
 	}
 }
 
@@ -67,6 +94,12 @@ func (c *config) bind(cmd *cobra.Command, file *string) {
 	f.StringVar(&c.PeerHost, "peer-host", c.PeerHost, "this instance's own Origin-Host towards its neighbours (default: the origin host)")
 	f.StringSliceVar(&c.Realms, "realms", c.Realms, "further realms that are served")
 	f.StringSliceVar(&c.Identities, "identities", c.Identities, "further host names that are served; instances know each other's peer hosts by themselves")
+	f.IntVar(&c.Limits.Connections, "limit-connections", c.Limits.Connections, "connections of all gateways")
+	f.IntVar(&c.Limits.PerPeer, "limit-connections-per-peer", c.Limits.PerPeer, "connections with one Origin-Host")
+	f.IntVar(&c.Limits.New, "limit-new-connections", c.Limits.New, "connections that one address may begin in a second")
+	f.IntVar(&c.Limits.InFlight, "limit-in-flight", c.Limits.InFlight, "requests of one connection that are worked on; 3004 beyond")
+	f.IntVar(&c.Limits.InFlightAll, "limit-in-flight-all", c.Limits.InFlightAll, "requests of all connections that are worked on; 3004 beyond")
+	f.BoolVar(&c.Limits.Loopback, "limit-loopback", c.Limits.Loopback, "have --limit-new-connections hold for this machine's own addresses too")
 	f.StringVar(&c.Records, "records", c.Records, "directory for record files; empty: none are written")
 	f.IntVar(&c.Audit, "audit", c.Audit, "accounts a second that are audited, by one of the instances; 0: none")
 	f.DurationVar(&c.Settle, "settle", c.Settle, "how long all instances must know a new store level before it rises by itself; 0: only by rtm upgrade finish")
@@ -138,6 +171,9 @@ func (c *config) keys() []key {
 	list := func(flag string, at func(*config) *[]string) key {
 		return key{flag, func(v string) { *at(c) = strings.FieldsFunc(v, func(r rune) bool { return r == ',' }) }, func(from *config) { *at(c) = *at(from) }}
 	}
+	count := func(flag string, at func(*config) *int) key {
+		return key{flag, func(v string) { *at(c), _ = strconv.Atoi(v) }, func(from *config) { *at(c) = *at(from) }} // zero is refused
+	}
 	return []key{
 		text("name", func(c *config) *string { return &c.Name }), text("store", func(c *config) *string { return &c.Store }),
 		text("durability", func(c *config) *string { return &c.Durability }),
@@ -153,6 +189,12 @@ func (c *config) keys() []key {
 		text("records", func(c *config) *string { return &c.Records }),
 		{"audit", func(v string) { c.Audit = numberOf(v, strconv.Atoi) }, func(from *config) { c.Audit = from.Audit }},
 		{"settle", func(v string) { c.Settle = numberOf(v, time.ParseDuration) }, func(from *config) { c.Settle = from.Settle }},
+		count("limit-connections", func(c *config) *int { return &c.Limits.Connections }),
+		count("limit-connections-per-peer", func(c *config) *int { return &c.Limits.PerPeer }),
+		count("limit-new-connections", func(c *config) *int { return &c.Limits.New }),
+		count("limit-in-flight", func(c *config) *int { return &c.Limits.InFlight }),
+		count("limit-in-flight-all", func(c *config) *int { return &c.Limits.InFlightAll }),
+		{"limit-loopback", func(v string) { c.Limits.Loopback, _ = strconv.ParseBool(v) }, func(from *config) { c.Limits.Loopback = from.Limits.Loopback }},
 	}
 }
 
@@ -212,7 +254,7 @@ func (c *config) check() error {
 			return fmt.Errorf("tls.listen: %q is not HOST:PORT", d)
 		}
 	}
-	if err := c.TLS.check(); err != nil {
+	if err := errors.Join(c.TLS.check(), c.Limits.check()); err != nil {
 		return err
 	}
 	if len(c.Diameter)+len(c.TLS.Listen) == 0 {

@@ -522,13 +522,14 @@ func (d *doctor) files() {
 }
 
 func (d *doctor) limit(files uint64) {
-	if files < connectionsMax+filesBeside {
-		d.warn("files", fmt.Sprintf("ulimit -Hn %d, or LimitNOFILE=%[1]d in its systemd unit", connectionsMax+filesBeside),
+	most := cmp.Or(d.config.Limits.Connections, defaults().Limits.Connections)
+	if files < uint64(most+filesBeside) {
+		d.warn("files", fmt.Sprintf("ulimit -Hn %d, or LimitNOFILE=%[1]d in its systemd unit", most+filesBeside),
 			"%d files may be open: enough for %d connections, not for the %d that an instance takes",
-			files, max(int64(files)-filesBeside, 0), connectionsMax)
+			files, max(int64(files)-filesBeside, 0), most)
 		return
 	}
-	d.ok("files", "enough may be open for the %d connections that an instance takes", connectionsMax)
+	d.ok("files", "enough may be open for the %d connections that an instance takes", most)
 }
 
 // instances looks at who lives on the store.

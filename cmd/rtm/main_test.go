@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
+	if what := os.Getenv("RTM_TEST_GUARD"); what != "" {
+		guardChild(what)
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

@@ -35,9 +35,6 @@ var version = "0.1-dev"
 // instance restarts, so it must not rise.
 const originStateID = 1
 
-// connectionsMax bounds the gateways' connections to one instance.
-const connectionsMax = 10_000
-
 // leaveMax bounds how long an instance waits for its peers when it leaves.
 const leaveMax = 5 * time.Second
 
@@ -109,7 +106,8 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 	i.door = d
 	i.node, err = peer.New(peer.Config{
 		OriginHost: c.OriginHost, PeerHost: c.PeerHost, Realm: c.OriginRealm, OriginStateID: originStateID,
-		Connections: connectionsMax, Log: log, Unsecured: d.unsecured, Panicked: func() { d.instance.Load.Panics.Add(1) },
+		Connections: c.Limits.Connections, PerPeer: c.Limits.PerPeer, CERRate: c.Limits.New, Loopback: c.Limits.Loopback,
+		InFlight: c.Limits.InFlight, InFlightAll: c.Limits.InFlightAll, Log: log, Unsecured: d.unsecured, Panicked: func() { d.instance.Load.Panics.Add(1) },
 	}, d)
 	if err != nil {
 		return nil, err
