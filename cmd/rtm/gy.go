@@ -270,6 +270,7 @@ func (d *door) receive(c *call) {
 	}
 	if err := creditcontrol.Decode(&c.request.Message, c.peer.dialect, &c.env, &c.in.Request); err != nil {
 		d.Counts.Malformed.Add(1)
+		c.request.Bad()
 		c.enc.Reset(c.buf[:0])
 		creditcontrol.EncodeError(&c.enc, c.peer.self, &c.env, err)
 		c.answer()
@@ -317,6 +318,7 @@ func (d *door) receive(c *call) {
 func (c *call) spoofed(cl *client) {
 	d := c.door
 	d.Counts.Spoofed.Add(1)
+	c.request.Bad()
 	if d.strange.first("origin " + string(c.env.OriginHost) + " over " + cl.caps.Host) {
 		d.log.Warn("refused a request with somebody else's Origin-Host", "connection", cl.caps.Host, "originHost", string(c.env.OriginHost),
 			"originRealm", string(c.env.OriginRealm), "fix", "if it is a relay, list the realm under relays: of its Peer document")

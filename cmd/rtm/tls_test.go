@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"rtm/diameter"
+	"rtm/diameter/peer"
 	"rtm/rtmtest"
 	"rtm/store/storetest"
 )
@@ -219,7 +220,7 @@ func TestHandshakesThatFail(t *testing.T) {
 				t.Errorf("%s: %d", c.why, got)
 			}
 		}
-		rtmtest.Until(t, c.why+" is counted", func() bool { return node.Counts.Limits[3].Load() == int64(n+1) })
+		rtmtest.Until(t, c.why+" is counted", func() bool { return node.Counts.Limits[peer.LimitTLS].Load() == int64(n+1) })
 	}
 	if !strings.Contains(log.String(), "both ends must show one") {
 		t.Errorf("the log does not say what to do:\n%s", log)

@@ -45,15 +45,18 @@ func (c *Conn) base(m *diameter.Message) bool {
 		return m.Command == diameter.CapabilitiesExchange && !c.dialled && c.capabilities(m)
 	}
 	if m.Flags&diameter.FlagError != 0 {
+		c.bad.Add(1)
 		c.refuse(m, diameter.InvalidHdrBits)
 		return true
 	}
 	if m.Application != diameter.ApplicationBase && m.Command != diameter.DeviceWatchdog {
+		c.bad.Add(1)
 		c.refuse(m, diameter.ApplicationUnsupported)
 		return true
 	}
 	if err := m.Check(diameter.DefaultLimits); err != nil {
 		c.node.Counts.Malformed.Add(1)
+		c.bad.Add(1)
 		c.failed(m, err)
 		return true
 	}
@@ -65,10 +68,13 @@ func (c *Conn) base(m *diameter.Message) bool {
 		c.answer(m, diameter.Success, nil)
 		time.AfterFunc(c.node.config.SlowMax, c.Close) // who sent the DPR closes; not for ever
 	case diameter.CapabilitiesExchange:
+		c.bad.Add(1)
 		c.answer(m, diameter.UnableToComply, c.describe)
 	case diameter.CreditControl, diameter.ReAuth, diameter.AbortSession:
+		c.bad.Add(1)
 		c.refuse(m, diameter.ApplicationUnsupported)
 	default:
+		c.bad.Add(1)
 		c.refuse(m, diameter.CommandUnsupported)
 	}
 	return true

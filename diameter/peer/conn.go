@@ -40,6 +40,7 @@ type Conn struct {
 	parted       atomic.Bool // our DPR was answered
 	suspect      atomic.Bool // a DWR has no answer yet
 	inFlight     atomic.Int64
+	bad          atomic.Int64 // messages of this second that could not be used
 	Received     atomic.Int64
 	Sent         atomic.Int64
 	heard        atomic.Int64 // when something last came, unix nanoseconds
@@ -220,6 +221,7 @@ func (c *Conn) read() {
 	have := 0
 	var began time.Time // when the message that is not whole yet was first seen
 	var batch []*Request
+	second := time.Now()
 	for {
 		n, err := c.net.Read(buf[have:])
 		if err != nil {
@@ -244,7 +246,7 @@ func (c *Conn) read() {
 			c.drain(buf)
 			return
 		}
-		if !c.room() {
+		if !c.room() || !c.patience(&second) {
 			return
 		}
 		buf, have = c.keep(buf, rest, full)
@@ -259,6 +261,40 @@ func (c *Conn) read() {
 			c.net.SetReadDeadline(deadline)
 		}
 	}
+}
+
+// patience holds up who sends more than BadMax messages a second that cannot be
+// used: it is not read until the second that began at *second is over. False: the
+// connection is closed.
+func (c *Conn) patience(second *time.Time) bool {
+	if c.bad.Load() == 0 {
+		return true
+	}
+	left := time.Second - time.Since(*second)
+	if left > 0 && c.bad.Load() <= int64(c.node.config.BadMax) {
+		return true
+	}
+	if left > 0 {
+		c.node.limited(LimitBad)
+		over := time.AfterFunc(left, func() {
+			c.out.Lock()
+			defer c.out.Unlock()
+			c.space.Broadcast()
+		})
+		defer over.Stop()
+		c.out.Lock()
+		for !c.closed && time.Since(*second) < time.Second {
+			c.space.Wait()
+		}
+		closed := c.closed
+		c.out.Unlock()
+		if closed {
+			return false
+		}
+	}
+	*second = time.Now()
+	c.bad.Store(0)
+	return true
 }
 
 // handshake is TLS, within the time for the CER.
@@ -399,9 +435,11 @@ func (c *Conn) protected(m *diameter.Message) (ok bool) {
 func (c *Conn) request(m *diameter.Message) *Request {
 	switch {
 	case m.Flags&diameter.FlagError != 0:
+		c.bad.Add(1)
 		c.refuse(m, diameter.InvalidHdrBits)
 		return nil
 	case m.Command != diameter.CreditControl && !c.dialled, c.dialled && m.Command != diameter.ReAuth && m.Command != diameter.AbortSession:
+		c.bad.Add(1)
 		c.refuse(m, diameter.CommandUnsupported)
 		return nil
 	case c.inFlight.Load() >= int64(c.node.config.InFlight):

@@ -188,3 +188,41 @@ func TestBusyBySender(t *testing.T) {
 		h.inHand()[0].Drop()
 	})
 }
+
+// Who sends much that cannot be used is read no faster than BadMax a second, and
+// what it sends after that is not lost.
+func TestManyBadMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := node(t, ours3, &host{receive: success})
+		defer n.Close()
+		f := pipe(t, n)
+		f.open("gw")
+		var bad []byte
+		for range 10 {
+			bad = append(bad, message(999, 0, 1, func(*diameter.Encoder) {})...)
+		}
+		start := time.Now()
+		go func() {
+			f.SetWriteDeadline(time.Now().Add(time.Minute))
+			for range 105 {
+				f.Write(bad)
+			}
+			f.Write(ccr(7))
+		}()
+		for refused := 0; ; refused++ {
+			m := f.next(time.Minute)
+			if m == nil {
+				t.Fatal("the connection is closed")
+			}
+			if m.Command == diameter.CreditControl {
+				if took := time.Since(start); refused != 1050 || took < 9*time.Second || took > 11*time.Second {
+					t.Errorf("%d were refused, in %s", refused, took)
+				}
+				break
+			}
+		}
+		if n.Counts.Limits[LimitBad].Load() == 0 {
+			t.Error("it was not counted")
+		}
+	})
+}

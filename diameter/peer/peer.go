@@ -35,6 +35,7 @@ type Config struct {
 	WriteTimeout  time.Duration // 5 s of a full buffer: then the connection is closed
 	InFlight      int           // 1,024 requests of one connection are worked on
 	InFlightAll   int           // 16,384 of all
+	BadMax        int           // 100 messages a second of one connection that cannot be used; then it is not read for the rest of it
 	OwedMax       int           // 1,024 requests sent over one connection have no answer; after a minute none is expected
 	PerPeer       int           // 4 connections with one Origin-Host
 	Connections   int           // 10,000 in all
@@ -67,6 +68,7 @@ func (c *Config) defaults() {
 	set(&c.InFlight, 1024)
 	set(&c.InFlightAll, 16384)
 	set(&c.OwedMax, 1024)
+	set(&c.BadMax, 100)
 	set(&c.PerPeer, 4)
 	set(&c.Connections, 10_000)
 	set(&c.CERRate, 10)
@@ -152,11 +154,12 @@ const (
 	LimitInFlightAll              // InFlightAll: likewise
 	LimitWrite                    // WriteTimeout: closed
 	LimitOwed                     // OwedMax: not sent
+	LimitBad                      // BadMax: not read for a while
 	Limits
 )
 
 var limitNames = [Limits]string{
-	"rate", "open", "connections", "tls", "cer", "per-peer", "slow", "frame", "in-flight", "in-flight-all", "write", "owed",
+	"rate", "open", "connections", "tls", "cer", "per-peer", "slow", "frame", "in-flight", "in-flight-all", "write", "owed", "bad",
 }
 
 // String is its name in metrics.
@@ -214,6 +217,9 @@ func (r *Request) Answer(frame []byte) {
 	r.Conn.enqueue(frame, r.Late)
 	r.end()
 }
+
+// Bad notes that r could not be used: who sends many such is read more slowly.
+func (r *Request) Bad() { r.Conn.bad.Add(1) }
 
 // Drop ends r without an answer.
 func (r *Request) Drop() { r.end() }
