@@ -191,7 +191,8 @@ func TestSubSessionsOfAMovedNumber(t *testing.T) {
 }
 
 // The first identity that has an owner counts, on every instance, whatever was
-// seen before; if its tenant is not the peer's, the subscriber is unknown.
+// seen before. One of a tenant that is not the peer's is unknown to it, alone and
+// beside others.
 func TestTheIMSIWins(t *testing.T) {
 	m := storetest.NewMemory()
 	docs, err := tenant.Parse("t.yaml", []byte(shop+"---\nkind: Tenant\nname: other\ncurrency: EUR\n---\n"+
@@ -214,8 +215,12 @@ func TestTheIMSIWins(t *testing.T) {
 			t.Errorf("message %d was decided at %s", i, in.Account.Name)
 		}
 		in = ccr(charging.Initial, fmt.Sprint("o", i), "imsi:9", 0, 0)
-		in.Identities = []string{"imsi:9", "msisdn:49"}
 		do(t, n, in, charging.UserUnknown)
+		in = ccr(charging.Initial, fmt.Sprint("p", i), "imsi:9", 0, 0)
+		in.Identities = []string{"imsi:9", "msisdn:49"}
+		if do(t, n, in, charging.Success); in.Account != bob {
+			t.Errorf("message %d was decided at %s", i, in.Account.Name)
+		}
 	}
 }
 

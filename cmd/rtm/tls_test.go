@@ -270,13 +270,13 @@ func TestCertificatesAreReplaced(t *testing.T) {
 	if err := os.WriteFile(files.Key, []byte("no key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := newCertifier(files, quiet(t))
-	if err == nil {
+	if _, err := newCertifier(files, quiet(t)); err == nil {
 		t.Error("a server starts without its key")
 	}
 	a.write(filepath.Dir(files.Certificate), next)
 	var log lockedBuffer
-	if c, err = newCertifier(files, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+	c, err := newCertifier(files, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(files.Certificate, []byte("no certificate"), 0o600); err != nil {
