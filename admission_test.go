@@ -8,6 +8,8 @@ import (
 
 	"rtm"
 	"rtm/charging"
+	"rtm/store/storetest"
+	"rtm/tenant"
 )
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -376,5 +378,55 @@ func BenchmarkAdmission(b *testing.B) {
 		now = now.Add(10 * time.Microsecond)
 		a.Offer(in, "a", "a", now)
 		a.Left(in, now, nil, nil)
+	}
+}
+
+// Whose a request is decides with whom it shares: by its account, by the only
+// tenant of its peer, by the range of its identity, else by its peer.
+func TestWhoSharesWithWhom(t *testing.T) {
+	m := storetest.NewMemory()
+	docs, err := tenant.Parse("t.yaml", []byte(shop+`---
+{kind: Tenant, name: alpha, currency: EUR, ranges: ["imsi:001*"]}
+---
+{kind: Tenant, name: beta, currency: EUR, ranges: ["imsi:002*"]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tenant.Apply(t.Context(), m, docs, false); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, m, "a")
+	subscribe(t, n)
+	two := []string{"alpha", "beta"}
+	for _, c := range []struct {
+		in   rtm.Inbound
+		want string
+	}{
+		{rtm.Inbound{Identities: []string{"imsi:001"}, Tenants: two}, "alpha"},
+		{rtm.Inbound{Identities: []string{"imsi:0029"}, Tenants: two}, "beta"},
+		{rtm.Inbound{Identities: []string{"imsi:003"}, Tenants: two}, ""},
+		{rtm.Inbound{Tenants: two[1:]}, "beta"},
+		{rtm.Inbound{Account: alice}, "shop"},
+		{rtm.Inbound{Identities: []string{"imsi:001"}}, ""},
+	} {
+		counts := func() map[string]int64 {
+			all := make(map[string]int64)
+			n.Admission(func(a *rtm.Admission) {
+				a.Classes(func(c *rtm.Class) { all[c.Tenant] += c.Admitted })
+			})
+			return all
+		}
+		before := counts()
+		in := c.in
+		in.Request, in.Peer = initial("x"), "peer gw"
+		in.Request.Kind = charging.Update
+		if _, err := n.Do(t.Context(), &in); err != nil {
+			t.Fatal(err)
+		}
+		after := counts()
+		if after[c.want] != before[c.want]+1 {
+			t.Errorf("%v of %v: counted for %v, before %v; want it for %q", c.in.Identities, c.in.Tenants, after, before, c.want)
+		}
 	}
 }

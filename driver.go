@@ -297,10 +297,7 @@ func (n *Instance) tenantOf(in *Inbound) string {
 	if len(in.Identities) == 0 {
 		return ""
 	}
-	if name := n.catalogue.Load().TenantOf(in.Identities[0]); name != "" && in.serves([]byte(name)) {
-		return name
-	}
-	return ""
+	return n.catalogue.Load().TenantAmong(in.Tenants, in.Identities[0])
 }
 
 // turnAway answers a request that did not come into the loop.

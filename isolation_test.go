@@ -47,7 +47,7 @@ func (b *twin) start() (err error) {
 	if b.n != nil {
 		b.n.Stop()
 	}
-	b.n, err = rtm.Start(context.Background(), rtm.Config{Name: "a", Store: b.store, Presence: rtm.Presence{PeerHost: "a", Diameter: []string{"a"}}})
+	b.n, err = rtm.Start(context.Background(), rtm.Config{Name: "a", Store: b.store, Shards: 2, Presence: rtm.Presence{PeerHost: "a", Diameter: []string{"a"}}})
 	return err
 }
 

@@ -136,6 +136,24 @@ func (c *Catalogue) TenantOf(identity string) string {
 	return ""
 }
 
+// TenantAmong is the one of these tenants in whose ranges an identity is; empty: it
+// is in nobody's of them.
+func (c *Catalogue) TenantAmong(tenants []string, identity string) string {
+	scheme, value, _ := strings.Cut(identity, ":")
+	for _, name := range tenants {
+		t := c.tenants[name]
+		if t == nil {
+			continue
+		}
+		for _, r := range t.numbers {
+			if r.scheme == scheme && r.holds(value) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
 // TenantOfRealm is the tenant that a Destination-Realm means; empty: nobody's.
 func (c *Catalogue) TenantOfRealm(realm string) string { return c.realms[realm] }
 
