@@ -17,7 +17,7 @@ const (
 	samplesMin  = 20 // requests in a window, or it goes on
 
 	WaitMax   = 4096                   // requests that wait for the loop, of all tenants that are active
-	WaitFree  = 512                    // … of one tenant, however long that takes: a store that is away for a moment turns nobody away
+	WaitFree  = 2048                   // … of one tenant, however long that takes: a store that is away for a moment turns nobody away
 	WaitLong  = 200 * time.Millisecond // beyond these, who would wait longer is turned away at once
 	AgeMax    = 2 * time.Second        // who has waited longer is not worked on any more
 	CycleAim  = 20 * time.Millisecond  // p99 of a cycle of the loop, when one tenant has it for itself
