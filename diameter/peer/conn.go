@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -16,7 +17,7 @@ import (
 
 const (
 	readFirst  = 4 << 10  // octets read at once at first: who has not sent a CER takes up no more
-	readBuffer = 64 << 10 // … and at most, where so much comes
+	readBuffer = 16 << 10 // … and at most, where so much comes: some forty messages, then it is the turn of others
 	cerMax     = 16 << 10 // of a CER
 	slowRate   = 1 << 10  // octets a second of a message that is not whole after half of SlowMax
 )
@@ -248,6 +249,9 @@ func (c *Conn) read() {
 		}
 		if !c.room() || !c.patience(&second) {
 			return
+		}
+		if full { // there is more, and reading it at once would keep others waiting
+			runtime.Gosched()
 		}
 		buf, have = c.keep(buf, rest, full)
 		if c.open.Load() {
