@@ -9,7 +9,6 @@ SESSIONS ?= 1000000
 RACE  ?= . ./store/... ./backup/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 FUZZTIME ?= 10m
 FUZZERS ?= 2
-RACE  ?= . ./store/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 
 .PHONY: help build check test install race bench demo demo-redis sim-test fault-test soak fuzz guard scale scaling generate clean
 
