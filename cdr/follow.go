@@ -136,9 +136,6 @@ func NewFollower(c Config) (*Follower, error) {
 			c.Only = append(c.Only, p)
 		}
 	}
-	if c.Version == nil {
-		c.Version = func() (v store.Version) { rand.Read(v[:]); return v }
-	}
 	return &Follower{Config: c, broken: true, cursors: make(map[store.Partition]stored)}, nil
 }
 
@@ -496,13 +493,22 @@ func (f *Follower) move(ctx context.Context, name string, sections []section) (k
 	return kept, nil
 }
 
+// draw draws a version.
+func (f *Follower) draw() (v store.Version) {
+	if f.Version != nil {
+		return f.Version()
+	}
+	rand.Read(v[:])
+	return v
+}
+
 // put is the commit that writes a partition's cursor over was.
 func (f *Follower) put(p store.Partition, was *stored, c cursor) store.Commit {
 	body, err := json.Marshal(c)
 	if err != nil {
 		panic("a cursor is numbers and strings: " + err.Error())
 	}
-	w := store.Write{Op: store.Put, Key: cursorKey(p), Seen: was.version, New: f.Version(), Bytes: body}
+	w := store.Write{Op: store.Put, Key: cursorKey(p), Seen: was.version, New: f.draw(), Bytes: body}
 	return store.Commit{Writes: []store.Write{w}}
 }
 

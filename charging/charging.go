@@ -477,8 +477,8 @@ const (
 
 // Indexing is what becomes of a session's entry in the session index.
 type Indexing struct {
-	Op   Extra   // Written: a new version of it; Relied: as it was last written, should it be missing
-	Seen [8]byte // the version it was last written under; zero: never
+	Op   Extra         // Written: a new version of it; Relied: as it was last written, should it be missing
+	Seen [8]byte       // the version it was last written under; zero: never
 	For  time.Duration // how long it is kept
 }
 
