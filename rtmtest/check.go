@@ -89,12 +89,12 @@ func (m *Sim) checkProof(d *node, cs []store.Commit, rs []store.Result, sent tim
 		for j := range cs[i].Writes {
 			w := &cs[i].Writes[j]
 			if w.Op == store.Put {
-				if e := d.records(w.Key); e != nil && e.Version == w.New && e.proven == 0 {
+				if e := d.record(w.Key); e != nil && e.Version == w.New && e.proven == 0 {
 					e.proven = m.now
 				}
 				continue
 			}
-			if e := master.records(w.Key); e != nil && e.Version != w.Seen && e.proven != 0 && e.proven < sent {
+			if e := master.record(w.Key); e != nil && e.Version != w.Seen && e.proven != 0 && e.proven < sent {
 				m.failf("I10: %s proved a record of %s that was overwritten %s before", addr(d.id), w.Key, sent-e.proven)
 			}
 		}
@@ -123,7 +123,7 @@ func (m *Sim) checkTimer(d *node, key store.Key, b *books) {
 func (m *Sim) checkTimers() {
 	for _, d := range m.cluster.nodes {
 		for _, a := range m.accounts {
-			if e := d.records(a.key); d.master() && e != nil && e.books != nil {
+			if e := d.record(a.key); d.master() && e != nil && e.books != nil {
 				m.checkTimer(d, a.key, e.books)
 			}
 		}
@@ -133,8 +133,8 @@ func (m *Sim) checkTimers() {
 	}
 }
 
-// records is a record on a node that has a state; nil: there is none.
-func (d *node) records(k store.Key) *entry {
+// record is a record on a node that has a state; nil: there is none.
+func (d *node) record(k store.Key) *entry {
 	if d.state == nil {
 		return nil
 	}
@@ -263,7 +263,7 @@ func (c *cluster) jump() time.Duration {
 // checkLateness: when no fault is left, a wake-up comes at most a lease, a poll
 // and a second late (I9).
 func (m *Sim) checkLateness(due store.Due, now time.Time) {
-	since := m.calmSince + 15*time.Second
+	since := m.calmSince + recovery
 	if !m.calm || m.now < since+10*time.Second || due.Wake.Sub(epoch) < since+m.cluster.jump() {
 		return
 	}

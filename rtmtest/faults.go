@@ -38,12 +38,12 @@ const (
 	hazardSwizzle                   // links are clogged one by one, and freed in another order
 	hazardJump                      // the nodes' clocks differ by up to 20 seconds
 	hazardShare                     // two followers believe that the same events are theirs
-	faultsEnd
+	hazardsEnd
 )
 
 // Names of the faults, and how often they happen at most: per message, commit,
 // sync, second, or once per occasion.
-var faults = [faultsEnd]struct {
+var hazards = [hazardsEnd]struct {
 	name string
 	most float64
 }{
@@ -56,22 +56,27 @@ var faults = [faultsEnd]struct {
 }
 
 // String gives the fault's name, as a seed file spells it.
-func (f hazard) String() string { return faults[f].name }
+func (f hazard) String() string { return hazards[f].name }
 
 // drawFaults draws which faults this world has, and how often.
 func (m *Sim) drawFaults() {
-	for f := range faultsEnd {
-		rate := m.rng.Float64() * faults[f].most
+	for f := range hazardsEnd {
+		rate := m.rng.Float64() * hazards[f].most
 		if m.oneIn(3) || slices.Contains(m.Without, f.String()) {
 			rate = 0
 		}
-		m.rates[f] = rate
+		m.rates[f], m.luck[f] = rate, m.rng.Uint64()
 	}
 }
 
-// strikes reports whether a fault happens now.
+// strikes reports whether a fault happens now. Each has luck of its own, so that a
+// world without one of them is still much the same.
 func (m *Sim) strikes(f hazard) bool {
-	return m.rates[f] > 0 && !m.calm && m.rng.Float64() < m.rates[f]
+	if m.rates[f] == 0 || m.calm {
+		return false
+	}
+	m.luck[f]++
+	return float64(scramble(m.luck[f])>>11) < m.rates[f]*(1<<53)
 }
 
 // Pauses between faults of the store: one at a time, as the promise of the mode

@@ -15,6 +15,8 @@ import (
 const (
 	txTimer    = 4 * time.Second // a gateway resends after that
 	resendsMax = 40
+	recovery   = 15 * time.Second // after the last fault, elections and leases included
+	answerMax  = 7 * time.Second  // after that no answer leaves to an initial request or an update
 )
 
 // A gateway opens one session after the other, reports what was used, and
@@ -57,6 +59,7 @@ type message struct {
 	asks    []charging.Ask
 	first   time.Duration // when it was first sent
 	tries   int
+	calm    int // … when faults were over
 	arrived int // copies that an instance took
 	refused int // … and turned away as busy
 	answer  *charging.Answer
@@ -188,6 +191,9 @@ func (m *message) send() {
 	if m.tries++; m.tries > resendsMax || sim.quiet {
 		return
 	}
+	if sim.calm && sim.now > sim.calmSince+recovery {
+		m.calm++
+	}
 	m.sendTo(sim.instances[m.s.g.rng.IntN(len(sim.instances))])
 	if m.s.g.oneIn(10) { // to two at once
 		m.sendTo(sim.instances[m.s.g.rng.IntN(len(sim.instances))])
@@ -234,6 +240,9 @@ func (m *message) content() uint64 {
 func (m *taken) left(n *instance, in *rtm.Inbound, o rtm.Outcome) {
 	switch o {
 	case rtm.Answered:
+		if m.kind <= charging.Update && m.s.g.m.now-m.at > answerMax {
+			return // the door does not send it any more: there are gateways that abort on it
+		}
 		a := in.Answer
 		a.Grants = slices.Clone(a.Grants)
 		if sim := m.s.g.m; a.Result == charging.Success && m.granted == 0 {

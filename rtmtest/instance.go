@@ -274,9 +274,9 @@ func (n *instance) run(l *lane) {
 	}
 	twin := n.twin(l, fresh, now, keys)
 	n.client.load(keys, func(recs []store.Record) {
-		versions, now := n.m.versions, n.now()
+		versions, panics, now := n.m.versions, l.shard.Counts.Panics, n.now()
 		cs := l.shard.Loaded(recs, now)
-		if twin != nil && recs != nil {
+		if twin != nil && recs != nil && l.shard.Counts.Panics == panics {
 			twin.compare(recs, now, versions, cs)
 		}
 		n.commit(l, cs)
@@ -423,11 +423,7 @@ func (t *twin) compare(recs []store.Record, now time.Time, versions uint64, firs
 	after := m.versions
 	m.versions, m.sober = versions, true
 	second := t.shard.Loaded(recs, now)
-	panicked := m.versions != after // the first one began again
 	m.versions, m.sober = after, false
-	if panicked {
-		return
-	}
 	if len(first) != len(second) {
 		m.failf("I10: %s decided %d commits, another instance %d", t.n.name, len(first), len(second))
 		return

@@ -2,6 +2,7 @@ package rtmtest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,32 +74,46 @@ func ParseWorld(text string) (w World, err error) {
 }
 
 // Shrink leaves out of a world that fails what it fails without: faults first,
-// then sessions and gateways, then time.
+// then sessions and gateways, then time, and again as long as that helps.
 func Shrink(w World) World {
 	fails := func(w World) bool {
 		failures, _ := Run(w)
 		return len(failures) > 0
 	}
+	for before := (World{}); before.String() != w.String(); {
+		before = w
+		w = fewer(w, fails)
+		w = least(w, 64, w.Sessions, func(w *World, n int) { w.Sessions = n }, fails)
+		w = least(w, 4, w.Gateways, func(w *World, n int) { w.Gateways = n }, fails)
+		w = least(w, int(trafficMax/time.Second), int(w.Until/time.Second), func(w *World, n int) { w.Until = time.Duration(n) * time.Second }, fails)
+	}
+	return w
+}
+
+// fewer leaves out faults, one by one.
+func fewer(w World, fails func(World) bool) World {
 	m := newSim(w)
-	for f := range faultsEnd {
+	for f := range hazardsEnd {
 		if m.rates[f] == 0 {
 			continue
 		}
 		less := w
-		less.Without = append(append([]string(nil), w.Without...), f.String())
+		less.Without = append(slices.Clone(w.Without), f.String())
 		if fails(less) {
 			w = less
 		}
 	}
-	w = least(w, 64, func(w *World, n int) { w.Sessions = n }, fails)
-	w = least(w, 4, func(w *World, n int) { w.Gateways = n }, fails)
-	return least(w, int(trafficMax/time.Second), func(w *World, n int) { w.Until = time.Duration(n) * time.Second }, fails)
+	return w
 }
 
-// least lowers one measure of w as far as it fails, by halves and then by one.
-func least(w World, from int, set func(*World, int), fails func(World) bool) World {
+// least lowers one measure of w, which is now so much or at most from, as far as
+// it fails: by halves and then by one.
+func least(w World, from, now int, set func(*World, int), fails func(World) bool) World {
 	n := from
-	for step := from / 2; step > 0; step /= 2 {
+	if now > 0 {
+		n = now
+	}
+	for step := n / 2; step > 0; step /= 2 {
 		for n-step > 0 {
 			less := w
 			if set(&less, n-step); !fails(less) {

@@ -23,7 +23,8 @@ type Sim struct {
 	rng       *rand.Rand
 	now       time.Duration // since epoch
 	queue     queue
-	rates     [faultsEnd]float64
+	rates     [hazardsEnd]float64
+	luck      [hazardsEnd]uint64
 	calm      bool // faults and traffic have stopped
 	calmSince time.Duration
 	quiet     bool // … and long timers are all that is left
