@@ -216,7 +216,8 @@ func (s *Sim) Answered(_ *peer.Conn, token any, m *diameter.Message) {
 // compare holds a second answer to the message that was answered last against
 // the first: header aside, they must be the same.
 func (c *session) compare(x *exchange, m *diameter.Message) {
-	if x.number != c.number || c.answer == nil {
+	busy := c.sim.config.Again > 0 && code(m.Body) == uint32(diameter.TooBusy) // which says nothing of the message
+	if x.number != c.number || c.answer == nil || busy {
 		return
 	}
 	c.sim.Counts.Duplicates.Add(1)

@@ -422,15 +422,25 @@ func runWith(t testing.TB, env []string, args ...string) *process {
 
 // run starts the process, and ends it with the test.
 func (p *process) run() *process {
-	t := p.t
-	t.Helper()
+	p.t.Helper()
 	p.start()
-	t.Cleanup(func() {
+	p.t.Cleanup(func() {
 		p.cmd.Process.Kill()
 		p.cmd.Wait()
+		if p.t.Failed() {
+			p.t.Logf("%v\n%s", p.args, tail(p.out.String()))
+		}
 	})
 	return p
 }
+
+// tail is the last lines of a log.
+func tail(s string) string { return s[max(0, len(s)-4000):] }
+
+// freeze stops the process where it is, until thaw.
+func (p *process) freeze() { p.cmd.Process.Signal(syscall.SIGSTOP) }
+
+func (p *process) thaw() { p.cmd.Process.Signal(syscall.SIGCONT) }
 
 func (p *process) start() {
 	p.t.Helper()

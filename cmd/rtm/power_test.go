@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"rtm/ctf"
 	"rtm/rtmtest"
 )
 
@@ -30,14 +31,17 @@ func startAlone(t testing.TB, env ...string) *alone {
 // under plays load while a fault is done, and ends it after that.
 func under(t testing.TB, l *lab, change func(p *play), fault func()) *outcome {
 	t.Helper()
-	stop := make(chan struct{})
+	stop, begun := make(chan struct{}), make(chan *ctf.Sim, 1)
 	go func() {
 		defer close(stop)
+		sim := <-begun
+		rtmtest.Until(t, "gateways are served", func() bool { return sim.Counts.Answered.Load() > 100 })
 		fault()
 	}()
 	return simulate(t, l, func(p *play) {
 		p.conf.Sessions, p.conf.Stop, p.timeout = 1_000_000, stop, 10*time.Minute
-		p.conf.Rate, p.conf.Hold, p.conf.Tx, p.conf.Resends, p.conf.Again = 400, 200*time.Millisecond, time.Second, 60, 50*time.Millisecond
+		p.begun = func(sim *ctf.Sim) { begun <- sim }
+		p.conf.Rate, p.conf.Hold, p.conf.Tx, p.conf.Resends, p.conf.Again = 400, 200*time.Millisecond, time.Second, 60, 500*time.Millisecond
 		change(p)
 	})
 }

@@ -61,6 +61,7 @@ type play struct {
 	timeout     time.Duration
 	asJSON      bool
 	quiet       bool
+	begun       func(*ctf.Sim) // told when the gateways are about to begin; nil: nobody is
 }
 
 func simCommand() *cobra.Command {
@@ -191,6 +192,9 @@ func (p *play) play(ctx context.Context) (*outcome, error) {
 	sim, err := ctf.New(p.conf)
 	if err != nil {
 		return nil, exitError{err, exitUsage}
+	}
+	if p.begun != nil {
+		p.begun(sim)
 	}
 	stop := p.progress(sim)
 	start := time.Now()

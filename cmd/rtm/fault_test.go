@@ -1,0 +1,270 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"rtm/rtmtest"
+)
+
+// A site is a store of several redis-servers and two instances, a and b, all of
+// them processes of their own on a network that can fail. Gateways reach both.
+type site struct {
+	t       testing.TB
+	net     *rtmtest.Net
+	lab     *lab
+	procs   map[string]*process
+	whole   func() // waits until nothing is wrong with the store
+	rows    []faultRow
+	rounds  int
+	records string
+}
+
+// A faultRow is what one round came to.
+type faultRow struct {
+	fault   string
+	gap     time.Duration // the longest time without an acknowledged answer
+	slowest time.Duration // from the first sending of a message to its acknowledgement
+	o       *outcome
+}
+
+// startSite runs both instances on a store until the test ends.
+func startSite(t testing.TB, net *rtmtest.Net, url string, whole func(), args ...string) *site {
+	t.Helper()
+	s := &site{t: t, net: net, lab: &lab{records: t.TempDir()}, procs: make(map[string]*process), whole: whole}
+	for _, name := range []string{"a", "b"} {
+		target, api := rtmtest.FreeAddr(t), rtmtest.FreeAddr(t)
+		p := &process{t: t, args: append([]string{"serve", "--store", url, "--name", name, "--peer-host", name + ".ocs.example",
+			"--diameter", target, "--http", api, "--records", s.lab.records}, args...)}
+		net.Join(name, p.PID)
+		p.run()
+		s.procs[name] = p
+		s.lab.targets, s.lab.api = append(s.lab.targets, target), "http://"+api // the last one's: b is never the one that is parted
+		rtmtest.Until(t, name+" is ready", ready(s.lab.api))
+	}
+	return s
+}
+
+// round plays load, has a fault happen in it, and waits until the store is whole
+// again. The load goes on for a second after the fault.
+func (s *site) round(fault string, do func()) {
+	s.t.Helper()
+	s.whole()
+	s.forget()
+	s.rounds++
+	o := under(s.t, s.lab, func(p *play) {
+		p.conf.Rate, p.conf.Hop, p.conf.Seed = faultRate, true, uint64(time.Now().UnixNano())>>10
+	}, func() {
+		<-time.After(time.Second)
+		do()
+		<-time.After(time.Second)
+	})
+	s.rows = append(s.rows, faultRow{fault, o.Gap, o.Max, o})
+	for _, c := range o.Checks {
+		if !c.OK {
+			s.t.Errorf("%s, round %d: FAIL %s: %s", fault, s.rounds, c.What, c.Text)
+		}
+	}
+	s.t.Logf("%s: gap %s, slowest %s, %d messages, %d resent, %d answered 3004, lost %d, doubled %d", fault, o.Gap.Round(time.Millisecond),
+		o.Max.Round(time.Millisecond), o.Messages, o.Resent, o.Busy, o.Lost, o.Doubled)
+}
+
+// forget removes the record files of earlier rounds, as an operator does who has
+// fetched them.
+func (s *site) forget() {
+	err := filepath.WalkDir(s.lab.records, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !strings.HasSuffix(path, ".part") {
+			err = os.Remove(path)
+		}
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// table prints what the rounds came to, a line for each kind of fault.
+func (s *site) table() {
+	var kinds []string
+	of := make(map[string][]faultRow)
+	for _, r := range s.rows {
+		if of[r.fault] == nil {
+			kinds = append(kinds, r.fault)
+		}
+		of[r.fault] = append(of[r.fault], r)
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "fault\trounds\toutage p50\tmax\tslowest answer\tmessages\tresent\t3004\tlost\tdoubled")
+	for _, k := range kinds {
+		list := of[k]
+		slices.SortFunc(list, func(a, b faultRow) int { return cmp.Compare(a.gap, b.gap) })
+		slowest, messages, resent, busy, lost, doubled := time.Duration(0), int64(0), int64(0), int64(0), int64(0), int64(0)
+		for _, r := range list {
+			slowest, messages, resent = max(slowest, r.slowest), messages+r.o.Messages, resent+r.o.Resent
+			busy, lost, doubled = busy+r.o.Busy, lost+r.o.Lost, doubled+r.o.Doubled
+		}
+		fmt.Fprintf(w, "%s\t%d\t%.2f s\t%.2f s\t%.2f s\t%d\t%d\t%d\t%d\t%d\n", k, len(list), list[len(list)/2].gap.Seconds(),
+			list[len(list)-1].gap.Seconds(), slowest.Seconds(), messages, resent, busy, lost, doubled)
+	}
+	w.Flush()
+	s.t.Log("\n" + b.String())
+}
+
+// nodeNames are those of nodes in their network.
+func nodeNames(list ...*rtmtest.Redis) (all []string) {
+	for _, r := range list {
+		all = append(all, r.Name)
+	}
+	return all
+}
+
+// bySentinels is a site whose master three Sentinels watch.
+type bySentinels struct {
+	*site
+	*rtmtest.Sentinels
+}
+
+func startSentinels(t testing.TB, durability string) *bySentinels {
+	t.Helper()
+	n := rtmtest.NewNet(t)
+	r := rtmtest.StartSentinels(t, n, 2)
+	return &bySentinels{startSite(t, n, r.URL(), r.Whole, "--durability", durability), r}
+}
+
+// replaced waits until the Sentinels name another master.
+func (s *bySentinels) replaced(m *rtmtest.Redis) {
+	rtmtest.Until(s.t, "there is another master", func() bool {
+		now := s.Master()
+		return now != nil && now != m
+	})
+}
+
+// killMaster ends the master, and starts it again once there is another.
+func (s *bySentinels) killMaster() {
+	m := s.Master()
+	m.Kill()
+	s.replaced(m)
+	<-time.After(3 * time.Second) // as its service waits
+	m.Start()
+}
+
+// loseMaster is the loss of its machine: what is on its way is gone, too.
+func (s *bySentinels) loseMaster() {
+	m := s.Master()
+	away := s.site.net.Away(nodeNames(m), nodeNames(s.Replicas()...), 10*time.Millisecond, 0)
+	<-time.After(500 * time.Millisecond)
+	heal := s.site.net.Part(rtmtest.Lost, nodeNames(m), nil)
+	m.Kill()
+	s.replaced(m)
+	<-time.After(3 * time.Second)
+	m.Start()
+	heal()
+	away()
+}
+
+// freeze stops a node for a while.
+func freeze(r *rtmtest.Redis, d time.Duration) {
+	r.Freeze()
+	<-time.After(d)
+	r.Thaw()
+}
+
+// freezeInstance stops a, for a while.
+func (s *site) freezeInstance(d time.Duration) {
+	s.procs["a"].freeze()
+	<-time.After(d)
+	s.procs["a"].thaw()
+}
+
+// killInstance kills a, and starts it again.
+func (s *site) killInstance() {
+	s.procs["a"].kill9()
+	<-time.After(presenceGone)
+	s.procs["a"].start()
+}
+
+// isolate parts the master from everybody for 6 s.
+func (s *bySentinels) isolate(f rtmtest.Fault) {
+	heal := s.site.net.Part(f, nodeNames(s.Master()), nil)
+	<-time.After(6 * time.Second)
+	heal()
+}
+
+// split parts the master, a replica and instance a from the other replica, the
+// Sentinels and instance b.
+func (s *bySentinels) split(f rtmtest.Fault) {
+	m, r := s.Master(), s.Replicas()
+	heal := s.site.net.Part(f, append(nodeNames(m, r[0]), "a"), append(nodeNames(r[1]), append(nodeNames(s.Sentinels.Sentinels...), "b")...))
+	<-time.After(6 * time.Second)
+	heal()
+}
+
+// full gives the master no memory for a while.
+func (s *bySentinels) full() {
+	m := s.Master()
+	before := m.Must("CONFIG", "GET", "maxmemory")[1]
+	m.Must("CONFIG", "SET", "maxmemory", "1mb")
+	<-time.After(2 * time.Second)
+	m.Must("CONFIG", "SET", "maxmemory", before)
+}
+
+// slow has the store 200 ms further away, and 1 % as wide.
+func (s *bySentinels) slow() {
+	heal := s.site.net.Away([]string{"a", "b"}, nodeNames(s.Nodes...), 200*time.Millisecond, 100_000)
+	<-time.After(3 * time.Second)
+	heal()
+}
+
+// Each fault of the short form, once, in safe.
+func TestFaultSentinel(t *testing.T) {
+	s := startSentinels(t, "safe")
+	defer s.table()
+	s.round("kill master", s.killMaster)
+	s.round("freeze master 1.6 s", func() { freeze(s.Master(), 1600*time.Millisecond) })
+	s.round("split 6 s, silent", func() { s.split(rtmtest.Hole) })
+	if os.Getenv("RTM_FAULTS") != "long" {
+		return
+	}
+	s.round("freeze master 8 s", func() { freeze(s.Master(), 8*time.Second) })
+	s.round("machine loss", s.loseMaster)
+	s.round("master alone 6 s, silent", func() { s.isolate(rtmtest.Hole) })
+	s.round("master alone 6 s, reset", func() { s.isolate(rtmtest.Cut) })
+	s.round("split 6 s, reset", func() { s.split(rtmtest.Cut) })
+	s.round("kill replica", func() {
+		r := s.Replicas()[0]
+		r.Kill()
+		<-time.After(4 * time.Second)
+		r.Start()
+	})
+	s.round("freeze replica 1.6 s", func() { freeze(s.Replicas()[0], 1600*time.Millisecond) })
+	s.round("kill Sentinel", func() {
+		r := s.Sentinels.Sentinels[0]
+		r.Kill()
+		<-time.After(2 * time.Second)
+		r.Start()
+	})
+	s.round("freeze Sentinel 3 s", func() { freeze(s.Sentinels.Sentinels[1], 3*time.Second) })
+	s.round("kill instance", s.killInstance)
+	s.round("freeze instance 1.6 s", func() { s.freezeInstance(1600 * time.Millisecond) })
+	s.round("freeze instance 8 s", func() { s.freezeInstance(8 * time.Second) })
+	s.round("slow store 3 s", s.slow)
+	s.round("maxmemory 2 s", s.full)
+	s.round("SCRIPT FLUSH", func() {
+		for range 5 {
+			s.Master().Must("SCRIPT", "FLUSH")
+			<-time.After(100 * time.Millisecond)
+		}
+	})
+}
+
+// faultRate is how many sessions of four messages are begun in a second.
+var faultRate = 100.0
