@@ -2,14 +2,15 @@ package rtmtest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -400,7 +401,7 @@ func (l *link) pause(d time.Duration) {
 }
 
 // whose is the name of the process that a connection comes from; empty: it is
-// nobody's who has joined. (proc(5): /proc/net/tcp, /proc/PID/fd)
+// nobody's who has joined.
 func (n *Net) whose(c net.Conn) string {
 	n.mu.Lock()
 	parties := slices.Clone(n.parties)
@@ -408,18 +409,11 @@ func (n *Net) whose(c net.Conn) string {
 	if len(parties) == 0 {
 		return ""
 	}
-	table, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		n.t.Errorf("who connects is not to be seen: %v", err)
+	inode, err := inodeOf(c.RemoteAddr(), c.LocalAddr())
+	if err != nil { // whoever it was has hung up
 		return ""
 	}
-	here, there := kernelAddr(c.LocalAddr()), kernelAddr(c.RemoteAddr())
-	socket := ""
-	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 9 && f[1] == there && f[2] == here {
-			socket = "socket:[" + f[9] + "]"
-		}
-	}
+	socket := fmt.Sprintf("socket:[%d]", inode)
 	for _, p := range parties {
 		dir := fmt.Sprintf("/proc/%d/fd", p.pid())
 		list, _ := os.ReadDir(dir) // a process that is gone has none
@@ -432,11 +426,42 @@ func (n *Net) whose(c net.Conn) string {
 	return ""
 }
 
-// kernelAddr is an IPv4 address as /proc/net/tcp writes it.
-func kernelAddr(a net.Addr) string {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok || tcp.IP.To4() == nil {
-		return ""
+// inodeOf asks the kernel for the socket that is bound to here and connected to
+// there, both on this machine. (sock_diag(7))
+//
+//	nlmsghdr: 0 length 32 | 4 type 16 | 6 flags 16 | 8 sequence 32 | 12 port 32
+//	request:  16 family 8 | 17 protocol 8 | 20 states 32 | 24 ports 2 × 16 | 28 here 128 | 44 there 128 | 64 cookie 64
+//	answer:   16 family 8 | … | 84 inode 32
+func inodeOf(here, there net.Addr) (uint32, error) {
+	h, ok := here.(*net.TCPAddr)
+	t, also := there.(*net.TCPAddr)
+	if !ok || !also || h.IP.To4() == nil || t.IP.To4() == nil {
+		return 0, errors.New("it is no IPv4 connection")
 	}
-	return fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(tcp.IP.To4()), tcp.Port)
+	const byFamily, sockDiag = 20, 4
+	var b [72]byte
+	binary.NativeEndian.PutUint32(b[0:], uint32(len(b)))
+	binary.NativeEndian.PutUint16(b[4:], byFamily)
+	binary.NativeEndian.PutUint16(b[6:], syscall.NLM_F_REQUEST)
+	b[16], b[17] = syscall.AF_INET, syscall.IPPROTO_TCP
+	binary.NativeEndian.PutUint32(b[20:], 1<<32-1)
+	binary.BigEndian.PutUint16(b[24:], uint16(h.Port))
+	binary.BigEndian.PutUint16(b[26:], uint16(t.Port))
+	copy(b[28:], h.IP.To4())
+	copy(b[44:], t.IP.To4())
+	binary.NativeEndian.PutUint64(b[64:], 1<<64-1)
+	s, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, sockDiag)
+	if err != nil {
+		return 0, err
+	}
+	defer syscall.Close(s)
+	if err := syscall.Sendto(s, b[:], 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
+		return 0, err
+	}
+	var answer [512]byte
+	n, _, err := syscall.Recvfrom(s, answer[:], 0)
+	if err != nil || n < 88 || binary.NativeEndian.Uint16(answer[4:]) != byFamily {
+		return 0, errors.Join(err, errors.New("no such socket"))
+	}
+	return binary.NativeEndian.Uint32(answer[84:]), nil
 }

@@ -267,4 +267,4 @@ func TestFaultSentinel(t *testing.T) {
 }
 
 // faultRate is how many sessions of four messages are begun in a second.
-var faultRate = 100.0
+var faultRate = 200.0
