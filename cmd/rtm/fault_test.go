@@ -22,6 +22,7 @@ type site struct {
 	net     *rtmtest.Net
 	lab     *lab
 	procs   map[string]*process
+	apis    map[string]string
 	whole   func() // waits until nothing is wrong with the store
 	rows    []faultRow
 	rounds  int
@@ -39,15 +40,15 @@ type faultRow struct {
 // startSite runs both instances on a store until the test ends.
 func startSite(t testing.TB, net *rtmtest.Net, url string, whole func(), args ...string) *site {
 	t.Helper()
-	s := &site{t: t, net: net, lab: &lab{records: t.TempDir()}, procs: make(map[string]*process), whole: whole}
+	s := &site{t: t, net: net, lab: &lab{records: t.TempDir()}, procs: make(map[string]*process), apis: make(map[string]string), whole: whole}
 	for _, name := range []string{"a", "b"} {
 		target, api := rtmtest.FreeAddr(t), rtmtest.FreeAddr(t)
 		p := &process{t: t, args: append([]string{"serve", "--store", url, "--name", name, "--peer-host", name + ".ocs.example",
 			"--diameter", target, "--http", api, "--records", s.lab.records}, args...)}
 		net.Join(name, p.PID)
 		p.run()
-		s.procs[name] = p
-		s.lab.targets, s.lab.api = append(s.lab.targets, target), "http://"+api // the last one's: b is never the one that is parted
+		s.procs[name], s.apis[name] = p, "http://"+api
+		s.lab.targets, s.lab.api = append(s.lab.targets, target), s.apis[name] // the last one's: b is never the one that is parted
 		rtmtest.Until(t, name+" is ready", ready(s.lab.api))
 	}
 	return s

@@ -45,6 +45,7 @@ type Conn struct {
 	Received     atomic.Int64
 	Sent         atomic.Int64
 	heard        atomic.Int64 // when something last came, unix nanoseconds
+	came         time.Time    // the earliest that what is being cut may have come; only the reader uses it
 	ready        chan error   // a dialled connection: capabilities are exchanged, or why not
 
 	out      sync.Mutex // guards all below
@@ -234,6 +235,7 @@ func (c *Conn) read() {
 		have += n
 		full := have == len(buf)
 		rest, ok := buf[:have], true
+		c.came = c.node.pulse.came()
 		rest, batch, ok = c.cut(rest, batch[:0])
 		if len(rest) < have || began.IsZero() {
 			began = time.Now()
@@ -458,7 +460,7 @@ func (c *Conn) request(m *diameter.Message) *Request {
 	r := c.node.pool.Get().(*Request)
 	r.frame = append(r.frame[:0], m.Body...)
 	r.Message = diameter.Message{Header: m.Header, Body: r.frame}
-	r.Conn, r.At = c, time.Now()
+	r.Conn, r.At = c, c.came
 	return r
 }
 

@@ -174,6 +174,7 @@ type Node struct {
 	config  Config
 	handler Handler
 	pool    sync.Pool // of *Request
+	pulse   pulse
 
 	mu        sync.Mutex // guards all below
 	conns     map[*Conn]bool
@@ -206,7 +207,7 @@ func New(c Config, h Handler) (*Node, error) {
 type Request struct {
 	Message diameter.Message
 	Conn    *Conn
-	At      time.Time // when it was read
+	At      time.Time // when it was read; if the process was stopped, when that began
 	Late    time.Time // no answer leaves after that; zero: whenever
 	Value   any       // the handler's, kept with the memory for the next request
 	frame   []byte
@@ -346,6 +347,7 @@ func (n *Node) unknock(c *Conn) {
 
 // begin starts the goroutines of c. n.mu is held.
 func (n *Node) begin(c *Conn) {
+	n.pulse.start()
 	n.conns[c] = true
 	n.Counts.Accepted.Add(1)
 	n.done.Add(2)
@@ -431,10 +433,12 @@ func (n *Node) Leave(most time.Duration) {
 		n.Close()
 		<-done
 	}
+	n.pulse.stop()
 }
 
 // Close ends all connections at once, without a word.
 func (n *Node) Close() {
+	n.pulse.stop()
 	n.mu.Lock()
 	n.leaving = true
 	for _, l := range n.listeners {
