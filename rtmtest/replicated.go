@@ -122,13 +122,13 @@ func (s *Sentinels) Replicas() []*Redis {
 // without lag, and no Sentinel misses any of them.
 func (s *Sentinels) Whole() {
 	s.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		why := s.wrong()
 		if why == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("not whole within a minute: %s", why)
+			s.t.Fatalf("not whole within two minutes: %s", why)
 		}
 		<-time.After(20 * time.Millisecond)
 	}
@@ -324,13 +324,13 @@ func (c *Cluster) Masters() (list []*Redis) {
 // there were, and all others follow them without lag.
 func (c *Cluster) Whole() {
 	c.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		why := c.wrong()
 		if why == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			c.t.Fatalf("the cluster is not whole within a minute: %s", why)
+			c.t.Fatalf("the cluster is not whole within two minutes: %s", why)
 		}
 		<-time.After(20 * time.Millisecond)
 	}
@@ -363,4 +363,63 @@ func (c *Cluster) wrong() string {
 		}
 	}
 	return ""
+}
+
+// Replicas are the nodes that follow a master, as that sees it.
+func (c *Cluster) Replicas(master *Redis) (list []*Redis) {
+	id := master.ID()
+	for _, m := range master.nodes() {
+		if r := c.at(m.Addr); m.Master == id && r != nil {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// Busiest is the slot of a master that holds most keys.
+func (c *Cluster) Busiest(master *Redis) (slot, keys int) {
+	id := master.ID()
+	for _, m := range master.nodes() {
+		if m.ID != id {
+			continue
+		}
+		for _, span := range m.Slots {
+			low, high, several := strings.Cut(span, "-")
+			from, err := strconv.Atoi(low)
+			if err != nil { // one that is on its way
+				continue
+			}
+			to := from
+			if several {
+				to, _ = strconv.Atoi(high)
+			}
+			for n := from; n <= to; n++ {
+				if k, _ := strconv.Atoi(master.Must("CLUSTER", "COUNTKEYSINSLOT", strconv.Itoa(n))[0]); k > keys {
+					slot, keys = n, k
+				}
+			}
+		}
+	}
+	return slot, keys
+}
+
+// Migrate moves a slot from a master to another, key by key, and returns how
+// long it was between the two. (Redis Cluster specification, live resharding)
+func (c *Cluster) Migrate(slot int, from, to *Redis) time.Duration {
+	c.t.Helper()
+	n, began := strconv.Itoa(slot), time.Now()
+	host, port, _ := strings.Cut(to.Addr, ":")
+	to.Must("CLUSTER", "SETSLOT", n, "IMPORTING", from.ID())
+	from.Must("CLUSTER", "SETSLOT", n, "MIGRATING", to.ID())
+	for {
+		keys := from.Must("CLUSTER", "GETKEYSINSLOT", n, "100")
+		if len(keys) == 0 {
+			break
+		}
+		from.Must(append([]string{"MIGRATE", host, port, "", "0", "1000", "KEYS"}, keys...)...)
+	}
+	for _, r := range []*Redis{to, from} {
+		r.Must("CLUSTER", "SETSLOT", n, "NODE", to.ID())
+	}
+	return time.Since(began)
 }
