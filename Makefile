@@ -5,12 +5,13 @@ export CGO_ENABLED = 0
 SEEDS ?= 3000
 FROM  ?= 1
 FOR   ?= 1h
+ROUNDS ?= 20
 SESSIONS ?= 1000000
 RACE  ?= . ./store/... ./backup/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 FUZZTIME ?= 10m
 FUZZERS ?= 2
 
-.PHONY: help build check test install race bench demo demo-redis sim-test fault-test soak fuzz guard scale scaling generate clean
+.PHONY: help build check test install race bench demo demo-redis redis-sentinel redis-cluster sim-test fault-test soak fuzz guard scale scaling generate clean
 
 help: ## show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -23,6 +24,12 @@ demo: build ## a minute of it: instances come and go, every cent is accounted fo
 
 demo-redis: build install ## the same in processes on a redis-server, one of them killed with -9
 	bin/rtm demo --redis
+
+redis-sentinel: install ## a master, two replicas and three Sentinels on loopback until Ctrl-C (PORT=6391)
+	@scripts/redis.sh sentinel $(PORT)
+
+redis-cluster: install ## three masters and six replicas on loopback until Ctrl-C (PORT=6401)
+	@scripts/redis.sh cluster $(PORT)
 
 install: ## install what the tests need (Debian, Ubuntu)
 	@scripts/install.sh
@@ -43,8 +50,9 @@ test: install ## exactly what CI runs: install what is missing, check, race
 sim-test: ## simulate SEEDS worlds from FROM on (default 3000 from 1), and find each planted mistake
 	$(GO) test ./rtmtest -run 'TestSeed|TestPlantedBugsAreFound' -count=1 -v -timeout 0 -args -seeds $(SEEDS) -from $(FROM)
 
-fault-test: install ## the long form of the tests that kill processes
-	RTM_FAULTS=long $(GO) test ./cmd/rtm -run 'Kill|Shared' -count=1 -v -timeout 30m
+fault-test: install ## the long form of the tests with faults, ROUNDS of each (default 20); more than an hour
+	RTM_FAULTS=long $(GO) test ./store/embed -run 'Power|Killed|Failing' -count=1 -v -timeout 20m
+	RTM_FAULTS=long RTM_FAULT_ROUNDS=$(ROUNDS) $(GO) test ./cmd/rtm -run 'Kill|Shared|Fault' -count=1 -v -timeout 180m
 
 soak: ## simulate worlds from FROM on until one fails, or for FOR (default 1h)
 	$(GO) test ./rtmtest -run TestSeed -count=1 -v -timeout 0 -args -from $(FROM) -for $(FOR)

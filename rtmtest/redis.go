@@ -197,12 +197,18 @@ func (r *Redis) Thaw() { r.cmd.Process.Signal(syscall.SIGCONT) }
 // Until waits, ten seconds at most, for something to come true.
 func Until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	Within(t, 10*time.Second, what, ok)
+}
+
+// Within waits, d at most, for something to come true.
+func Within(t testing.TB, d time.Duration, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	for !ok() {
 		select {
 		case <-ctx.Done():
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %s: %s", d, what)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

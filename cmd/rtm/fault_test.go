@@ -147,7 +147,7 @@ func startSentinels(t testing.TB, durability string) *bySentinels {
 
 // replaced waits until the Sentinels name another master.
 func (s *bySentinels) replaced(m *rtmtest.Redis) {
-	rtmtest.Until(s.t, "there is another master", func() bool {
+	rtmtest.Within(s.t, time.Minute, "there is another master", func() bool {
 		now := s.Master()
 		return now != nil && now != m
 	})
@@ -348,7 +348,7 @@ func (c *inCluster) master() *rtmtest.Redis {
 
 // replaced waits until the others see as many masters as before, and not m.
 func (c *inCluster) replaced(m *rtmtest.Redis, before int) {
-	rtmtest.Until(c.t, "the shard has another master", func() bool {
+	rtmtest.Within(c.t, time.Minute, "the shard has another master", func() bool {
 		list := c.Masters()
 		return len(list) == before && !slices.Contains(list, m)
 	})
