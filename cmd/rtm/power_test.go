@@ -28,22 +28,33 @@ func startAlone(t testing.TB, env ...string) *alone {
 	return a
 }
 
-// under plays load while a fault is done, and ends it after that.
+// under plays load while a fault is done, and ends it after that. What comes
+// before the load is tried again, as an operator would.
 func under(t testing.TB, l *lab, change func(p *play), fault func()) *outcome {
 	t.Helper()
 	stop, begun := make(chan struct{}), make(chan *ctf.Sim, 1)
 	go func() {
 		defer close(stop)
 		sim := <-begun
-		rtmtest.Until(t, "gateways are served", func() bool { return sim.Counts.Answered.Load() > 100 })
+		rtmtest.Within(t, time.Minute, "gateways are served", func() bool { return sim.Counts.Answered.Load() > 100 })
 		fault()
 	}()
-	return simulate(t, l, func(p *play) {
+	for since := time.Now(); ; {
+		started := false
+		p := newPlay(l)
 		p.conf.Sessions, p.conf.Stop, p.timeout = 1_000_000, stop, 10*time.Minute
-		p.begun = func(sim *ctf.Sim) { begun <- sim }
+		p.begun = func(sim *ctf.Sim) { started = true; begun <- sim }
 		p.conf.Rate, p.conf.Hold, p.conf.Tx, p.conf.Resends, p.conf.Again = 400, 200*time.Millisecond, time.Second, 60, 500*time.Millisecond
 		change(p)
-	})
+		o, err := p.play(t.Context())
+		if err == nil {
+			return o
+		}
+		if started || time.Since(since) > time.Minute {
+			t.Fatal(err)
+		}
+		<-time.After(500 * time.Millisecond)
+	}
 }
 
 // The only process on the embedded store, killed under load and started again,
