@@ -44,6 +44,7 @@ type Config struct {
 	Tx          time.Duration // resend after that
 	Resends     int           // then a message is given up
 	Again       time.Duration // a message that was answered 3004 goes out again after that; zero: its session has failed
+	Yield       bool          // every other session waits four times as long, and takes a 3004 to a message that it sent once for what it says
 	Octets      int64         // used per message and group, at most
 	Trace       io.Writer     // hex dump of every message, for text2pcap; nil: none
 	Seed        uint64
@@ -95,6 +96,7 @@ type Counts struct {
 	Dropped                   atomic.Int64
 	Failed                    atomic.Int64 // answers that are not 2001
 	Busy                      atomic.Int64 // answers 3004 after which a message went out again
+	Yielded                   atomic.Int64 // messages that were answered 3004, and are taken for not done
 	GivenUp                   atomic.Int64
 	Closed                    atomic.Int64 // connections lost
 	ReAuths, Aborts           atomic.Int64
@@ -269,6 +271,7 @@ func (s *Sim) begin() {
 	if n == int64(s.config.First)+1 {
 		c.updates = max(c.updates, s.config.Watched)
 	}
+	c.yields = s.config.Yield && n%2 == 0
 	c.abandon = s.config.Abandon > 0 && n%int64(s.config.Abandon) == 0
 	s.mu.Lock()
 	s.sessions[c.id] = c

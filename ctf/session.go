@@ -17,6 +17,7 @@ type session struct {
 	imsi    string
 	random  *rand.Rand
 	abandon bool
+	yields  bool
 	updates int
 
 	mu      sync.Mutex // guards all below
@@ -29,6 +30,7 @@ type session struct {
 	first   time.Time
 	pause   time.Duration
 	tries   int
+	copies  int // of the message that were sent
 	target  int
 	answer  []byte // AVPs of the first answer to this message, for comparison
 	asked   bool   // a RAR or ASR wants the next message at once
@@ -50,7 +52,7 @@ func (c *session) send(kind uint32) {
 	if c.opened || c.kind != 0 {
 		c.number++
 	}
-	c.kind, c.waiting, c.tries, c.answer = kind, true, 0, nil
+	c.kind, c.waiting, c.tries, c.copies, c.answer = kind, true, 0, 0, nil
 	for g := range c.usage {
 		c.usage[g] = 0
 		if kind != kindInitial && c.granted[g] > 0 {
@@ -87,7 +89,7 @@ func (c *session) resume() {
 // deliver sends the message once. c.mu is held.
 func (c *session) deliver(prefer, not int, flags uint8) {
 	s := c.sim
-	c.sent, c.pause = time.Now(), s.config.Tx
+	c.sent, c.pause = time.Now(), c.tx()
 	l := s.pick(prefer, not)
 	if l == nil {
 		c.pause = 50 * time.Millisecond // nobody is connected: look again soon
@@ -105,14 +107,24 @@ func (c *session) deliver(prefer, not int, flags uint8) {
 		c.pause = 50 * time.Millisecond
 		return
 	}
+	c.copies++
 	s.Counts.Sent.Add(1)
+}
+
+// tx is how long the session waits for an answer: who takes a 3004 for what it
+// says waits until there is one.
+func (c *session) tx() time.Duration {
+	if c.yields {
+		return 4 * c.sim.config.Tx
+	}
+	return c.sim.config.Tx
 }
 
 // resend sends the message again, to another target, or gives it up. c.mu is
 // held.
 func (c *session) resend() {
 	s := c.sim
-	if c.pause == s.config.Tx {
+	if c.pause == c.tx() {
 		c.tries++
 		s.Counts.Resent.Add(1)
 	}
@@ -191,8 +203,7 @@ func (s *Sim) Answered(_ *peer.Conn, token any, m *diameter.Message) {
 		return
 	}
 	if s.config.Again > 0 && code(m.Body) == uint32(diameter.TooBusy) {
-		s.Counts.Busy.Add(1)
-		c.sent, c.pause = time.Now(), s.config.Again
+		c.busy()
 		return
 	}
 	c.waiting = false
@@ -211,6 +222,25 @@ func (s *Sim) Answered(_ *peer.Conn, token any, m *diameter.Message) {
 		return
 	}
 	c.acknowledged(m)
+}
+
+// busy goes on after a 3004: the message goes out again, or what it asked for is
+// taken for not done. c.mu is held.
+func (c *session) busy() {
+	s := c.sim
+	s.Counts.Busy.Add(1)
+	switch {
+	case !c.yields || c.copies > 1 || c.kind == kindTermination:
+		c.sent, c.pause = time.Now(), s.config.Again
+	case c.kind == kindInitial:
+		s.Counts.Yielded.Add(1)
+		c.waiting, c.over = false, true
+		go s.ended(c)
+	default: // its report is lost, and the session ends
+		s.Counts.Yielded.Add(1)
+		clear(c.granted)
+		c.send(kindTermination)
+	}
 }
 
 // compare holds a second answer to the message that was answered last against

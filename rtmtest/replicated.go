@@ -376,9 +376,10 @@ func (c *Cluster) Replicas(master *Redis) (list []*Redis) {
 	return list
 }
 
-// Busiest is the slot of a master that holds most keys.
-func (c *Cluster) Busiest(master *Redis) (slot, keys int) {
-	id := master.ID()
+// Busiest are the slots of a master that hold most keys, the fullest first, n at
+// most.
+func (c *Cluster) Busiest(master *Redis, n int) (slots []int) {
+	id, keys := master.ID(), make(map[int]int)
 	for _, m := range master.nodes() {
 		if m.ID != id {
 			continue
@@ -393,19 +394,21 @@ func (c *Cluster) Busiest(master *Redis) (slot, keys int) {
 			if several {
 				to, _ = strconv.Atoi(high)
 			}
-			for n := from; n <= to; n++ {
-				if k, _ := strconv.Atoi(master.Must("CLUSTER", "COUNTKEYSINSLOT", strconv.Itoa(n))[0]); k > keys {
-					slot, keys = n, k
+			for slot := from; slot <= to; slot++ {
+				if k, _ := strconv.Atoi(master.Must("CLUSTER", "COUNTKEYSINSLOT", strconv.Itoa(slot))[0]); k > 0 {
+					slots = append(slots, slot)
+					keys[slot] = k
 				}
 			}
 		}
 	}
-	return slot, keys
+	slices.SortFunc(slots, func(a, b int) int { return keys[b] - keys[a] })
+	return slots[:min(n, len(slots))]
 }
 
 // Migrate moves a slot from a master to another, key by key, and returns how
-// long it was between the two. (Redis Cluster specification, live resharding)
-func (c *Cluster) Migrate(slot int, from, to *Redis) time.Duration {
+// long it was between the two, and how many keys it has. (Redis Cluster specification, live resharding)
+func (c *Cluster) Migrate(slot int, from, to *Redis) (took time.Duration, moved int) {
 	c.t.Helper()
 	n, began := strconv.Itoa(slot), time.Now()
 	host, port, _ := strings.Cut(to.Addr, ":")
@@ -416,10 +419,11 @@ func (c *Cluster) Migrate(slot int, from, to *Redis) time.Duration {
 		if len(keys) == 0 {
 			break
 		}
+		moved += len(keys)
 		from.Must(append([]string{"MIGRATE", host, port, "", "0", "1000", "KEYS"}, keys...)...)
 	}
 	for _, r := range []*Redis{to, from} {
 		r.Must("CLUSTER", "SETSLOT", n, "NODE", to.ID())
 	}
-	return time.Since(began)
+	return time.Since(began), moved
 }

@@ -45,6 +45,7 @@ func under(t testing.TB, l *lab, change func(p *play), fault func()) *outcome {
 		p.conf.Sessions, p.conf.Stop, p.timeout = 1_000_000, stop, 10*time.Minute
 		p.begun = func(sim *ctf.Sim) { started = true; begun <- sim }
 		p.conf.Rate, p.conf.Hold, p.conf.Tx, p.conf.Resends, p.conf.Again = 400, 200*time.Millisecond, time.Second, 60, 500*time.Millisecond
+		p.conf.Yield = true
 		change(p)
 		o, err := p.play(t.Context())
 		if err == nil {

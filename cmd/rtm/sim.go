@@ -130,6 +130,7 @@ type outcome struct {
 	Closed   int64                       `json:"connectionsLost"`
 	Gap      time.Duration               `json:"longestGap"`
 	Busy     int64                       `json:"sentAgainAfter3004"`
+	Yielded  int64                       `json:"takenForNotDoneAfter3004"`
 	Octets   int64                       `json:"octetsAcknowledged"`
 	Lost     int64                       `json:"octetsLost"`
 	Doubled  int64                       `json:"octetsDoubled"`
@@ -324,7 +325,7 @@ func (p *play) progress(sim *ctf.Sim) (stop func()) {
 func (p *play) measure(sim *ctf.Sim, took time.Duration) *outcome {
 	o := &outcome{
 		Seconds: took.Seconds(), Messages: sim.Counts.Answered.Load(), Resent: sim.Counts.Resent.Load(), Closed: sim.Counts.Closed.Load(),
-		Gap: sim.Gap(), Busy: sim.Counts.Busy.Load(), Results: sim.Results(), Matrix: make(map[string]map[string]int64),
+		Gap: sim.Gap(), Busy: sim.Counts.Busy.Load(), Yielded: sim.Counts.Yielded.Load(), Results: sim.Results(), Matrix: make(map[string]map[string]int64),
 	}
 	o.Rate = float64(o.Messages) / took.Seconds()
 	if l := sim.Latencies(); len(l) > 0 {
