@@ -18,6 +18,7 @@ import (
 // `rtm doctor redis` finds, is there again with what it stored when it is
 // started a second time, and leaves nothing behind.
 func TestExamplesOfRedisHoldSafe(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"sentinel", "cluster"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()

@@ -241,6 +241,7 @@ func frozenFor(n int) time.Duration {
 // Behind Sentinels, in safe: nothing that was acknowledged is lost, nothing is
 // charged twice. The short form has one fault of each kind.
 func TestFaultSentinel(t *testing.T) {
+	t.Parallel()
 	s := startSentinels(t, "safe")
 	defer s.table()
 	if !longFaults {
@@ -407,6 +408,7 @@ func (c *inCluster) migrate(slots int) {
 
 // In a Cluster, in safe: as behind Sentinels, and only the shard waits.
 func TestFaultCluster(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, 2)
 	defer c.table()
 	if !longFaults {
@@ -445,10 +447,11 @@ func TestFaultClusterOfPairs(t *testing.T) {
 }
 
 // How much of all this is done: `make fault-test` does the long form.
-var longFaults, faultRounds, faultRate = os.Getenv("RTM_FAULTS") == "long", 20, 200.0 // faultRate: sessions of four messages a second
+var longFaults, faultRounds, faultRate = os.Getenv("RTM_FAULTS") == "long", 20, 150.0 // faultRate: sessions of four messages a second
 
-func longOnly(t testing.TB) {
+func longOnly(t *testing.T) {
 	t.Helper()
+	t.Parallel()
 	if !longFaults {
 		t.Skip("it belongs to the long form: make fault-test")
 	}

@@ -141,6 +141,7 @@ func (h *hand) until(token string) iter.Seq[reply] {
 // goes on, it answers neither: the gateway has long gone on, and some abort on
 // an answer that comes later than 7 s.
 func TestFaultFrozenWithRequestInHand(t *testing.T) {
+	t.Parallel()
 	net := rtmtest.NewNet(t)
 	redis := rtmtest.StartRedis(t)
 	store := net.Relay("redis", redis.Addr)

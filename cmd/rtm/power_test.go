@@ -83,6 +83,7 @@ func TestKillTheOnlyOneEmbedded(t *testing.T) {
 // The disk is full: the process ends with 1, and when there is room again, all
 // that was acknowledged is there.
 func TestFaultDiskFull(t *testing.T) {
+	t.Parallel()
 	a := startAlone(t, "RTM_TEST_FULL=3000000")
 	code := -1
 	o := under(t, a.lab, func(*play) {}, func() {
