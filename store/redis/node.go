@@ -614,21 +614,30 @@ func (nd *node) view(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
-	v := &view{node: nd}
-	for l := range strings.Lines(text) {
-		if m, ok := readLine(l); ok {
-			if m.addr == "" && m.is("myself") {
-				m.addr = nd.addr // a node that nobody has met yet does not know its own
-			}
-			v.members = append(v.members, m)
-		}
-	}
+	v := &view{node: nd, members: readMembers(text, nd.addr)}
 	info, err := rs[1].ToString()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
 	v.role, v.attached, v.linked, err = readReplication(info)
 	return v, err
+}
+
+// readMembers reads what CLUSTER NODES says at a node, whose address is own. In
+// RESP3 it is a verbatim string, and the first line, which may be the node's own,
+// has the format of that in front of it.
+func readMembers(text, own string) (all []line) {
+	for l := range strings.Lines(strings.TrimPrefix(text, "txt:")) {
+		m, ok := readLine(l)
+		if !ok {
+			continue
+		}
+		if m.addr == "" && m.is("myself") {
+			m.addr = own // a node that nobody has met yet does not know its own
+		}
+		all = append(all, m)
+	}
+	return all
 }
 
 // readLine reads a line of CLUSTER NODES:
