@@ -16,9 +16,9 @@ import (
 	"rtm/rtmtest"
 )
 
-// A site is a store of several redis-servers and two instances, a and b, all of
+// A fleet is a store of several redis-servers and two instances, a and b, all of
 // them processes of their own on a network that can fail. Gateways reach both.
-type site struct {
+type fleet struct {
 	t      testing.TB
 	net    *rtmtest.Net
 	lab    *lab
@@ -38,10 +38,10 @@ type faultRow struct {
 	o       *outcome
 }
 
-// startSite runs both instances on a store until the test ends.
-func startSite(t testing.TB, net *rtmtest.Net, url string, whole func(), args ...string) *site {
+// startFleet runs both instances on a store until the test ends.
+func startFleet(t testing.TB, net *rtmtest.Net, url string, whole func(), args ...string) *fleet {
 	t.Helper()
-	s := &site{t: t, net: net, lab: &lab{records: t.TempDir()}, procs: make(map[string]*process), apis: make(map[string]string), whole: whole}
+	s := &fleet{t: t, net: net, lab: &lab{records: t.TempDir()}, procs: make(map[string]*process), apis: make(map[string]string), whole: whole}
 	for _, name := range []string{"a", "b"} {
 		target, api := rtmtest.FreeAddr(t), rtmtest.FreeAddr(t)
 		p := &process{t: t, args: append([]string{"serve", "--store", url, "--name", name, "--peer-host", name + ".ocs.example",
@@ -57,7 +57,7 @@ func startSite(t testing.TB, net *rtmtest.Net, url string, whole func(), args ..
 
 // round plays load, has a fault happen in it, and waits until the store is whole
 // again. The load goes on for a second after the fault.
-func (s *site) round(fault string, do func()) {
+func (s *fleet) round(fault string, do func()) {
 	s.t.Helper()
 	s.whole()
 	s.forget()
@@ -84,7 +84,7 @@ func (s *site) round(fault string, do func()) {
 
 // forget removes the record files of earlier rounds, as an operator does who has
 // fetched them.
-func (s *site) forget() {
+func (s *fleet) forget() {
 	err := filepath.WalkDir(s.lab.records, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && !strings.HasSuffix(path, ".part") {
 			err = os.Remove(path)
@@ -97,7 +97,7 @@ func (s *site) forget() {
 }
 
 // table prints what the rounds came to, a line for each kind of fault.
-func (s *site) table() {
+func (s *fleet) table() {
 	var kinds []string
 	of := make(map[string][]faultRow)
 	for _, r := range s.rows {
@@ -132,9 +132,9 @@ func nodeNames(list ...*rtmtest.Redis) (all []string) {
 	return all
 }
 
-// bySentinels is a site whose master three Sentinels watch.
+// bySentinels is a fleet whose master three Sentinels watch.
 type bySentinels struct {
-	*site
+	*fleet
 	*rtmtest.Sentinels
 }
 
@@ -142,7 +142,7 @@ func startSentinels(t testing.TB, durability string) *bySentinels {
 	t.Helper()
 	n := rtmtest.NewNet(t)
 	r := rtmtest.StartSentinels(t, n, 2)
-	return &bySentinels{startSite(t, n, r.URL(), r.Whole, "--durability", durability), r}
+	return &bySentinels{startFleet(t, n, r.URL(), r.Whole, "--durability", durability), r}
 }
 
 // replaced waits until the Sentinels name another master.
@@ -165,9 +165,9 @@ func (s *bySentinels) killMaster() {
 // loseMaster is the loss of its machine: what is on its way is gone, too.
 func (s *bySentinels) loseMaster() {
 	m := s.Master()
-	away := s.site.net.Away(nodeNames(m), nodeNames(s.Replicas()...), 10*time.Millisecond, 0)
+	away := s.fleet.net.Away(nodeNames(m), nodeNames(s.Replicas()...), 10*time.Millisecond, 0)
 	<-time.After(500 * time.Millisecond)
-	heal := s.site.net.Part(rtmtest.Lost, nodeNames(m), nil)
+	heal := s.fleet.net.Part(rtmtest.Lost, nodeNames(m), nil)
 	m.Kill()
 	s.replaced(m)
 	<-time.After(3 * time.Second)
@@ -184,14 +184,14 @@ func freeze(r *rtmtest.Redis, d time.Duration) {
 }
 
 // freezeInstance stops a, for a while.
-func (s *site) freezeInstance(d time.Duration) {
+func (s *fleet) freezeInstance(d time.Duration) {
 	s.procs["a"].freeze()
 	<-time.After(d)
 	s.procs["a"].thaw()
 }
 
 // killInstance kills a, and starts it again.
-func (s *site) killInstance() {
+func (s *fleet) killInstance() {
 	s.procs["a"].kill9()
 	<-time.After(presenceGone)
 	s.procs["a"].start()
@@ -199,7 +199,7 @@ func (s *site) killInstance() {
 
 // isolate parts the master from everybody.
 func (s *bySentinels) isolate(f rtmtest.Fault, d time.Duration) {
-	heal := s.site.net.Part(f, nodeNames(s.Master()), nil)
+	heal := s.fleet.net.Part(f, nodeNames(s.Master()), nil)
 	<-time.After(d)
 	heal()
 }
@@ -208,7 +208,7 @@ func (s *bySentinels) isolate(f rtmtest.Fault, d time.Duration) {
 // Sentinels and instance b.
 func (s *bySentinels) split(f rtmtest.Fault) {
 	m, r := s.Master(), s.Replicas()
-	heal := s.site.net.Part(f, append(nodeNames(m, r[0]), "a"), append(nodeNames(r[1]), append(nodeNames(s.Sentinels.Sentinels...), "b")...))
+	heal := s.fleet.net.Part(f, append(nodeNames(m, r[0]), "a"), append(nodeNames(r[1]), append(nodeNames(s.Sentinels.Sentinels...), "b")...))
 	<-time.After(6 * time.Second)
 	heal()
 }
@@ -224,7 +224,7 @@ func (s *bySentinels) full() {
 
 // slow has the store 200 ms further away, and 1 % as wide.
 func (s *bySentinels) slow() {
-	heal := s.site.net.Away([]string{"a", "b"}, nodeNames(s.Nodes...), 200*time.Millisecond, 100_000)
+	heal := s.fleet.net.Away([]string{"a", "b"}, nodeNames(s.Nodes...), 200*time.Millisecond, 100_000)
 	<-time.After(3 * time.Second)
 	heal()
 }
@@ -326,9 +326,9 @@ func TestFaultSafe1(t *testing.T) {
 	}
 }
 
-// inCluster is a site on a Redis Cluster.
+// inCluster is a fleet on a Redis Cluster.
 type inCluster struct {
-	*site
+	*fleet
 	*rtmtest.Cluster
 	n int // which of the masters is the next one's turn
 }
@@ -337,7 +337,7 @@ func startCluster(t testing.TB, masters, replicas int) *inCluster {
 	t.Helper()
 	n := rtmtest.NewNet(t)
 	c := rtmtest.StartCluster(t, n, masters, replicas)
-	return &inCluster{startSite(t, n, c.URL(), c.Whole, "--durability", "safe"), c, 0}
+	return &inCluster{startFleet(t, n, c.URL(), c.Whole, "--durability", "safe"), c, 0}
 }
 
 // master is one of the masters, another one each time.
@@ -365,9 +365,9 @@ func (c *inCluster) killMaster() {
 
 func (c *inCluster) loseMaster() {
 	m, before := c.master(), len(c.Masters())
-	away := c.site.net.Away(nodeNames(m), nodeNames(c.Replicas(m)...), 10*time.Millisecond, 0)
+	away := c.fleet.net.Away(nodeNames(m), nodeNames(c.Replicas(m)...), 10*time.Millisecond, 0)
 	<-time.After(500 * time.Millisecond)
-	heal := c.site.net.Part(rtmtest.Lost, nodeNames(m), nil)
+	heal := c.fleet.net.Part(rtmtest.Lost, nodeNames(m), nil)
 	m.Kill()
 	c.replaced(m, before)
 	<-time.After(3 * time.Second)
@@ -386,7 +386,7 @@ func (c *inCluster) split() {
 			others = append(others, name)
 		}
 	}
-	heal := c.site.net.Part(rtmtest.Hole, side, others)
+	heal := c.fleet.net.Part(rtmtest.Hole, side, others)
 	<-time.After(8 * time.Second)
 	heal()
 }

@@ -145,7 +145,7 @@ func TestFaultFrozenWithRequestInHand(t *testing.T) {
 	net := rtmtest.NewNet(t)
 	redis := rtmtest.StartRedis(t)
 	store := net.Relay("redis", redis.Addr)
-	s := startSite(t, net, "redis://"+store.Addr, func() {})
+	s := startFleet(t, net, "redis://"+store.Addr, func() {})
 	p := newPlay(s.lab)
 	p.subscribers = 2
 	owners, err := p.prepare(t.Context())
