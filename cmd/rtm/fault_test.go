@@ -314,15 +314,14 @@ func TestFaultSafe1(t *testing.T) {
 	longOnly(t)
 	s := startSentinels(t, "safe-1")
 	defer s.table()
+	for range faultRounds / 4 {
+		s.round("kill master", s.killMaster)
+		s.round("machine loss", s.loseMaster)
+	}
 	s.loses = true
 	for n := range faultRounds / 2 {
 		d := time.Duration(1400+100*(n%12)) * time.Millisecond
 		s.round("freeze master "+d.String(), func() { freeze(s.Master(), d) })
-	}
-	s.loses = false
-	for range faultRounds / 4 {
-		s.round("kill master", s.killMaster)
-		s.round("machine loss", s.loseMaster)
 	}
 }
 
