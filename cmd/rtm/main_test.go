@@ -517,6 +517,7 @@ func TestKillOneOfTwoOnRedis(t *testing.T) {
 	}()
 	o := simulate(t, l, func(p *play) {
 		p.conf.Sessions, p.conf.Rate, p.conf.Hold, p.conf.Hop, p.conf.Tx = killSessions, killRate, 500*time.Millisecond, true, 2*time.Second
+		p.conf.Again = 500 * time.Millisecond
 	})
 	close(stop)
 	n := <-kills
