@@ -33,7 +33,19 @@ pids=""
 stop() {
 	trap - EXIT
 	trap '' INT TERM
-	[ -z "$pids" ] || kill $pids 2>/dev/null || true
+	kill $pids 2>/dev/null || true
+	( # a server that begins its append-only file does not hear the first one
+		for _ in 1 2 3 4 5 6 7 8 9; do
+			sleep 1
+			kill $pids 2>/dev/null || true
+		done
+		kill -9 $pids 2>/dev/null || true
+	) &
+	again=$!
+	for p in $pids; do
+		wait "$p" || true
+	done
+	kill -9 "$again" 2>/dev/null || true
 	wait
 	exit "${1:-0}"
 }

@@ -184,7 +184,7 @@ func TestSimBothStores(t *testing.T) {
 			})
 			all(t, o)
 			a := l.instances[0].core.Audited()
-			if len(a.Mismatches) > 0 || a.Walks < 2 || a.Accounts < 500 {
+			if len(a.Mismatches) > 0 || a.Walks < 2 || a.Accounts < 2*a.Whole || a.Whole == 0 {
 				t.Errorf("audits found %+v", a)
 			}
 			t.Logf("%d accounts were audited in %d walks", a.Accounts, a.Walks)

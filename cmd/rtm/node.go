@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -44,9 +43,6 @@ var disk vfs.FS
 // openStore opens what --store names.
 func openStore(ctx context.Context, c *config, log *slog.Logger) (store.Store, error) {
 	if dir, ok := strings.CutPrefix(c.Store, "embedded:"); ok {
-		if dir == "" {
-			return nil, errors.New("store: embedded: needs a directory, such as embedded:rtm-data")
-		}
 		st, err := embed.Open(embed.Config{Dir: dir, FS: disk, Log: log})
 		if err != nil {
 			return nil, err
