@@ -42,10 +42,11 @@ const (
 	ShedRate           // the tenant's own limit
 	ShedInbox          // InboxMax, of one shard
 	ShedDeadline       // its deadline came while it was worked on
+	ShedMemory         // it would begin a session in a store that is nearly full
 	Sheds
 )
 
-var shedNames = [Sheds]string{"", "wait", "full", "displaced", "age", "rate", "inbox", "deadline"}
+var shedNames = [Sheds]string{"", "wait", "full", "displaced", "age", "rate", "inbox", "deadline", "memory"}
 
 // String is the reason's name in metrics.
 func (s Shed) String() string { return shedNames[s] }

@@ -261,9 +261,25 @@ func (n *Instance) weight(name string) Weight {
 	return w
 }
 
+// FullMax is how full a store may be, in percent, for sessions to begin in it. What
+// is left is for those that are open: a termination is what frees memory.
+const FullMax = 85
+
+// full reports whether the store says that it is nearly full. One that knows no
+// bound says nothing.
+func (n *Instance) full() bool {
+	s, ok := store.Inner(n.Store).(interface{ Full() int })
+	return ok && s.Full() >= FullMax
+}
+
 // admit sends a gateway's request into the loop, has it wait for others of its
 // tenant to leave, or turns it away.
 func (n *Instance) admit(in *Inbound) {
+	if in.Request.Kind == charging.Initial && n.full() {
+		n.Admission(func(a *Admission) { a.ShedOf(ShedMemory) })
+		n.turnAway(in)
+		return
+	}
 	if in.Account == (store.Key{}) {
 		n.hint(in)
 	}

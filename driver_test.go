@@ -2,6 +2,7 @@ package rtm_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -330,3 +331,39 @@ func TestManyAreDueFarAway(t *testing.T) {
 }
 
 func first[A, B any](a A, _ B) A { return a }
+
+// A store that is nearly full takes no new sessions, and goes on with those it has.
+func TestANearlyFullStoreTakesNoNewSessions(t *testing.T) {
+	server := rtmtest.StartRedis(t, "--maxmemory-policy", "noeviction")
+	s, err := redis.Open(t.Context(), redis.Config{URL: "redis://" + server.Addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	open(t, s)
+	n := start(t, s, "A")
+	subscribe(t, n)
+	bound := func(percent int64) {
+		server.Must("CONFIG", "SET", "maxmemory", fmt.Sprint(server.UsedMemory()*100/percent))
+	}
+	bound(90)
+	rtmtest.Until(t, "the store is nearly full", func() bool { return s.Full() >= rtm.FullMax })
+	if _, err := n.Do(t.Context(), &rtm.Inbound{Account: alice, Request: initial("another")}); !errors.Is(err, rtm.ErrBusy) {
+		t.Errorf("a new session: %v", err)
+	}
+	end := initial("s")
+	end.Kind, end.Number, end.Content, end.Asks = charging.Termination, 1, 2, nil
+	if a, err := n.Do(t.Context(), &rtm.Inbound{Account: alice, Request: end}); err != nil || a.Result != charging.Success {
+		t.Errorf("a termination: %+v, %v", a, err)
+	}
+	n.Admission(func(a *rtm.Admission) {
+		if a.Shed[rtm.ShedMemory] != 1 {
+			t.Errorf("%d requests were turned away for it", a.Shed[rtm.ShedMemory])
+		}
+	})
+	bound(10)
+	rtmtest.Until(t, "there is room again", func() bool { return s.Full() < rtm.FullMax })
+	if a, err := n.Do(t.Context(), &rtm.Inbound{Account: alice, Request: initial("another")}); err != nil || a.Result != charging.Success {
+		t.Errorf("a new session when there is room: %+v, %v", a, err)
+	}
+}
