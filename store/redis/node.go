@@ -2,8 +2,10 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -37,6 +39,53 @@ type node struct {
 	client rueidis.Client
 	quorum *Quorum // only the watch uses it
 	need   atomic.Int64
+
+	mu    sync.Mutex     // guards wires
+	wires map[*wire]bool // the connections that are open
+}
+
+// A wire is a connection to a node.
+type wire struct {
+	net.Conn
+	to *node
+}
+
+// Close implements net.Conn.
+func (w *wire) Close() error {
+	w.to.mu.Lock()
+	delete(w.to.wires, w)
+	w.to.mu.Unlock()
+	return w.Conn.Close()
+}
+
+// dial makes a connection that cut can end.
+func (nd *node) dial(ctx context.Context, addr string, d *net.Dialer, secure *tls.Config) (net.Conn, error) {
+	var c net.Conn
+	var err error
+	if secure != nil {
+		c, err = (&tls.Dialer{NetDialer: d, Config: secure}).DialContext(ctx, "tcp", addr)
+	} else {
+		c, err = d.DialContext(ctx, "tcp", addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	w := &wire{c, nd}
+	nd.mu.Lock()
+	defer nd.mu.Unlock()
+	nd.wires[w] = true
+	return w, nil
+}
+
+// cut ends all connections to a node: what is under way to a master that was
+// replaced is in doubt at once, and not when its time is over.
+func (nd *node) cut() {
+	nd.mu.Lock()
+	open := slices.Collect(maps.Keys(nd.wires))
+	nd.mu.Unlock()
+	for _, w := range open {
+		w.Close()
+	}
 }
 
 // nodes are the servers that were named so far.
@@ -54,9 +103,11 @@ func (n *nodes) at(addr string) *node {
 	if nd != nil {
 		return nd
 	}
-	nd = &node{addr: addr}
+	nd = &node{addr: addr, wires: make(map[*wire]bool)}
 	nd.need.Store(needUnknown)
-	nd.client, _ = rueidis.NewClient(n.opt(addr)) // it is there also if nobody answers yet
+	opt := n.opt(addr)
+	opt.DialCtxFn = nd.dial
+	nd.client, _ = rueidis.NewClient(opt) // it is there also if nobody answers yet
 	if nd.client == nil {
 		return nil
 	}
@@ -205,6 +256,11 @@ func (s *Store) look(ctx context.Context) (err error) {
 	was := s.topology.Swap(t)
 	if was != nil && !t.same(was) {
 		s.Failovers.Add(1)
+		for _, m := range was.masters {
+			if !slices.Contains(t.masters, m) {
+				m.cut()
+			}
+		}
 		s.log.Warn("the store has other masters now", "before", was.String(), "now", t.String())
 	}
 	return nil
@@ -364,7 +420,7 @@ func (nd *node) sight(ctx context.Context, name string) (*sighting, error) {
 	if a := net.JoinHostPort(addr[0], addr[1]); a != v.master {
 		v.master, v.moving, v.epoch = a, true, v.epoch+1
 	}
-	if v.sure, err = maps(rs[3]); err != nil {
+	if v.sure, err = tables(rs[3]); err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
 	for _, r := range v.sure {
@@ -372,14 +428,14 @@ func (nd *node) sight(ctx context.Context, name string) (*sighting, error) {
 			v.replicas = append(v.replicas, Replica{net.JoinHostPort(r["ip"], r["port"]), strings.Contains(r["flags"], "_down")})
 		}
 	}
-	peers, err := maps(rs[4])
+	peers, err := tables(rs[4])
 	for _, p := range peers {
 		v.peers = append(v.peers, net.JoinHostPort(p["ip"], p["port"]))
 	}
 	return v, err
 }
 
-func maps(r rueidis.RedisResult) (all []map[string]string, err error) {
+func tables(r rueidis.RedisResult) (all []map[string]string, err error) {
 	list, err := r.ToArray()
 	for i := range list {
 		m, err := list[i].AsStrMap()

@@ -204,6 +204,34 @@ func TestAShardThatDiesIsReplaced(t *testing.T) {
 	w.end(t)
 }
 
+// What is under way to a master that is replaced does not wait for its own end.
+func TestWhatIsUnderWayEndsWithTheOldMaster(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	s := at(t, Config{URL: servers.URL()})
+	w := write(s, 1)
+	w.more(t, 10)
+	w.end(t)
+	old := servers.Master()
+	old.Freeze()
+	defer old.Thaw()
+	ended := make(chan store.Result, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer cancel()
+		rs, _ := s.Commit(ctx, []store.Commit{put("under way", store.Version{}, "x")})
+		ended <- rs[0]
+	}()
+	patiently(t, "the store has another master", func() bool { return s.Failovers.Load() > 0 })
+	select {
+	case r := <-ended:
+		if r.Outcome != store.InDoubt {
+			t.Errorf("it is %s (%v)", r.Outcome, r.Err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for a master that was replaced")
+	}
+}
+
 // A replica that dies is missed until the Sentinels say so, and not after that.
 func TestAReplicaThatDiesIsNotWaitedForLong(t *testing.T) {
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
