@@ -7,7 +7,7 @@ FROM  ?= 1
 FOR   ?= 1h
 ROUNDS ?= 20
 SESSIONS ?= 1000000
-RACE  ?= . ./store/... ./backup/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
+RACE  ?= . ./store/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 FUZZTIME ?= 10m
 FUZZERS ?= 2
 

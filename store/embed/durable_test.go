@@ -172,10 +172,10 @@ func parse(t *testing.T, line string) (a ack) {
 
 // A child is killed while it writes. Its log is cut at the last synced octet, at
 // places of the 4 KiB before it and of all that follows (in the long form, at
-// every octet), and at 50 of the last 64 KiB: what was acknowledged before that
+// every octet), and at 20 of the last 64 KiB: what was acknowledged before that
 // place was synced is there, and each commit is there whole or not at all.
 func TestPowerLossWhileWriting(t *testing.T) {
-	step := int64(97)
+	step := int64(389)
 	if os.Getenv("RTM_FAULTS") == "long" {
 		step = 1
 	}
@@ -191,13 +191,13 @@ func TestPowerLossWhileWriting(t *testing.T) {
 		least = min(least, s.verify(t, last.log, cut, acks))
 		opened++
 	}
-	for i := range 50 {
-		least = min(least, s.verify(t, last.log, last.synced-int64(i+1)*(64<<10)/50, acks))
+	for i := range 20 {
+		least = min(least, s.verify(t, last.log, last.synced-int64(i+1)*(64<<10)/20, acks))
 	}
 	if least >= whole {
 		t.Errorf("cutting the log took nothing away: %d commits before, %d after: the cut is not where the data is", whole, least)
 	}
-	t.Logf("%d acknowledged; %d octets synced, %d behind them; opened after %d cuts", len(acks), last.synced, int64(len(s[last.log]))-last.synced, opened+50)
+	t.Logf("%d acknowledged; %d octets synced, %d behind them; opened after %d cuts", len(acks), last.synced, int64(len(s[last.log]))-last.synced, opened+20)
 }
 
 // Each round ends with a kill, every second one with a loss of power: what was not
@@ -260,7 +260,7 @@ func (f stored) verify(t *testing.T, log string, cut int64, acks []ack) int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Write(b); err != nil {
+		if _, err := w.Write(slices.Clone(b)); err != nil { // with -race the disk spoils what it was given
 			t.Fatal(err)
 		}
 		w.Close()
