@@ -53,6 +53,7 @@ sim-test: ## simulate SEEDS worlds from FROM on (default 3000 from 1), and find 
 fault-test: install ## the long form of the tests with faults, ROUNDS of each (default 20); more than an hour
 	RTM_FAULTS=long $(GO) test ./store/embed -run 'Power|Killed|Failing' -count=1 -v -timeout 20m
 	RTM_FAULTS=long RTM_FAULT_ROUNDS=$(ROUNDS) $(GO) test ./cmd/rtm -run 'Kill|Shared|Fault' -count=1 -v -timeout 180m
+	RTM_FAULT_ROUNDS=$(ROUNDS) $(GO) test ./cmd/rtm -run '^$$' -bench '^BenchmarkFault' -benchtime 1x -timeout 60m
 
 soak: ## simulate worlds from FROM on until one fails, or for FOR (default 1h)
 	$(GO) test ./rtmtest -run TestSeed -count=1 -v -timeout 0 -args -from $(FROM) -for $(FOR)
@@ -68,7 +69,7 @@ guard: ## a good peer beside a storm at five times what can be done, and beside 
 	$(GO) test ./cmd/rtm -run '^$$' -bench '^BenchmarkGuard$$' -benchtime 1x -timeout 15m
 
 bench: ## benchmarks: ns and allocations of each step
-	$(GO) test -run '^$$' -bench . -skip '^Benchmark(Scale|Scaling|Timers|Guard)$$' -benchmem ./...
+	$(GO) test -run '^$$' -bench . -skip '^Benchmark(Scale|Scaling|Timers|Guard|Fault.*)$$' -benchmem ./...
 
 scale: install ## a million open sessions on Redis and embedded, timers beside a kill; some 10 minutes, 4 GB
 	RTM_SCALE=$(SESSIONS) $(GO) test ./cmd/rtm -run '^$$' -bench '^Benchmark(Scale|Timers)$$' -benchtime 1x -timeout 40m

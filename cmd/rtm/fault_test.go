@@ -292,8 +292,8 @@ func TestFaultSentinel(t *testing.T) {
 // In fast an old master goes on answering while it is parted, and all of that is
 // lost: so the books, the balances and the comparison of the two see a loss when
 // there is one, and what the documentation says of fast is true.
-func TestFaultFastLoses(t *testing.T) {
-	longOnly(t)
+func BenchmarkFaultFastLoses(t *testing.B) {
+	defer t.ReportMetric(0, "ns/op")
 	s := startSentinels(t, "fast")
 	defer s.table()
 	s.loses = true
@@ -310,8 +310,8 @@ func TestFaultFastLoses(t *testing.T) {
 }
 
 // With one replica's word, what a master says that only paused may be lost.
-func TestFaultSafe1(t *testing.T) {
-	longOnly(t)
+func BenchmarkFaultSafe1(t *testing.B) {
+	defer t.ReportMetric(0, "ns/op")
 	s := startSentinels(t, "safe-1")
 	defer s.table()
 	for range faultRounds / 4 {
@@ -428,8 +428,8 @@ func TestFaultCluster(t *testing.T) {
 
 // With one replica for each master, a shard stops after its failover until the
 // old master is back: nobody else could confirm a write. Nothing is lost.
-func TestFaultClusterOfPairs(t *testing.T) {
-	longOnly(t)
+func BenchmarkFaultClusterOfPairs(t *testing.B) {
+	defer t.ReportMetric(0, "ns/op")
 	c := startCluster(t, 3, 1)
 	defer c.table()
 	back := 10 * time.Second
@@ -447,14 +447,6 @@ func TestFaultClusterOfPairs(t *testing.T) {
 
 // How much of all this is done: `make fault-test` does the long form.
 var longFaults, faultRounds, faultRate = os.Getenv("RTM_FAULTS") == "long", 20, 150.0 // faultRate: sessions of four messages a second
-
-func longOnly(t *testing.T) {
-	t.Helper()
-	t.Parallel()
-	if !longFaults {
-		t.Skip("it belongs to the long form: make fault-test")
-	}
-}
 
 func init() {
 	if n, err := strconv.Atoi(os.Getenv("RTM_FAULT_ROUNDS")); err == nil {
