@@ -6,6 +6,7 @@ import (
 
 	"rtm/charging"
 	"rtm/store"
+	"rtm/tenant"
 )
 
 // Committed takes the results of Loaded's commits, in their order, and returns
@@ -144,11 +145,23 @@ func (s *Shard) indexedAt(in *Inbound, r *store.Result) {
 		return
 	case r.Outcome == store.Conflict:
 		in.index.seen = r.Fresh[0].Version
+		s.share(&in.index, r.Fresh[0].Bytes)
 	}
 	if r.Outcome != store.Conflict {
 		s.rest = s.now.Add(s.jittered())
 	}
 	s.indexes = append(s.indexes, in)
+}
+
+// share keeps what was says of other tenants' sessions. Then the version is not the
+// one that the session remembers, so that whatever it writes later conflicts, and
+// learns again who else is there.
+func (s *Shard) share(x *indexWrite, was []byte) {
+	t, account, _ := tenant.DecodeOwner(x.own)
+	var alone bool
+	if x.value, alone = tenant.EncodeBeside(nil, was, t, account); !alone {
+		x.new, x.keep = s.Version(), max(x.keep, tenant.FormerFor)
+	}
 }
 
 func (s *Shard) reply(in *Inbound, o Outcome) {

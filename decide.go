@@ -23,8 +23,8 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 		if in.Account != (store.Key{}) {
 			continue
 		}
-		t, account, ok := tenant.Owner(recs[i].Bytes)
-		if !ok || !in.serves(t) {
+		t, account, ok := in.owner(recs[i].Bytes)
+		if !ok {
 			continue // to a peer that does not serve its tenant an identity is unknown, also beside others
 		}
 		in.Account = tenant.AccountKey(string(t), string(account))
@@ -56,6 +56,16 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 		s.proveLooked(in)
 	}
 	return recs[n:]
+}
+
+// owner is whose a directory record says it is, of those that the peer serves.
+func (in *Inbound) owner(b []byte) (tenantName, account []byte, ok bool) {
+	for t, a := range tenant.Owners(b) {
+		if in.serves(t) {
+			return t, a, true
+		}
+	}
+	return nil, nil, false
 }
 
 // later reports whether in is about a session that was opened by another message.
@@ -97,8 +107,10 @@ func (s *Shard) memory(in *Inbound) store.Key {
 // owner's.
 func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 	in.Account = in.home
-	t, account, open := tenant.DecodeOwner(recs[1].Bytes)
-	open = open && in.Request.Kind != charging.Event && tenant.AccountKey(t, account) == in.former
+	open := false
+	for t, account := range tenant.Owners(recs[1].Bytes) {
+		open = open || in.Request.Kind != charging.Event && tenant.AccountKey(string(t), string(account)) == in.former
+	}
 	if there := recs[0].Version != (store.Version{}); there || open {
 		in.Account, in.Hinted = in.former, true // as a hint: if it was wrong, the directory leads to the owner
 		if there {
@@ -399,10 +411,10 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	if o.Index.Op == charging.Untouched {
 		return
 	}
+	own := tenant.EncodeOwner(nil, w.tenant, w.name)
 	in.index = indexWrite{
 		key:  tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub),
-		seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
-		value: tenant.EncodeOwner(nil, w.tenant, w.name),
+		seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true, own: own, value: own,
 	}
 	if o.Index.Op == charging.Relied { // a conflict tells that it is there
 		in.index.seen, in.index.new = store.Version{}, o.Index.Seen

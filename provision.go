@@ -1,6 +1,7 @@
 package rtm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -488,13 +489,16 @@ func (n *Instance) enter(ctx context.Context, account store.Key, s *charging.Ses
 	if err != nil {
 		return err
 	}
-	value := tenant.EncodeOwner(nil, t, name)
-	if string(recs[0].Bytes) == string(value) {
+	value, alone := tenant.EncodeBeside(nil, recs[0].Bytes, t, name)
+	if bytes.Equal(recs[0].Bytes, value) {
 		return nil
 	}
+	keep := max(s.Close.Sub(n.Now()), 0) + reassignedFor
+	if !alone {
+		keep = max(keep, tenant.FormerFor)
+	}
 	rs, _ := n.Store.Commit(ctx, []store.Commit{{Writes: []store.Write{{
-		Op: store.Put, Key: key, Seen: recs[0].Version, New: n.version(), Bytes: value,
-		Expire: max(s.Close.Sub(n.Now()), 0) + reassignedFor,
+		Op: store.Put, Key: key, Seen: recs[0].Version, New: n.version(), Bytes: value, Expire: keep,
 	}}}})
 	if rs[0].Outcome == store.Done || rs[0].Outcome == store.Conflict { // then the session's own message was faster
 		return nil

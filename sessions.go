@@ -94,12 +94,10 @@ func (n *Instance) byIndex(ctx context.Context, id string) (Open, error) {
 		return Open{}, err
 	}
 	for _, r := range recs {
-		t, account, ok := tenant.DecodeOwner(r.Bytes)
-		if !ok {
-			continue
-		}
-		if o, err := n.open(ctx, tenant.AccountKey(t, account), id, ByIndex); !errors.Is(err, ErrNotFound) {
-			return o, err
+		for t, account := range tenant.Owners(r.Bytes) {
+			if o, err := n.open(ctx, tenant.AccountKey(string(t), string(account)), id, ByIndex); !errors.Is(err, ErrNotFound) {
+				return o, err
+			}
 		}
 	}
 	return Open{}, ErrNotFound

@@ -219,7 +219,8 @@ type indexWrite struct {
 	new   store.Version
 	keep  time.Duration
 	due   bool
-	value []byte
+	own   []byte // the session's entry
+	value []byte // … and those of other tenants
 }
 
 // NewShard returns an empty shard.

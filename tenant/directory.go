@@ -3,6 +3,7 @@ package tenant
 import (
 	"bytes"
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 	"time"
@@ -59,6 +60,36 @@ func Owner(b []byte) (tenant, account []byte, ok bool) {
 		return nil, nil, false
 	}
 	return tenant, account, true
+}
+
+// Owners are the entries of a directory record, as views on b: one, but for a
+// session's whose name several tenants use.
+func Owners(b []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(tenant, account []byte) bool) {
+		for line := range bytes.SplitSeq(b, []byte("\n")) {
+			t, a, ok := Owner(line)
+			if ok && bytes.IndexByte(a, ' ') < 0 && !yield(t, a) { // with a space: Former
+				return
+			}
+		}
+	}
+}
+
+// sharersMax bounds the tenants that have an entry in one record.
+const sharersMax = 8
+
+// EncodeBeside appends the value of a session's record that keeps what was says of
+// other tenants: nobody can take the session of another one out of the index by
+// naming his own so. alone: it says nothing of others.
+func EncodeBeside(b, was []byte, tenant, account string) (value []byte, alone bool) {
+	alone = true
+	n := 1
+	for t, a := range Owners(was) {
+		if string(t) != tenant && n < sharersMax {
+			b, alone, n = append(EncodeOwner(b, string(t), string(a)), '\n'), false, n+1
+		}
+	}
+	return EncodeOwner(b, tenant, account), alone
 }
 
 // DecodeOwner is Owner with texts that outlive b, for one allocation.
