@@ -26,8 +26,11 @@ import (
 	"rtm/tenant"
 )
 
-// BodyMax bounds a file that is applied; other requests may send 1 MiB.
-const BodyMax = 16 << 20
+// BodyMax bounds a file that is applied or imported, bodyMax what else is sent.
+const (
+	BodyMax = 16 << 20
+	bodyMax = 256 << 10
+)
 
 // Config is what the interface needs.
 type Config struct {
@@ -88,7 +91,7 @@ func (s *server) instance() *rtm.Instance { return s.Instances()[0] }
 
 func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/info", s.info)
-	huma.Post(a, "/v1/apply", s.apply, func(o *huma.Operation) { o.MaxBodyBytes = BodyMax })
+	huma.Post(a, "/v1/apply", s.apply, large)
 	huma.Get(a, "/v1/tenants", s.tenants)
 	huma.Get(a, "/v1/tenants/{tenant}", s.tenant)
 	huma.Get(a, "/v1/plans", s.plans)
@@ -97,23 +100,31 @@ func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/peers/{host}", s.peer)
 	huma.Get(a, "/v1/export", s.export)
 	huma.Get(a, "/v1/subscribers", s.subscribers)
-	huma.Post(a, "/v1/subscribers", s.addSubscriber)
-	huma.Post(a, "/v1/import", s.importLines, func(o *huma.Operation) { o.MaxBodyBytes = BodyMax })
-	huma.Put(a, "/v1/identities/{identity}", s.reassign)
+	huma.Post(a, "/v1/subscribers", s.addSubscriber, small)
+	huma.Post(a, "/v1/import", s.importLines, large)
+	huma.Put(a, "/v1/identities/{identity}", s.reassign, small)
 	huma.Get(a, "/v1/subscribers/{subscriber}", s.subscriber)
-	huma.Post(a, "/v1/subscribers/{subscriber}/topups", s.topUp)
+	huma.Post(a, "/v1/subscribers/{subscriber}/topups", s.topUp, small)
 	huma.Get(a, "/v1/sessions", s.sessions)
 	huma.Get(a, "/v1/sessions/{session}", s.session)
-	huma.Post(a, "/v1/sessions/{session}/reauth", s.reauth)
-	huma.Post(a, "/v1/sessions/{session}/abort", s.abort)
+	huma.Post(a, "/v1/sessions/{session}/reauth", s.reauth, small)
+	huma.Post(a, "/v1/sessions/{session}/abort", s.abort, small)
 	huma.Get(a, "/v1/sessions/{session}/explain", s.explain)
 	huma.Get(a, "/v1/subscribers/{subscriber}/explain", s.explainAccount)
 	huma.Get(a, "/v1/instances", s.instances)
 	huma.Get(a, "/v1/level", s.level)
-	huma.Post(a, "/v1/level", s.raise)
+	huma.Post(a, "/v1/level", s.raise, small)
 	huma.Get(a, "/v1/records", s.records)
 	huma.Get(a, "/v1/backup", s.backup)
-	huma.Post(a, "/v1/migrate", s.migrate)
+	huma.Post(a, "/v1/migrate", s.migrate, small)
+}
+
+func small(o *huma.Operation) { o.MaxBodyBytes = bodyMax }
+func large(o *huma.Operation) { o.MaxBodyBytes = BodyMax }
+
+// later is a problem that may be gone after a second.
+func later(problem error) error {
+	return huma.ErrorWithHeaders(problem, http.Header{"Retry-After": {"1"}})
 }
 
 // problem is err as HTTP tells it.
@@ -129,8 +140,10 @@ func problem(err error) error {
 		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, rtm.ErrTaken):
 		return huma.Error409Conflict(err.Error())
-	case errors.Is(err, rtm.ErrBusy), errors.Is(err, rtm.ErrDoubt), errors.Is(err, context.DeadlineExceeded):
-		return huma.Error503ServiceUnavailable(err.Error())
+	case errors.Is(err, rtm.ErrBusy):
+		return later(huma.Error429TooManyRequests(err.Error()))
+	case errors.Is(err, rtm.ErrDoubt), errors.Is(err, context.DeadlineExceeded):
+		return later(huma.Error503ServiceUnavailable(err.Error()))
 	}
 	return huma.Error422UnprocessableEntity(err.Error())
 }

@@ -11,7 +11,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,14 +46,14 @@ identities: ["imsi:001010000000001"]
 // site is the interface in front of an instance on a store of its own.
 type site struct {
 	t     testing.TB
-	store store.Store
+	store *tank
 	ready error
 	http.Handler
 }
 
 func newSite(t testing.TB) *site {
 	t.Helper()
-	s := &site{t: t, store: storetest.NewMemory()}
+	s := &site{t: t, store: &tank{Store: storetest.NewMemory()}}
 	n, err := rtm.Start(t.Context(), rtm.Config{Name: "A", Store: s.store, Presence: rtm.Presence{PeerHost: "a"}})
 	if err != nil {
 		t.Fatal(err)
@@ -101,6 +103,38 @@ func (s *site) must(what string, headers []string, in string) string {
 		s.t.Fatalf("%s: %d %s", what, status, body)
 	}
 	return body
+}
+
+// A tank is a store that can be full.
+type tank struct {
+	store.Store
+	full atomic.Bool
+}
+
+func (f *tank) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
+	if !f.full.Load() {
+		return f.Store.Commit(ctx, cs)
+	}
+	rs := make([]store.Result, len(cs))
+	for i := range rs {
+		rs[i] = store.Result{Outcome: store.Refused, Err: errors.New("OOM")}
+	}
+	return rs, time.Now()
+}
+
+// A body has a limit, and who should come later is told when.
+func TestLimitsOfABody(t *testing.T) {
+	s := newSite(t)
+	s.must("POST /v1/apply", yaml, shop)
+	cause := strings.Repeat("x", bodyMax)
+	if status, _, body := s.ask("POST /v1/subscribers/shop%2Falice/topups", nil, `{"amount":"1","cause":"`+cause+`"}`); status != http.StatusRequestEntityTooLarge {
+		t.Errorf("%d octets: %d %s", bodyMax, status, body)
+	}
+	s.store.full.Store(true)
+	status, h, body := s.ask("POST /v1/subscribers/shop%2Falice/topups", []string{"Idempotency-Key: k"}, `{"amount":"1"}`)
+	if status != http.StatusTooManyRequests || h.Get("Retry-After") == "" {
+		t.Errorf("a full store: %d %q %s", status, h.Get("Retry-After"), body)
+	}
 }
 
 var yaml = []string{"Content-Type: application/yaml"}

@@ -182,7 +182,7 @@ func (i *importing) part(ctx context.Context, first int, text []byte) error {
 		var res api.Import
 		err := i.call(ctx, "POST", path, http.Header{"Content-Type": {"application/x-ndjson"}}, bytes.NewReader(text), &res)
 		no, refused := errors.AsType[refusal](err)
-		busy := err != nil && (!refused || no.status == http.StatusServiceUnavailable) && try < importTries
+		busy := err != nil && (!refused || no.status == http.StatusServiceUnavailable || no.status == http.StatusTooManyRequests) && try < importTries
 		for _, b := range res.Bad {
 			busy = busy || b.Retry && try < importTries
 		}
