@@ -370,13 +370,15 @@ func TestDoctorRedis(t *testing.T) {
 	}
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 1)
 	out, code = tell(t, "doctor", "redis", servers.URL())
-	wants(t, out, "is a replica, version ", "replica of "+servers.Master().Addr, "knows 2 others, calls a node down after 1s, and needs 2 to agree\n",
+	wants(t, out, "is a replica, version ", "replica of "+servers.Master().Addr, "knows 2 others, calls a node down after 1.3s, and needs 2 to agree\n",
 		"FAIL  safe      cannot be promised: durability safe needs two replicas, and "+servers.Master().Addr+" has 1: start another one with replicaof",
 		"ok    safe-1    would be possible: ", "ok    fast      would be possible: each failover loses")
 	if code != exitFailed {
 		t.Errorf("exit %d\n%s", code, out)
 	}
-	if out, code = tell(t, "doctor", "redis", servers.URL(), "--durability", "fast"); code != 0 {
+	servers.Sentinels[0].Must("SENTINEL", "SET", "rtm", "down-after-milliseconds", "1000")
+	out, code = tell(t, "doctor", "redis", servers.URL(), "--durability", "fast")
+	if wants(t, out, "warn  redis     "+servers.Sentinels[0].Addr+" calls a server down after 1000 ms"); code != 0 {
 		t.Errorf("fast: exit %d\n%s", code, out)
 	}
 	out, code = tell(t, "doctor", "redis", "redis+sentinel://"+servers.Sentinels[0].Addr+"/other")

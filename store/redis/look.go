@@ -25,6 +25,7 @@ const (
 	memoryShareMax = 45 // percent of the machine's memory that maxmemory may be: a copy needs the rest
 	fullShare      = 80 // percent of its memory that a server may use before it is a doubt
 	skewMax        = 10 * time.Second
+	downAfterMin   = 1200 * time.Millisecond
 )
 
 // A Report is what the servers say of themselves, as far as it matters to a
@@ -383,6 +384,12 @@ func (r *Report) Doubts() (all []Doubt) {
 		}
 		if most > 0 && n.Memory/fullShare > most/100 {
 			doubt("give it more memory", "uses %d MiB, more than %d %% of %s: when that is full, it takes no writes", n.Memory>>20, fullShare, name)
+		}
+	}
+	for _, w := range r.Sentinels {
+		if w.DownAfter > 0 && w.DownAfter < downAfterMin {
+			all = append(all, Doubt{w.Addr, fmt.Sprintf("calls a server down after %d ms: it may replace a master that it has just got to know, since it asks it for the first time after a second",
+				w.DownAfter.Milliseconds()), "SENTINEL SET MASTER down-after-milliseconds 1300"})
 		}
 	}
 	for _, addr := range r.silent {
