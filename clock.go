@@ -7,41 +7,11 @@ import (
 	"rtm/store"
 )
 
-// A Clock knows the store's time from readings of a monotonic clock, so that
-// nobody who sets the machine's date moves it: the offset of the quickest answer
-// of the last minute counts, since it says most. It is plain state: elapsed and
-// the store's time are told since one common moment.
-type Clock struct {
-	offset time.Duration
-	trip   time.Duration // of the answer that gave offset; zero: none yet
-	taken  time.Duration
-}
-
-// Now is the store's time when the monotonic clock shows elapsed.
-func (c *Clock) Now(elapsed time.Duration) time.Duration { return elapsed + c.offset }
-
-// clockSlack is how far two clocks of machines that keep time may drift apart
-// within clockWindow, generously.
-const clockSlack = 100 * time.Millisecond
-
-// Learn takes the store's time from an operation between before and after. What
-// cannot be the same clock is that of another node, after a failover: it counts
-// at once.
-func (c *Clock) Learn(before, after, store time.Duration) {
-	trip := after - before
-	offset := store - before - trip/2
-	same := (offset - c.offset).Abs() <= (trip+c.trip)/2+clockSlack
-	if c.trip != 0 && trip > c.trip && after-c.taken < clockWindow && same {
-		return
-	}
-	c.offset, c.trip, c.taken = offset, trip, after
-}
-
-// A clock is a Clock over the machine's monotonic one.
+// A clock is a store.Clock over the machine's monotonic one.
 type clock struct {
 	base  time.Time  // when it was started, with its monotonic reading
 	mu    sync.Mutex // guards known
-	known Clock
+	known store.Clock
 }
 
 func (c *clock) now() time.Time {
@@ -51,13 +21,13 @@ func (c *clock) now() time.Time {
 }
 
 // learn takes the store's time from an operation between before and after.
-func (c *clock) learn(before, after, store time.Time) {
-	if store.IsZero() {
+func (c *clock) learn(before, after, at time.Time) {
+	if at.IsZero() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known.Learn(before.Sub(c.base), after.Sub(c.base), store.Round(0).Sub(c.base.Round(0)))
+	c.known.Learn(before.Sub(c.base), after.Sub(c.base), at.Round(0).Sub(c.base.Round(0)))
 }
 
 // Moved tells the instance that its store lies elsewhere now: what it knows of the
@@ -65,14 +35,14 @@ func (c *clock) learn(before, after, store time.Time) {
 func (n *Instance) Moved() {
 	n.clock.mu.Lock()
 	defer n.clock.mu.Unlock()
-	n.clock.known.trip = 0
+	n.clock.known.Forget()
 }
 
 // Offset is how far the store's clock is ahead of the machine's.
 func (n *Instance) Offset() time.Duration {
 	n.clock.mu.Lock()
 	defer n.clock.mu.Unlock()
-	return n.clock.known.offset
+	return n.clock.known.Now(0)
 }
 
 // hints remember which account an identity had. They may be wrong without

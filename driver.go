@@ -22,7 +22,6 @@ const (
 	Shards         = 16
 	InboxMax       = 4096        // requests that wait in front of one shard
 	storeTimeout   = time.Second // of one store operation
-	clockWindow    = time.Minute // the best measurement of the store's clock in that time counts
 	catalogueEvery = time.Second // plans and peers are looked for that often
 	refreshPause   = 50 * time.Millisecond
 	drainMax       = 10 * time.Second

@@ -27,7 +27,7 @@ type instance struct {
 	life     int           // rises with each crash; what was begun in an earlier one is dead
 	skew     time.Duration // of its date
 	far      time.Duration // to the store, at most
-	clock    rtm.Clock
+	clock    store.Clock
 	ready    bool // it knows the store's time
 	frozen   bool
 	pile     []pending
@@ -76,7 +76,7 @@ func newInstance(m *Sim, i int) *instance {
 func (n *instance) distance() time.Duration { return n.far/2 + n.m.upTo(n.far/2) }
 
 func (n *instance) boot() {
-	n.timers, n.hints, n.ready, n.clock = &rtm.Timers{}, make(map[string]store.Key), false, rtm.Clock{}
+	n.timers, n.hints, n.ready, n.clock = &rtm.Timers{}, make(map[string]store.Key), false, store.Clock{}
 	n.client, n.needy = newClient(n), nil
 	for i := range n.shards {
 		sh := n.m.shard(n.name)

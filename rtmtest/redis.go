@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type Redis struct {
 	own  string // where it listens
 	dir  string
 	args []string
+	env  []string // of a clock that is off
 	cmd  *exec.Cmd
 	pid  atomic.Int64
 }
@@ -73,12 +75,56 @@ func (r *Redis) Start() {
 	}
 	r.cmd = exec.Command(path, r.args...)
 	r.cmd.Args[0] = "redis-server"
-	r.cmd.Stderr = os.Stderr
+	r.cmd.Stderr, r.cmd.Env = os.Stderr, append(os.Environ(), r.env...)
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
 	r.pid.Store(int64(r.cmd.Process.Pid))
 	Until(r.t, "redis-server answers", r.pong)
+}
+
+// aheadC gives a program another time of day. It asks the kernel itself: a shim that
+// calls the C library meets redis-server's allocator before that is ready.
+const aheadC = `
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+int clock_gettime(clockid_t id, struct timespec *t) {
+	int failed = syscall(SYS_clock_gettime, id, t);
+	if (!failed && id == CLOCK_REALTIME) t->tv_sec += atol(getenv("AHEAD"));
+	return failed;
+}
+int gettimeofday(struct timeval *t, void *zone) {
+	struct timespec s;
+	int failed = clock_gettime(CLOCK_REALTIME, &s);
+	t->tv_sec = s.tv_sec, t->tv_usec = s.tv_nsec / 1000;
+	return failed;
+}
+time_t time(time_t *t) {
+	struct timespec s;
+	clock_gettime(CLOCK_REALTIME, &s);
+	if (t) *t = s.tv_sec;
+	return s.tv_sec;
+}
+`
+
+// Ahead starts the server again with a clock that is some seconds ahead of the
+// machine's.
+func (r *Redis) Ahead(seconds int) {
+	r.t.Helper()
+	source, shim := filepath.Join(r.dir, "ahead.c"), filepath.Join(r.dir, "ahead.so")
+	if err := os.WriteFile(source, []byte(aheadC), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	if out, err := exec.Command("gcc", "-shared", "-fPIC", "-o", shim, source).CombinedOutput(); err != nil {
+		r.t.Fatalf("%v %s: run make install", err, out)
+	}
+	r.env = []string{"LD_PRELOAD=" + shim, fmt.Sprintf("AHEAD=%d", seconds)}
+	r.Kill()
+	r.Start()
 }
 
 func (r *Redis) pong() bool {

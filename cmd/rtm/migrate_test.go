@@ -74,13 +74,13 @@ func (g *gateways) played(t testing.TB, l *lab) *outcome {
 
 var waited = regexp.MustCompile(`requests waited (\S+)`)
 
-// A server moves to Redis under load: gateways lose no answer and see no other
+// A server moves to Redis behind Sentinels under load: gateways lose no answer and see no other
 // result than 2001, balances, records and their own books agree to the octet,
 // and sessions that were open before end after. Then it is killed and started on
 // Redis; the old directory says where its data has gone.
 func TestMigrateUnderLoad(t *testing.T) {
 	s := startSite(t)
-	redis := "redis://" + rtmtest.StartRedis(t).Addr
+	redis := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2).URL()
 	l := s.lab()
 	g := begin(t, l, func(p *play) {
 		p.conf.Tx, p.conf.Hold, p.conf.Rate = 5*time.Second, 300*time.Millisecond, 150

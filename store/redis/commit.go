@@ -58,10 +58,11 @@ return {1, now[1], now[2], contended}
 // dueScript claims what is due in one partition.
 //
 //	KEYS[1]  index      ARGV[1]  how many at most      ARGV[2]  lease in ms
+//	                    ARGV[3]  how far its clock is ahead of the store's, in ms
 //	returns  {{member, score, …}, the earliest score that is left or ""}
 const dueScript = `
 local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local now = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[3]
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%d', now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
 for i = 1, #due, 2 do redis.call('ZADD', KEYS[1], string.format('%d', now + ARGV[2]), due[i]) end
 return {due, redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] or ''}
@@ -131,7 +132,7 @@ var errNobody = errors.New("no node of the cluster has this partition at present
 
 // send carries out the commits of todo, at all their nodes at once, and returns
 // those that have to go elsewhere or need the whole script; until they have, they
-// are refused. now becomes the time of the node whose clock is furthest behind.
+// are refused. now becomes the earliest of the nodes' times.
 func (s *Store) send(ctx context.Context, cs []store.Commit, todo []int, routes []route, rs []store.Result, now *time.Time) (again []int) {
 	groups := byNode(todo, func(i int) *node { return routes[i].to })
 	times, agains := make([]time.Time, len(groups)), make([][]int, len(groups))
@@ -223,7 +224,7 @@ func (s *Store) sendTo(ctx context.Context, cs []store.Commit, todo []int, route
 				again = append(again, i)
 				continue
 			}
-			rs[i] = s.result(&cs[i], r, now)
+			rs[i] = s.result(&cs[i], r, nd, now)
 		}
 	}
 	return again
@@ -383,7 +384,7 @@ func certainly(err error) bool {
 }
 
 // result reads the script's answer.
-func (s *Store) result(c *store.Commit, r rueidis.RedisResult, now *time.Time) store.Result {
+func (s *Store) result(c *store.Commit, r rueidis.RedisResult, nd *node, now *time.Time) store.Result {
 	if err := r.Error(); err != nil {
 		s.soon()
 		if certainly(err) {
@@ -398,7 +399,7 @@ func (s *Store) result(c *store.Commit, r rueidis.RedisResult, now *time.Time) s
 	status, _ := m[0].AsInt64()
 	sec, _ := m[1].ToString()
 	micro, _ := m[2].ToString()
-	if t := clockOf(sec, micro); t.After(*now) {
+	if t := nd.shown(clockOf(sec, micro)); t.After(*now) {
 		*now = t
 	}
 	if status == 1 {
@@ -427,8 +428,13 @@ func (s *Store) askTime(ctx context.Context) (now time.Time) {
 	return now
 }
 
+// time is the store's time, as nd tells it.
 func (nd *node) time(ctx context.Context) (time.Time, error) {
-	return readTime(nd.client.Do(ctx, nd.client.B().Time().Build()))
+	t, err := readTime(nd.client.Do(ctx, nd.client.B().Time().Build()))
+	if err != nil {
+		return time.Time{}, err
+	}
+	return nd.shown(t), nil
 }
 
 // readTime reads the answer of TIME: seconds and microseconds.

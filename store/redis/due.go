@@ -41,8 +41,8 @@ func (h *haul) sooner(ms int64) {
 // Due implements store.Store. It looks at the first entry of each partition,
 // which costs little, and claims only where something is due: two round trips to
 // each node, however many partitions that is. A claim is a hint, so it waits for
-// no replica. now is the time of the node whose clock is furthest behind: nothing
-// is done too early by it. What one node gave is returned also if another failed;
+// no replica. now is the earliest of the nodes' answers: nothing is done too early
+// by it. What one node gave is returned also if another failed;
 // partitions that are on their way to another node are left for the next time.
 func (s *Store) Due(ctx context.Context, ps []store.Partition, n int, lease time.Duration) (due []store.Due, next, now time.Time, err error) {
 	if s.closed.Load() {
@@ -108,6 +108,7 @@ func (h *haul) peek(ctx context.Context, n int) {
 	if h.now, h.err = readTime(answers[len(h.asked)]); h.err != nil {
 		return
 	}
+	h.now = h.from.shown(h.now)
 	for i, p := range h.asked {
 		zs, err := answers[i].AsZScores()
 		if err != nil && !elsewhere(err) {
@@ -139,7 +140,8 @@ func elsewhere(err error) bool {
 // claim takes about n entries, as many of each ripe partition.
 func (h *haul) claim(ctx context.Context, n int, lease time.Duration) {
 	ps, m := h.ripe[:min(len(h.ripe), n)], h.from
-	args := []string{strconv.Itoa(n / len(ps)), strconv.FormatInt(lease.Milliseconds(), 10)}
+	args := []string{strconv.Itoa(n / len(ps)), strconv.FormatInt(lease.Milliseconds(), 10),
+		strconv.FormatInt(time.Duration(m.ahead.Load()).Milliseconds(), 10)}
 	for _, whole := range []bool{false, true} {
 		cmds := make(rueidis.Commands, len(ps))
 		for i, p := range ps {

@@ -108,8 +108,9 @@ func (s *Store) Report() *Report { return s.report.Load() }
 // has none. It is at most some seconds old.
 func (s *Store) Full() (percent int) { return int(s.full.Load()) }
 
-// weigh asks the masters how full they are.
+// weigh asks the masters how full they are, and what time it is.
 func (s *Store) weigh(ctx context.Context) {
+	s.compare(ctx, s.topology.Load())
 	full := int64(0)
 	for _, m := range s.topology.Load().masters {
 		text, err := m.client.Do(ctx, m.client.B().Info().Section("memory").Build()).ToString()

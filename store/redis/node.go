@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -37,8 +38,10 @@ const (
 type node struct {
 	addr   string
 	client rueidis.Client
-	quorum *Quorum // only the watch uses it
+	quorum *Quorum     // only the watch uses it
+	clock  store.Clock // likewise
 	need   atomic.Int64
+	ahead  atomic.Int64 // nanoseconds that its clock is ahead of the store's
 
 	mu    sync.Mutex     // guards wires
 	wires map[*wire]bool // the connections that are open
@@ -231,6 +234,34 @@ func (s *Store) sees(err error, since time.Time) time.Time {
 	return since
 }
 
+// compare learns how far the masters' clocks are apart. The slowest is the store's:
+// what the others show is told as if they went by it, so that nobody sees time go
+// forth and back who speaks to one and then to another.
+func (s *Store) compare(ctx context.Context, t *topology) {
+	if len(t.masters) == 1 {
+		t.masters[0].ahead.Store(0)
+		return
+	}
+	var all sync.WaitGroup
+	for _, m := range t.masters {
+		all.Go(func() {
+			before := time.Since(s.base)
+			if now, err := readTime(m.client.Do(ctx, m.client.B().Time().Build())); err == nil {
+				m.clock.Learn(before, time.Since(s.base), now.Sub(s.base.Round(0)))
+			}
+		})
+	}
+	all.Wait()
+	known := slices.DeleteFunc(slices.Clone(t.masters), func(m *node) bool { return !m.clock.Known() })
+	for _, m := range known {
+		slowest := slices.MinFunc(known, func(a, b *node) int { return cmp.Compare(a.clock.Now(0), b.clock.Now(0)) })
+		m.ahead.Store(int64(m.clock.Now(0) - slowest.clock.Now(0)))
+	}
+}
+
+// shown is the store's time when the node's clock shows t.
+func (nd *node) shown(t time.Time) time.Time { return t.Add(-time.Duration(nd.ahead.Load())) }
+
 // soon has the watch look at once.
 func (s *Store) soon() {
 	select {
@@ -252,6 +283,9 @@ func (s *Store) look(ctx context.Context) (err error) {
 	}
 	if err != nil || t == nil {
 		return err
+	}
+	if !t.same(s.topology.Load()) {
+		s.compare(ctx, t)
 	}
 	was := s.topology.Swap(t)
 	if was != nil && !t.same(was) {

@@ -371,6 +371,7 @@ func (s *Store) cut(ctx context.Context, f *feed, m *node, p store.Partition, ea
 		if at, fenced, err = readAtOnce(ctx, f.clients[m], keys, after, &part, true); err != nil {
 			return at, fmt.Errorf("read partition %d: %w", p, err)
 		}
+		at = m.shown(at)
 		if n := len(st.Events); n > 0 {
 			after = st.Events[n-1].Seq
 		}

@@ -25,6 +25,32 @@ func TestPortableInCluster(t *testing.T) {
 	storetest.RunPortable(t, func(t *testing.T) store.Portable { return empty(t, at(t, Config{URL: servers.URL()})) })
 }
 
+// A walk that has read some of its records from one master and some from the next
+// tells that it is of no use.
+func TestWalkOverAFailover(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	s := at(t, Config{URL: servers.URL()})
+	w := write(s, 24)
+	w.more(t, 500)
+	w.end(t)
+	was := servers.Master()
+	parts := 0
+	_, _, err := s.Walk(t.Context(), func(*store.Part) error {
+		if parts++; parts == 1 {
+			servers.Sentinels[0].Must("SENTINEL", "FAILOVER", "rtm")
+			patiently(t, "there is another master", func() bool { return s.topology.Load().masters[0].addr != was.Addr })
+		}
+		return nil
+	})
+	if err == nil {
+		t.Errorf("%d parts of two masters were taken for one walk", parts)
+	}
+	servers.Whole()
+	if _, _, err := s.Walk(t.Context(), func(*store.Part) error { return nil }); err != nil {
+		t.Errorf("a walk after it: %v", err)
+	}
+}
+
 // moreRights is what docs/backup.md adds to the rights of a store's user.
 const moreRights = "+client|tracking +pttl +zscore +exists +xinfo|stream +xdel"
 

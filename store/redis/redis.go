@@ -63,6 +63,7 @@ type Store struct {
 	log       *slog.Logger
 	full      atomic.Int64  // percent of maxmemory
 	blind     atomic.Bool   // nobody says who is master
+	base      time.Time     // when it was opened: clocks are compared by the monotonic time since
 	hurry     chan struct{} // the watch is to look at once
 	stop      chan struct{}
 	done      sync.WaitGroup
@@ -122,7 +123,7 @@ func connect(ctx context.Context, c Config) (*Store, *Report, error) {
 	if mode, err = p.choose(mode); err != nil {
 		return nil, nil, err
 	}
-	s := &Store{place: p, mode: mode, log: c.Log, hurry: make(chan struct{}, 1), stop: make(chan struct{})}
+	s := &Store{place: p, mode: mode, log: c.Log, hurry: make(chan struct{}, 1), stop: make(chan struct{}), base: time.Now()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -59,8 +59,26 @@ func TestStoreBehindSentinels(t *testing.T) {
 	}
 }
 
+// The clock of one of the masters is ahead of the others': all the same there is
+// one time.
 func TestStoreInCluster(t *testing.T) {
 	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
+	off := servers.Masters()[1]
+	off.Ahead(4)
+	servers.Whole()
+	s := at(t, Config{URL: servers.URL()})
+	before := time.Now()
+	for i := range 50 {
+		p := store.Partition(i * 20)
+		c := store.Commit{Writes: []store.Write{{Op: store.Put, Key: storetest.Key(p, "clock"), New: storetest.NewVersion()}}}
+		_, now := s.Commit(t.Context(), []store.Commit{c})
+		if d := now.Sub(before); d < -100*time.Millisecond || d > 3*time.Second {
+			t.Errorf("at %s it is %s later", s.topology.Load().of[p].addr, d)
+		}
+	}
+	if !slices.ContainsFunc(s.topology.Load().masters, func(m *node) bool { return time.Duration(m.ahead.Load()).Round(time.Second) == 4*time.Second }) {
+		t.Error("no clock is ahead: this test shows nothing")
+	}
 	storetest.Run(t, func(t *testing.T) store.Store { return empty(t, at(t, Config{URL: servers.URL()})) })
 }
 

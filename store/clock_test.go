@@ -1,20 +1,20 @@
-package rtm_test
+package store_test
 
 import (
 	"testing"
 	"time"
 
-	"rtm"
+	"rtm/store"
 )
 
 // The offset of the quickest answer counts; one of another clock, after a
 // failover, counts at once, however long it took.
 func TestClock(t *testing.T) {
-	var c rtm.Clock
+	var c store.Clock
 	const ms = time.Millisecond
 	for _, step := range []struct {
 		name                 string
-		before, after, store time.Duration
+		before, after, shows time.Duration
 		want                 time.Duration // the offset after it
 	}{
 		{"the first", 0, 10 * ms, time.Hour + 5*ms, time.Hour},
@@ -24,7 +24,7 @@ func TestClock(t *testing.T) {
 		{"a quick one of it", 500 * ms, 501 * ms, time.Hour + 20*time.Second + 501*ms, time.Hour + 20*time.Second + ms/2},
 		{"another node, behind", 600 * ms, 700 * ms, 650 * ms, 0},
 	} {
-		if c.Learn(step.before, step.after, step.store); c.Now(0) != step.want {
+		if c.Learn(step.before, step.after, step.shows); c.Now(0) != step.want {
 			t.Errorf("%s: the store is %s ahead, want %s", step.name, c.Now(0), step.want)
 		}
 	}
