@@ -118,7 +118,8 @@ func clone(r store.Record) store.Record {
 	return store.Record{Version: r.Version, Bytes: append([]byte(nil), r.Bytes...)}
 }
 
-// proved ends a refusal that rests on the directory, or looks again.
+// proved ends a refusal that rests on the directory, or looks again. If its account
+// has also a commit that goes round again, that has its own proofs.
 func (s *Shard) proved(in *Inbound, r *store.Result) {
 	in.broken = in.broken || r.Outcome != store.Done
 	if in.waits--; in.waits > 0 {
@@ -126,8 +127,7 @@ func (s *Shard) proved(in *Inbound, r *store.Result) {
 	}
 	if in.broken {
 		s.rest = s.now.Add(s.jittered())
-		in.asked, in.indexed = false, false
-		s.seeking = append(s.seeking, in)
+		s.afresh(in)
 		return
 	}
 	s.reply(in, Answered)
@@ -157,9 +157,8 @@ func (s *Shard) indexedAt(in *Inbound, r *store.Result) {
 // one that the session remembers, so that whatever it writes later conflicts, and
 // learns again who else is there.
 func (s *Shard) share(x *indexWrite, was []byte) {
-	t, account, _ := tenant.DecodeOwner(x.own)
 	var alone bool
-	if x.value, alone = tenant.EncodeBeside(nil, was, t, account); !alone {
+	if x.value, alone = tenant.EncodeEntry(was, x.entry); !alone {
 		x.new, x.keep = s.Version(), max(x.keep, tenant.FormerFor)
 	}
 }

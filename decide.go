@@ -13,59 +13,43 @@ import (
 // resolve looks at the directory records of in, cuts them off recs, and sends
 // in on its way: to its account, to the session index, or to its refusal.
 func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
-	if in.former != (store.Key{}) {
-		s.remembered(in, recs[:len(in.seen)])
-		return recs[len(in.seen):]
-	}
 	n := len(in.seen)
 	for i := range n {
 		in.seen[i].version = recs[i].Version
-		if in.Account != (store.Key{}) {
-			continue
-		}
-		t, account, ok := in.owner(recs[i].Bytes)
-		if !ok {
+	}
+	in.proofs = append(in.proofs, in.seen...)
+	if in.asked {
+		s.remembered(in, recs[:n])
+		return recs[n:]
+	}
+	in.asked = true
+	for i := range n {
+		t, account, ok := tenant.Owner(recs[i].Bytes)
+		if !ok || !in.serves(t) {
 			continue // to a peer that does not serve its tenant an identity is unknown, also beside others
 		}
 		in.Account = tenant.AccountKey(string(t), string(account))
-		if !in.asked {
-			in.Request.Identity = []byte(in.Identities[i])
-			s.recall(in, recs[i].Bytes)
-		}
-	}
-	byIndex := in.asked
-	in.asked, in.indexed = true, in.indexed || byIndex
-	if byIndex && in.Account != (store.Key{}) {
-		in.Hinted, in.Request.Indexed = false, true // its entry is renewed, whatever the client's dialect
-	}
-	if in.Account == (store.Key{}) {
-		in.Account = in.home
+		in.Request.Identity = []byte(in.Identities[i])
+		s.recall(in, recs[i].Bytes)
+		break
 	}
 	switch {
-	case in.former != (store.Key{}):
+	case len(in.formers) > 0:
 		in.home, in.Account = in.Account, store.Key{}
 		s.seeking = append(s.seeking, in)
 	case in.Account != (store.Key{}):
-		s.replies = append(s.replies, Reply{In: in, Outcome: Forward})
-	case !byIndex && s.ask(in):
-	default:
+		s.forward(in, in.Account)
+	case !s.ask(in):
 		in.Answer.Result = charging.UserUnknown
-		if in.later() {
-			in.Answer.Result = charging.UnknownSession
-		}
 		s.proveLooked(in)
 	}
 	return recs[n:]
 }
 
-// owner is whose a directory record says it is, of those that the peer serves.
-func (in *Inbound) owner(b []byte) (tenantName, account []byte, ok bool) {
-	for t, a := range tenant.Owners(b) {
-		if in.serves(t) {
-			return t, a, true
-		}
-	}
-	return nil, nil, false
+// forward sends in to the account that is to decide it.
+func (s *Shard) forward(in *Inbound, account store.Key) {
+	in.Account = account
+	s.replies = append(s.replies, Reply{In: in, Outcome: Forward})
 }
 
 // later reports whether in is about a session that was opened by another message.
@@ -74,51 +58,98 @@ func (in *Inbound) later() bool {
 }
 
 // recall notes whose the identity of in was before, if that is not long ago and
-// the peer may name that account's tenant too. What opens or ends by itself asks
+// the peer may name those accounts' tenants too. What opens or ends by itself asks
 // there first; what is about a session, if its present owner does not know it.
 func (s *Shard) recall(in *Inbound, owner []byte) {
-	former, ok := tenant.Former(owner, s.now)
-	if !ok || in.moved {
+	if in.moved {
 		return
 	}
-	in.moved = true
-	if t, _ := tenant.AccountOf(former); !in.serves([]byte(t)) {
-		return
-	}
-	if in.later() {
-		in.before = former
+	formers := slices.DeleteFunc(tenant.Formers(owner, s.now), func(k store.Key) bool {
+		t, _ := tenant.AccountOf(k)
+		return !in.serves([]byte(t))
+	})
+	if in.moved = len(formers) > 0; in.later() {
+		in.before = formers
 	} else {
-		in.former = former
+		in.formers = formers
 	}
 }
 
-// memory is where the account whose the identity was before keeps what it answered
-// to in, if it did: the closed session, or the answer of a one-time request.
-func (s *Shard) memory(in *Inbound) store.Key {
+// memory is where an account keeps what it answered to in, if it did: the closed
+// session, or the answer of a one-time request.
+func (in *Inbound) memory(account store.Key) store.Key {
 	if in.OnceName != "" {
-		return tenant.OnceKey(in.former, in.OnceDoor, in.OnceName)
+		return tenant.OnceKey(account, in.OnceDoor, in.OnceName)
 	}
 	r := &in.Request
-	return tenant.ClosedKey(in.former, string(r.Realm), string(r.Session), r.Sub)
+	return tenant.ClosedKey(account, string(r.Realm), string(r.Session), r.Sub)
 }
 
-// remembered sends in to the account whose the identity was before, if that knows
-// it: what was finished or begun there is repeated there. Else it is the present
-// owner's.
-func (s *Shard) remembered(in *Inbound, recs []store.Record) {
-	in.Account = in.home
-	open := false
-	for t, account := range tenant.Owners(recs[1].Bytes) {
-		open = open || in.Request.Kind != charging.Event && tenant.AccountKey(string(t), string(account)) == in.former
-	}
-	if there := recs[0].Version != (store.Version{}); there || open {
-		in.Account, in.Hinted = in.former, true // as a hint: if it was wrong, the directory leads to the owner
-		if there {
-			in.carried = &extra{key: in.seen[0].key, seen: recs[0].Version, stored: slices.Clone(recs[0].Bytes)}
+// entry is the account that the session index names for in: of what the peer
+// serves the newest, first what a message of the same gateway wrote.
+func (in *Inbound) entry(b []byte) (account store.Key) {
+	for _, e := range slices.Backward(tenant.Entries(b)) {
+		if t, _ := tenant.AccountOf(e.Account); !in.serves([]byte(t)) {
+			continue
+		}
+		if e.Host == string(in.Request.Host) {
+			return e.Account
+		}
+		if account == (store.Key{}) {
+			account = e.Account
 		}
 	}
-	in.former, in.home = store.Key{}, store.Key{}
-	s.replies = append(s.replies, Reply{In: in, Outcome: Forward})
+	return account
+}
+
+// remembered sends in on when the session index was asked, and with it accounts
+// that may know in: those whose its identity was, or the present owner, which may
+// have closed the session. What was finished or begun at one of them is repeated
+// there. Else it is whose the index says, and then the present owner's.
+func (s *Shard) remembered(in *Inbound, recs []store.Record) {
+	asked, home := in.formers, in.home
+	in.formers = nil
+	for i, account := range asked {
+		if recs[i].Version != (store.Version{}) {
+			in.carried = &extra{key: in.seen[i].key, seen: recs[i].Version, stored: slices.Clone(recs[i].Bytes)}
+			s.known(in, account)
+			return
+		}
+	}
+	named := in.entry(recs[len(asked)].Bytes)
+	switch {
+	case in.Request.Kind == charging.Event:
+		named = store.Key{}
+	case slices.Contains(asked, named):
+		s.known(in, named)
+		return
+	case !in.later() || !in.indexed: // whose it was before did not know it; the index comes after the present owner
+		named = store.Key{}
+	}
+	switch {
+	case named != (store.Key{}) && home == (store.Key{}):
+		in.Hinted, in.Request.Indexed = false, true // its entry is renewed, whatever the client's dialect
+		s.forward(in, named)
+	case named != (store.Key{}) && named != home: // a session of that name, but whose?
+		in.Request.Indexed = true
+		in.formers = []store.Key{named}
+		s.seeking = append(s.seeking, in)
+	case home != (store.Key{}):
+		in.home = store.Key{}
+		s.forward(in, home)
+	default:
+		in.Answer.Result = charging.UnknownSession
+		s.proveLooked(in)
+	}
+}
+
+// known sends in to an account that knows it. If the directory led there, it is as
+// by a hint: if that was wrong, the directory leads to the owner.
+func (s *Shard) known(in *Inbound, account store.Key) {
+	if !in.indexed {
+		in.Hinted, in.Request.Formerly, in.home = true, true, store.Key{}
+	}
+	s.forward(in, account)
 }
 
 // bring adds what in carries to what is known beside the account.
@@ -131,26 +162,38 @@ func (w *work) bring(in *Inbound) {
 
 // ask sends an update or termination to the session index, if it was not asked
 // yet: its message names nobody, or an identity that belongs to another account
-// than when the session was opened.
+// than when the session was opened. What the present owner has closed is its own,
+// whoever uses that name of a session too.
 func (s *Shard) ask(in *Inbound) bool {
 	if !in.later() || in.indexed {
 		return false
 	}
-	in.home, in.Account, in.asked = in.Account, store.Key{}, true
+	in.home, in.Account, in.asked, in.indexed = in.Account, store.Key{}, true, true
+	if in.home != (store.Key{}) {
+		in.formers = []store.Key{in.home}
+	}
 	s.seeking = append(s.seeking, in)
 	return true
 }
 
 // proveLooked commits that the directory still says what an answer says.
 func (s *Shard) proveLooked(in *Inbound) {
-	in.waits, in.broken = len(in.seen), false
-	if in.waits == 0 {
+	in.waits, in.broken = 0, false
+	if s.prove(in, nil); in.waits == 0 {
 		s.reply(in, Answered)
-		return
 	}
-	for i := range in.seen {
-		s.writes = append(s.writes, store.Write{Op: store.Check, Key: in.seen[i].key, Seen: in.seen[i].version})
-		s.commit(span{in: in, sort: lookedSpan, index: i}, store.Commit{Writes: s.last(1)})
+}
+
+// prove adds commits of checks for all that was looked at on the way of in, but
+// for what w's own commit names.
+func (s *Shard) prove(in *Inbound, w *work) {
+	for _, l := range in.proofs {
+		if w.extra(l.key) != nil {
+			continue
+		}
+		s.writes = append(s.writes, store.Write{Op: store.Check, Key: l.key, Seen: l.version})
+		s.commit(span{in: in, sort: lookedSpan}, store.Commit{Writes: s.last(1)})
+		in.waits++
 	}
 }
 
@@ -217,6 +260,12 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			break
 		}
 		d.ticked = d.ticked || in.Request.Kind == charging.Tick || in.Request.Kind == charging.Audit && in.spoilt == 0
+		if in.spoilt != 0 && in.doubt && in.Request.Kind != charging.Tick {
+			s.drop(w, i) // it may have taken effect: no answer that says it has not
+			s.reply(in, Silent)
+			i--
+			continue
+		}
 		if in.spoilt != 0 {
 			d.sick = d.sick || in.Request.Kind == charging.Tick
 			in.Answer.Result, in.Answer.Grants = in.spoilt, in.Answer.Grants[:0]
@@ -239,7 +288,7 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			}
 			return d, false
 		}
-		if s.outcome.Stranger && s.strange(w, i) {
+		if s.outcome.Stranger && (s.strange(w, i) || s.homeward(w, i)) {
 			i--
 			continue
 		}
@@ -285,8 +334,8 @@ func (s *Shard) ahead(w *work, i int) bool {
 	switch {
 	case s.strange(w, i):
 		return true
-	case in.before != (store.Key{}):
-		in.former, in.before, in.home, in.Account = in.before, store.Key{}, in.Account, store.Key{}
+	case len(in.before) > 0:
+		in.formers, in.before, in.home, in.Account = in.before, nil, in.Account, store.Key{}
 		s.seeking = append(s.seeking, in)
 	case !s.ask(in):
 		return false
@@ -302,10 +351,30 @@ func (s *Shard) strange(w *work, i int) bool {
 	if !in.Hinted {
 		return false
 	}
-	in.Hinted, in.asked, in.indexed, in.Account, in.home = false, false, false, store.Key{}, store.Key{}
-	in.carried = nil
 	s.drop(w, i)
+	s.afresh(in)
+	return true
+}
+
+// afresh looks again for the account of in, from the directory on.
+func (s *Shard) afresh(in *Inbound) {
+	in.state, in.Hinted, in.asked, in.indexed, in.Request.Formerly = resolving, false, false, false, false
+	in.Account, in.home, in.carried = store.Key{}, store.Key{}, nil
+	in.proofs, in.seen, in.before, in.formers = in.proofs[:0], in.seen[:0], nil, nil
 	s.seeking = append(s.seeking, in)
+}
+
+// homeward sends request i to the account of its identities: the session that the
+// index led to is another one's.
+func (s *Shard) homeward(w *work, i int) bool {
+	in := w.batch[i]
+	if in.home == (store.Key{}) || in.home == w.key {
+		return false
+	}
+	home := in.home
+	in.home, in.carried = store.Key{}, nil
+	s.drop(w, i)
+	s.forward(in, home)
 	return true
 }
 
@@ -411,18 +480,23 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	if o.Index.Op == charging.Untouched {
 		return
 	}
-	own := tenant.EncodeOwner(nil, w.tenant, w.name)
 	in.index = indexWrite{
 		key:  tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub),
-		seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true, own: own, value: own,
+		seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
+		entry: tenant.Entry{Account: w.key, Host: string(in.Request.Host)},
 	}
+	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry)
 	if o.Index.Op == charging.Relied { // a conflict tells that it is there
 		in.index.seen, in.index.new = store.Version{}, o.Index.Seen
 	}
 }
 
-// extra finds what is known of a record beside the account; nil: nothing.
+// extra finds what is known of a record beside the account, if there is one; nil:
+// nothing.
 func (w *work) extra(key store.Key) *extra {
+	if w == nil {
+		return nil
+	}
 	for i := range w.extras {
 		if w.extras[i].key == key {
 			return &w.extras[i]
@@ -497,6 +571,9 @@ func (s *Shard) finish(w *work, d draft) {
 	s.commit(span{work: w, sort: accountSpan}, c)
 	for _, in := range w.batch {
 		in.waits, in.broken = 1, false
+		if r := in.Answer.Result; r == charging.UnknownSession || r == charging.UserUnknown {
+			s.prove(in, w)
+		}
 		if in.index.due {
 			in.waits++
 			s.writeIndex(in)

@@ -97,9 +97,9 @@ func (b *twin) of(name string) (map[string]string, error) {
 		}
 		for i, k := range keys {
 			if k.Kind == tenant.KindSession { // those that several tenants call the same share a record
-				for t, account := range tenant.Owners(recs[i].Bytes) {
-					if string(t) == name {
-						found[fmt.Sprint(k)] = string(account)
+				for _, e := range tenant.Entries(recs[i].Bytes) {
+					if t, _ := tenant.AccountOf(e.Account); t == name {
+						found[fmt.Sprint(k)] = fmt.Sprint(e)
 					}
 				}
 				continue

@@ -427,6 +427,10 @@ func (n *Instance) Reassign(ctx context.Context, identity string, to store.Key) 
 	if err != nil {
 		return false, err
 	}
+	if len(tenant.Formers(recs[0].Bytes, n.Now())) >= tenant.FormersMax {
+		return false, fmt.Errorf("%s has had %d owners within %d days, and what they did may still be repeated: it can move again when that is over",
+			identity, tenant.FormersMax+1, tenant.FormerFor/(24*time.Hour))
+	}
 	from := to
 	if t, a, ok := tenant.DecodeOwner(recs[0].Bytes); ok {
 		from = tenant.AccountKey(t, a)
@@ -483,13 +487,12 @@ func (n *Instance) enterAll(ctx context.Context, key store.Key, a *charging.Acco
 
 // enter puts an open session into the session index.
 func (n *Instance) enter(ctx context.Context, account store.Key, s *charging.Session) error {
-	t, name := tenant.AccountOf(account)
 	key := tenant.SessionKey(string(s.Realm), string(s.ID), s.Sub)
 	recs, err := n.Store.Load(ctx, []store.Key{key})
 	if err != nil {
 		return err
 	}
-	value, alone := tenant.EncodeBeside(nil, recs[0].Bytes, t, name)
+	value, alone := tenant.EncodeEntry(recs[0].Bytes, tenant.Entry{Account: account, Host: string(s.Host)})
 	if bytes.Equal(recs[0].Bytes, value) {
 		return nil
 	}

@@ -94,8 +94,8 @@ func (n *Instance) byIndex(ctx context.Context, id string) (Open, error) {
 		return Open{}, err
 	}
 	for _, r := range recs {
-		for t, account := range tenant.Owners(r.Bytes) {
-			if o, err := n.open(ctx, tenant.AccountKey(string(t), string(account)), id, ByIndex); !errors.Is(err, ErrNotFound) {
+		for _, e := range slices.Backward(tenant.Entries(r.Bytes)) {
+			if o, err := n.open(ctx, e.Account, id, ByIndex); !errors.Is(err, ErrNotFound) {
 				return o, err
 			}
 		}

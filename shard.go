@@ -49,13 +49,14 @@ type Inbound struct {
 	Peer   string // who sent it, no tenant's name: those whose tenant nobody knows share the loop by it
 
 	state   progress
-	home    store.Key       // the account of its identities, while the session index is asked
+	home    store.Key       // the account of its identities, while others are asked whether they know in
 	asked   bool            // the directory was asked
-	moved   bool            // the directory says that the identity had another owner not long ago
-	before  store.Key       // … which is to be asked if the present one does not know the session
-	former  store.Key       // … while it is asked whether it knows in
-	carried *extra          // what that account has of in: its closed session, or its answer
+	moved   bool            // … also for owners that the identity had not long ago
+	before  []store.Key     // those, to be asked if the present one does not know the session
+	formers []store.Key     // accounts that are being asked
+	carried *extra          // what the account that knows in has of it: its closed session, or its answer
 	indexed bool            // the session index was asked
+	proofs  []looked        // all that was looked at
 	doubt   bool            // a commit with this request in it is in doubt
 	broken  bool            // a commit of this cycle was not Done
 	waits   int             // commits that must be Done before the answer may leave
@@ -199,10 +200,9 @@ type extra struct {
 
 // span says which commit belongs to what.
 type span struct {
-	work  *work
-	in    *Inbound
-	sort  spanSort
-	index int // of the in.seen it checks
+	work *work
+	in   *Inbound
+	sort spanSort
 }
 
 type spanSort uint8
@@ -219,8 +219,8 @@ type indexWrite struct {
 	new   store.Version
 	keep  time.Duration
 	due   bool
-	own   []byte // the session's entry
-	value []byte // … and those of other tenants
+	entry tenant.Entry
+	value []byte // the entry, and those of other tenants
 }
 
 // NewShard returns an empty shard.
@@ -313,12 +313,13 @@ func (s *Shard) work(key store.Key) *work {
 }
 
 // seek adds the directory records that say whose request in is: those of its
-// identities, then that of its session.
+// identities, then that of its session, with what accounts that may know it have.
 func (s *Shard) seek(in *Inbound) {
 	in.seen = in.seen[:0]
-	if in.former != (store.Key{}) {
-		in.seen = append(in.seen, looked{key: s.memory(in)}, looked{key: tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub)})
-	} else if in.asked {
+	if in.asked {
+		for _, account := range in.formers {
+			in.seen = append(in.seen, looked{key: in.memory(account)})
+		}
 		in.seen = append(in.seen, looked{key: tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub)})
 	} else {
 		for _, id := range in.Identities[:min(len(in.Identities), IdentitiesMax)] {
@@ -392,8 +393,8 @@ func (s *Shard) jittered() time.Duration {
 	return pauseMin + time.Duration(s.Jitter(int64(pauseMax-pauseMin)))
 }
 
-// Next is when the shard must run again without a new request: a rest is over,
-// or a deadline comes. False: nothing waits.
+// Next is when the shard must run again without a new request: a rest is over.
+// False: nothing waits.
 func (s *Shard) Next() (at time.Time, ok bool) {
 	for _, w := range s.order {
 		if len(w.waiting) > 0 {

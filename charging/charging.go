@@ -180,6 +180,7 @@ type Request struct {
 	Context     uint32 // specification number of the Service-Context-Id
 	At          time.Time
 	Identity    []byte // whom the message names; must be among the account's identities. Empty: nobody
+	Formerly    bool   // … or was not long ago
 	Asks        []Ask
 	Indexed     bool // later messages may leave the subscriber out: keep a session index
 	Particulars Particulars
@@ -391,6 +392,7 @@ const (
 	Reinitialised                  // the client opened the same Session-Id anew
 	Refused                        // an update was refused at command level
 	Gone                           // the client no longer knows it
+	Unopened                       // it never was open: usage was reported of it that belongs to nobody
 )
 
 // String gives the cause as records spell it.
@@ -406,6 +408,8 @@ func (c Cause) String() string {
 		return "refused"
 	case Gone:
 		return "gone"
+	case Unopened:
+		return "unopened"
 	}
 	return fmt.Sprintf("Cause(%d)", uint8(c))
 }

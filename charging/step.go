@@ -193,6 +193,12 @@ func (d *decision) known() bool {
 	return len(d.r.Identity) == 0 || d.a.lists(d.r.Identity)
 }
 
+// owns reports whether that session can be the one that r means: r names nobody, or
+// one of the account's, or whom its first message named.
+func (d *decision) owns(s *Session) bool {
+	return d.known() || d.r.Formerly || bytes.Equal(s.Identity, d.r.Identity)
+}
+
 // lists reports whether the identity is one of the account's.
 func (a *Account) lists(identity []byte) bool {
 	for _, id := range a.Identities {
@@ -302,6 +308,9 @@ func (d *decision) update() {
 	case s == nil:
 		d.unknown()
 		return
+	case !d.owns(s):
+		d.o.Answer.Result, d.o.Stranger = UnknownSession, true
+		return
 	}
 	switch applied, old := s.applied(d.r.Number); {
 	case old:
@@ -337,9 +346,13 @@ func (d *decision) update() {
 func (d *decision) unknown() {
 	d.o.Answer.Result, d.o.Closed = UnknownSession, Relied
 	c := d.w.Closed
-	if c == nil {
+	switch {
+	case c == nil:
 		d.o.Stranger = !d.known()
-		d.unattributed()
+		d.unattributed(&Session{Realm: d.r.Realm, ID: d.r.Session, Sub: d.r.Sub, Host: d.r.Host, Ended: d.now, Cause: Unopened, decoded: true})
+		return
+	case !d.owns(c):
+		d.o.Stranger = true
 		return
 	}
 	switch applied, old := c.applied(d.r.Number); {
@@ -348,13 +361,16 @@ func (d *decision) unknown() {
 	case applied && c.late(d.r.Number):
 	case applied:
 		d.repeat(c)
+	case c.Cause == Unopened:
+		d.unattributed(c)
 	default:
 		d.late(c)
 	}
 }
 
-// unattributed records usage that no session can be charged for.
-func (d *decision) unattributed() {
+// unattributed records usage that no session can be charged for, once: c, which
+// never was open, remembers the message as a closed session does.
+func (d *decision) unattributed(c *Session) {
 	if d.o.Stranger {
 		return
 	}
@@ -369,7 +385,17 @@ func (d *decision) unattributed() {
 		}
 		e.Lines = append(e.Lines, Line{Group: ask.Group, Service: ask.Service, Has: ask.Has, Used: ask.Used, Result: UnknownSession})
 	}
-	d.o.Changed = e != nil
+	if e != nil {
+		d.remember(c, ClosedMin)
+	}
+}
+
+// remember keeps a session that has ended, which has taken one more message.
+func (d *decision) remember(c *Session, keep time.Duration) {
+	c.number(d.r.Number, d.r.Content)
+	c.Late |= 1 << (c.Top - d.r.Number)
+	d.o.Changed, d.o.Closed = true, Untouched
+	d.o.Closings = append(d.o.Closings, Closing{Session: *c, For: keep})
 }
 
 // late debits usage of a session that has ended, once.
@@ -393,12 +419,9 @@ func (d *decision) late(c *Session) {
 	if d.o.Abandon {
 		return
 	}
-	c.number(d.r.Number, d.r.Content)
-	c.Late |= 1 << (c.Top - d.r.Number)
 	c.Records++
 	e.Record = c.Records
-	d.o.Changed, d.o.Closed = true, Untouched
-	d.o.Closings = append(d.o.Closings, Closing{Session: *c, For: max(ClosedMin, c.Close.Sub(c.Last))})
+	d.remember(c, max(ClosedMin, c.Close.Sub(c.Last)))
 }
 
 // repeat answers a request that was applied before: what was granted, unless a

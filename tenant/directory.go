@@ -3,7 +3,7 @@ package tenant
 import (
 	"bytes"
 	"fmt"
-	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,32 +24,62 @@ func EncodeOwner(b []byte, tenant, account string) []byte {
 // long as the answer of a refund is kept, the longest of what may be repeated.
 const FormerFor = 7 * 24 * time.Hour
 
-// EncodeMoved is EncodeOwner with a second line: whose it was, until when that
-// matters.
-func EncodeMoved(b []byte, tenant, account string, former store.Key, until time.Time) []byte {
-	b = append(EncodeOwner(b, tenant, account), '\n')
-	b = append(append(b, former.Name...), ' ')
-	return strconv.AppendInt(b, until.Unix(), 10)
+// FormersMax bounds how many it says it of.
+const FormersMax = 8
+
+// encodeMoved is EncodeOwner with a line for each account whose it was before,
+// until when that matters.
+func encodeMoved(tenant, account string, was []byte, now time.Time) []byte {
+	b := EncodeOwner(nil, tenant, account)
+	to := string(b)
+	line := func(former string, until int64) {
+		if former != to {
+			b = strconv.AppendInt(append(append(append(b, '\n'), former...), ' '), until, 10)
+		}
+	}
+	t, a, _ := DecodeOwner(was)
+	last := t + "/" + a
+	for _, f := range formers(was, now) {
+		if f.account != last {
+			line(f.account, f.until)
+		}
+	}
+	line(last, now.Add(FormerFor).Unix())
+	return b
 }
 
-// Former is the account whose identity it was before, if that still matters at
-// that moment; false: it does not.
-func Former(b []byte, now time.Time) (account store.Key, ok bool) {
-	_, line, ok := bytes.Cut(b, []byte("\n"))
-	if !ok {
-		return store.Key{}, false
-	}
-	line, _, _ = bytes.Cut(line, []byte("\n")) // behind it: of a later version
-	name, end, _ := strings.Cut(string(line), " ")
-	until, err := strconv.ParseInt(end, 10, 64)
-	t, a, ok := DecodeOwner([]byte(name))
-	if err != nil || !ok || now.Unix() >= until {
-		return store.Key{}, false
-	}
-	return AccountKey(t, a), true
+// A former is an account whose an identity was.
+type former struct {
+	account string
+	until   int64 // seconds since 1970
 }
 
-// Owner is the inverse of EncodeOwner and EncodeMoved, as views on b; false: b is
+// formers are those that still matter, in the order in which they lost it.
+func formers(b []byte, now time.Time) (all []former) {
+	for i, text := range strings.Split(string(b), "\n") {
+		name, end, _ := strings.Cut(text, " ")
+		until, err := strconv.ParseInt(end, 10, 64)
+		if _, _, ok := DecodeOwner([]byte(name)); i > 0 && ok && err == nil && now.Unix() < until {
+			all = append(all, former{name, until})
+		}
+	}
+	return all
+}
+
+// Formers are the accounts whose identity it was before, as far as that still
+// matters at that moment, the last one first.
+func Formers(b []byte, now time.Time) (accounts []store.Key) {
+	if bytes.IndexByte(b, '\n') < 0 {
+		return nil
+	}
+	for _, f := range slices.Backward(formers(b, now)) {
+		t, a, _ := strings.Cut(f.account, "/")
+		accounts = append(accounts, AccountKey(t, a))
+	}
+	return accounts
+}
+
+// Owner is whose identity a directory record says it is, as views on b; false: b is
 // no directory record.
 func Owner(b []byte) (tenant, account []byte, ok bool) {
 	if i := bytes.IndexByte(b, '\n'); i >= 0 {
@@ -62,34 +92,44 @@ func Owner(b []byte) (tenant, account []byte, ok bool) {
 	return tenant, account, true
 }
 
-// Owners are the entries of a directory record, as views on b: one, but for a
-// session's whose name several tenants use.
-func Owners(b []byte) iter.Seq2[[]byte, []byte] {
-	return func(yield func(tenant, account []byte) bool) {
-		for line := range bytes.SplitSeq(b, []byte("\n")) {
-			t, a, ok := Owner(line)
-			if ok && bytes.IndexByte(a, ' ') < 0 && !yield(t, a) { // with a space: Former
-				return
-			}
-		}
-	}
+// An Entry says whose a session is. Tenants may share a name of a session; each has
+// its own entry in the record of that name.
+type Entry struct {
+	Account store.Key
+	Host    string // Origin-Host of the message that wrote it
 }
 
-// sharersMax bounds the tenants that have an entry in one record.
-const sharersMax = 8
-
-// EncodeBeside appends the value of a session's record that keeps what was says of
-// other tenants: nobody can take the session of another one out of the index by
-// naming his own so. alone: it says nothing of others.
-func EncodeBeside(b, was []byte, tenant, account string) (value []byte, alone bool) {
-	alone = true
-	n := 1
-	for t, a := range Owners(was) {
-		if string(t) != tenant && n < sharersMax {
-			b, alone, n = append(EncodeOwner(b, string(t), string(a)), '\n'), false, n+1
+// Entries are those of a session's record, the newest last.
+func Entries(b []byte) (all []Entry) {
+	for line := range strings.SplitSeq(string(b), "\n") {
+		name, host, _ := strings.Cut(line, " ")
+		if t, a, ok := DecodeOwner([]byte(name)); ok {
+			all = append(all, Entry{AccountKey(t, a), host})
 		}
 	}
-	return EncodeOwner(b, tenant, account), alone
+	return all
+}
+
+// entriesMax bounds the tenants that have an entry in one record.
+const entriesMax = 8
+
+// EncodeEntry appends the value of a session's record: an entry, and what was says
+// of other tenants, so that nobody can take the session of another one out of the
+// index by naming his own so. alone: it says nothing of others.
+func EncodeEntry(was []byte, e Entry) (value []byte, alone bool) {
+	tenant, _ := AccountOf(e.Account)
+	all := slices.DeleteFunc(Entries(was), func(o Entry) bool {
+		t, _ := AccountOf(o.Account)
+		return t == tenant
+	})
+	all = all[max(0, len(all)-entriesMax+1):]
+	for _, o := range append(all, e) {
+		if len(value) > 0 {
+			value = append(value, '\n')
+		}
+		value = append(append(append(value, o.Account.Name...), ' '), o.Host...)
+	}
+	return value, len(all) == 0
 }
 
 // DecodeOwner is Owner with texts that outlive b, for one allocation.
@@ -134,8 +174,8 @@ func Reassign(identity, tenant, account string, was store.Record, v store.Versio
 		return c
 	}
 	w := store.Write{Op: store.Put, Key: IdentityKey(identity), Seen: was.Version, New: v, Bytes: EncodeOwner(nil, tenant, account)}
-	if t, a, ok := DecodeOwner(was.Bytes); ok {
-		w.Bytes = EncodeMoved(nil, tenant, account, AccountKey(t, a), now.Add(FormerFor))
+	if _, _, ok := DecodeOwner(was.Bytes); ok {
+		w.Bytes = encodeMoved(tenant, account, was.Bytes, now)
 	}
 	return store.Commit{Writes: []store.Write{w}}
 }

@@ -92,11 +92,19 @@ func FuzzOwner(f *testing.F) {
 			t.Errorf("%q is read as %q %q", b, name, account)
 		}
 		now := time.Unix(1_000_000, 0)
-		if k, ok := tenant.Former(b, now); ok {
-			again, ok := tenant.Former(tenant.EncodeMoved(nil, "a", "b", k, now.Add(time.Second)), now)
-			if !ok || again != k {
-				t.Errorf("%q was %v's, and %v's", b, k, again)
+		was := store.Record{Version: store.Version{1}, Bytes: b}
+		moved := tenant.Reassign("imsi:1", "a", "b", was, store.Version{2}, now).Writes[0].Bytes
+		formers := tenant.Formers(b, now)
+		if ok && (name != "a" || account != "b") {
+			formers = slices.Insert(slices.DeleteFunc(formers, func(k store.Key) bool { return k == tenant.AccountKey(name, account) }), 0, tenant.AccountKey(name, account))
+			formers = slices.DeleteFunc(formers, func(k store.Key) bool { return k == tenant.AccountKey("a", "b") })
+			if again := tenant.Formers(moved, now); !slices.Equal(again, formers) {
+				t.Errorf("%q was of %v, and then of %v", b, formers, again)
 			}
+		}
+		value, _ := tenant.EncodeEntry(b, tenant.Entry{Account: tenant.AccountKey("a", "b"), Host: "gw"})
+		if all := tenant.Entries(value); len(all) == 0 || all[len(all)-1] != (tenant.Entry{Account: tenant.AccountKey("a", "b"), Host: "gw"}) {
+			t.Errorf("%q: %v", value, all)
 		}
 	})
 }
@@ -105,6 +113,9 @@ func TestKeysFindTheirAccount(t *testing.T) {
 	k := tenant.AccountKey("lab", "imsi-001010000000001")
 	if name, account := tenant.AccountOf(k); name != "lab" || account != "imsi-001010000000001" {
 		t.Errorf("%v is of %q %q", k, name, account)
+	}
+	if tenant.SessionKey("far", "gw;1;2", 5) == tenant.SessionKey("far", "gw;1;2;5", 0) || tenant.SessionKey("far;gw", "1", 0) == tenant.SessionKey("far", "gw;1", 0) {
+		t.Error("two sessions have one name")
 	}
 	for _, o := range []store.Key{tenant.ClosedKey(k, "example", "s;1", 0), tenant.ClosedKey(k, "example", "s;1", 7), tenant.OnceKey(k, "event", "s;1")} {
 		if o.Partition != k.Partition || !strings.HasPrefix(o.Name, k.Name+"/") {
@@ -193,14 +204,26 @@ func TestAnIdentityHasOneOwner(t *testing.T) {
 		t.Errorf("reassign what was reassigned meanwhile: %s", o)
 	}
 	moved := d.record(id)
-	if key, ok := tenant.Former(moved.Bytes, at.Add(tenant.FormerFor-time.Second)); !ok || key != tenant.AccountKey("lab", "a") {
-		t.Errorf("it was %v's before (%t)", key, ok)
+	first, second := tenant.AccountKey("lab", "a"), tenant.AccountKey("lab", "b")
+	if keys := tenant.Formers(moved.Bytes, at.Add(tenant.FormerFor-time.Second)); !slices.Equal(keys, []store.Key{first}) {
+		t.Errorf("it was of %v before", keys)
 	}
-	if key, ok := tenant.Former(moved.Bytes, at.Add(tenant.FormerFor)); ok {
-		t.Errorf("after all that time it was still %v's before", key)
+	if keys := tenant.Formers(moved.Bytes, at.Add(tenant.FormerFor)); len(keys) > 0 {
+		t.Errorf("after all that time it was still of %v before", keys)
 	}
-	if _, ok := tenant.Former(before.Bytes, at); ok {
-		t.Error("it had an owner before the first")
+	if keys := tenant.Formers(before.Bytes, at); len(keys) > 0 {
+		t.Errorf("it had owners before the first: %v", keys)
+	}
+	third := tenant.Reassign(id, "lab", "c", moved, d.version(), at.Add(time.Hour)).Writes[0].Bytes
+	if keys := tenant.Formers(third, at.Add(time.Hour)); !slices.Equal(keys, []store.Key{second, first}) {
+		t.Errorf("the third owner is told of %v", keys)
+	}
+	if keys := tenant.Formers(third, at.Add(tenant.FormerFor)); !slices.Equal(keys, []store.Key{second}) {
+		t.Errorf("a week after the first move it is of %v", keys)
+	}
+	back := store.Record{Version: d.version(), Bytes: third}
+	if keys := tenant.Formers(tenant.Reassign(id, "lab", "a", back, d.version(), at.Add(time.Hour)).Writes[0].Bytes, at.Add(time.Hour)); !slices.Contains(keys, second) || slices.Contains(keys, first) {
+		t.Errorf("back at the first it is of %v", keys)
 	}
 	if o := d.commit(tenant.Reassign(id, "lab", "b", moved, d.version(), at)); o != store.Done || d.record(id).Version != moved.Version {
 		t.Errorf("reassign again: %s", o)
@@ -218,11 +241,12 @@ func TestAnIdentityHasOneOwner(t *testing.T) {
 // A further line, of a later version, changes nothing for this one.
 func TestAFurtherLineOfADirectoryRecord(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	b := append(tenant.EncodeMoved(nil, "shop", "bob", tenant.AccountKey("shop", "alice"), now.Add(time.Hour)), "\nwhatever comes"...)
+	b := append(tenant.Reassign("imsi:1", "shop", "bob", store.Record{Version: store.Version{1}, Bytes: []byte("shop/alice")}, store.Version{2}, now).Writes[0].Bytes,
+		"\nwhatever comes"...)
 	if tn, a, ok := tenant.DecodeOwner(b); !ok || tn != "shop" || a != "bob" {
 		t.Errorf("%s %s %t", tn, a, ok)
 	}
-	if k, ok := tenant.Former(b, now); !ok || k != tenant.AccountKey("shop", "alice") {
-		t.Errorf("%s %t", k, ok)
+	if keys := tenant.Formers(b, now); !slices.Equal(keys, []store.Key{tenant.AccountKey("shop", "alice")}) {
+		t.Errorf("%v", keys)
 	}
 }

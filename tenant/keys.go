@@ -66,9 +66,11 @@ func SessionKey(realm, session string, sub uint64) store.Key {
 	return store.Key{Partition: Partition(name), Kind: KindSession, Name: name}
 }
 
+// sessionName keeps its parts apart by what none of them can hold: realms and
+// Session-Ids are printable.
 func sessionName(realm, session string, sub uint64) string {
 	if sub == 0 {
-		return realm + ";" + session
+		return realm + "\n" + session
 	}
-	return realm + ";" + session + ";" + strconv.FormatUint(sub, 10)
+	return realm + "\n" + session + "\n" + strconv.FormatUint(sub, 10)
 }
