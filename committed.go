@@ -177,10 +177,10 @@ func (s *Shard) reply(in *Inbound, o Outcome) {
 // expireAll sends away what waits beyond its deadline.
 func (s *Shard) expireAll() {
 	for _, w := range s.order {
-		w.waiting = s.late(w.waiting)
+		w.waiting = s.expire(w.waiting)
 	}
-	s.seeking = s.late(s.seeking)
-	s.indexes = s.late(s.indexes)
+	s.seeking = s.expire(s.seeking)
+	s.indexes = s.expire(s.indexes)
 }
 
 // turnedAway is how a request leaves that is not answered.
@@ -191,8 +191,8 @@ func (in *Inbound) turnedAway() Outcome {
 	return Busy
 }
 
-// late keeps those of list whose deadline has not come.
-func (s *Shard) late(list []*Inbound) []*Inbound {
+// expire keeps those of list whose deadline has not come.
+func (s *Shard) expire(list []*Inbound) []*Inbound {
 	kept := list[:0]
 	for _, in := range list {
 		if s.now.Before(in.Deadline) {

@@ -14,6 +14,10 @@ import (
 // in on its way: to its account, to the session index, or to its refusal.
 func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 	n := len(in.seen)
+	if slices.ContainsFunc(recs[:n], func(r store.Record) bool { return r.Unread }) {
+		s.seeking, s.rest = append(s.seeking, in), s.now.Add(s.jittered())
+		return recs[n:]
+	}
 	for i := range n {
 		in.seen[i].version = recs[i].Version
 	}

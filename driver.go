@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -351,7 +352,7 @@ func (n *Instance) submit(in *Inbound) {
 	if in.Account == (store.Key{}) && len(in.Identities) > 0 {
 		p = tenant.Partition(in.Identities[0])
 	}
-	l := n.lanes[int(p)%len(n.lanes)]
+	l := n.lane(p)
 	l.mu.Lock()
 	full := len(l.inbox) >= InboxMax
 	if !full {
@@ -368,6 +369,63 @@ func (n *Instance) submit(in *Inbound) {
 	case l.wake <- struct{}{}:
 	default:
 	}
+}
+
+// lane is where requests of that partition are worked on: with none of another
+// node's, so that a node that does not answer holds up only its own.
+func (n *Instance) lane(p store.Partition) *lane {
+	i, of := n.node(p)
+	if of > len(n.lanes) {
+		return n.lanes[int(p)%len(n.lanes)]
+	}
+	return n.lanes[i+of*(int(p)%(len(n.lanes)/of))]
+}
+
+// node is which of how many nodes of the store has that partition.
+func (n *Instance) node(p store.Partition) (i, of int) {
+	if placed, ok := n.Store.(store.Placed); ok {
+		return placed.Node(p)
+	}
+	return 0, 1
+}
+
+// load reads records. Nodes are asked by themselves: what one of them does not tell
+// is Unread. nil: nothing could be read.
+func (n *Instance) load(keys []store.Key) []store.Record {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	first, of := n.node(keys[0].Partition)
+	elsewhere := func(k store.Key) bool { i, _ := n.node(k.Partition); return i != first }
+	if of == 1 || !slices.ContainsFunc(keys, elsewhere) {
+		recs, err := n.Store.Load(ctx, keys)
+		if err != nil {
+			return nil
+		}
+		return recs
+	}
+	at := make(map[int][]int) // the keys of each node
+	for i, k := range keys {
+		node, _ := n.node(k.Partition)
+		at[node] = append(at[node], i)
+	}
+	all := make([]store.Record, len(keys))
+	var wait sync.WaitGroup
+	for _, group := range at {
+		wait.Go(func() {
+			some := make([]store.Key, len(group))
+			for j, i := range group {
+				some[j] = keys[i]
+			}
+			recs, err := n.Store.Load(ctx, some)
+			for j, i := range group {
+				if all[i].Unread = err != nil; err == nil {
+					all[i] = recs[j]
+				}
+			}
+		})
+	}
+	wait.Wait()
+	return all
 }
 
 // answer ends a request that Submit took.
@@ -452,12 +510,7 @@ func (n *Instance) cycle(l *lane, in []*Inbound) bool {
 	busy := time.Since(start)
 	recs := []store.Record{}
 	if len(keys) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-		var err error
-		if recs, err = n.Store.Load(ctx, keys); err != nil {
-			recs = nil
-		}
-		cancel()
+		recs = n.load(keys)
 	}
 	start = time.Now()
 	commits := l.shard.Loaded(recs, n.Now())

@@ -148,6 +148,7 @@ type Shard struct {
 	events  [][]byte
 	replies []Reply
 	free    []*work
+	overdue bool      // somebody waits whose deadline has come
 	rest    time.Time // the directory and the session index are not asked before
 	now     time.Time
 
@@ -246,31 +247,60 @@ func (s *Shard) Begin(in []*Inbound, now time.Time) []store.Key {
 	for _, i := range in {
 		s.take(i)
 	}
-	s.keys, s.cycle, s.sought = s.keys[:0], s.cycle[:0], s.sought[:0]
+	s.keys, s.cycle, s.sought, s.overdue = s.keys[:0], s.cycle[:0], s.sought[:0], false
 	if !s.rests(s.rest) {
+		var late []*Inbound
 		for _, i := range s.seeking {
+			if s.late(i) {
+				late = append(late, i)
+				continue
+			}
 			s.sought = append(s.sought, i)
 			s.seek(i)
 		}
-		s.seeking = s.seeking[:0]
+		s.seeking = append(s.seeking[:0], late...)
 		s.writing, s.indexes = append(s.writing[:0], s.indexes...), s.indexes[:0]
 	}
 	for _, w := range s.order {
 		if len(w.waiting) == 0 || s.rests(w.rest) || len(s.cycle) == AccountsMax {
 			continue
 		}
-		n := min(len(w.waiting), BatchMax)
-		if w.most > 0 {
-			n = min(n, w.most)
+		if s.fill(w); len(w.batch) == 0 {
+			continue
 		}
-		w.batch = append(w.batch[:0], w.waiting[:n]...)
-		w.waiting = append(w.waiting[:0], w.waiting[n:]...)
 		s.cycle = append(s.cycle, w)
 		if !w.fresh {
 			s.keys = append(s.keys, w.key)
 		}
 	}
 	return s.keys
+}
+
+// fill moves the first requests that wait for w, whose deadline has not come, into
+// its batch.
+func (s *Shard) fill(w *work) {
+	most := BatchMax
+	if w.most > 0 {
+		most = min(most, w.most)
+	}
+	w.batch = w.batch[:0]
+	kept := w.waiting[:0]
+	for _, in := range w.waiting {
+		if len(w.batch) < most && !s.late(in) {
+			w.batch = append(w.batch, in)
+		} else {
+			kept = append(kept, in)
+		}
+	}
+	w.waiting = kept
+}
+
+// late reports whether the deadline of in has come: it leaves with the end of this
+// cycle.
+func (s *Shard) late(in *Inbound) bool {
+	late := !s.now.Before(in.Deadline)
+	s.overdue = s.overdue || late
+	return late
 }
 
 // rests reports whether that time is still to come. One that is further away
@@ -282,7 +312,7 @@ func (s *Shard) rests(until time.Time) bool {
 
 // Idle reports whether the cycle that Begin has begun has nothing to decide.
 func (s *Shard) Idle() bool {
-	return len(s.cycle) == 0 && len(s.sought) == 0 && len(s.writing) == 0
+	return len(s.cycle) == 0 && len(s.sought) == 0 && len(s.writing) == 0 && !s.overdue
 }
 
 func (s *Shard) take(in *Inbound) {
@@ -332,7 +362,8 @@ func (s *Shard) seek(in *Inbound) {
 }
 
 // Loaded takes the records of Begin's keys, in their order, and returns the
-// decisions. nil records: reading failed, and all of it is tried again.
+// decisions. What is decided by a record that is Unread is tried again; nil records:
+// none was read.
 func (s *Shard) Loaded(recs []store.Record, now time.Time) []store.Commit {
 	s.now = now
 	s.commits, s.spans, s.writes = s.commits[:0], s.spans[:0], s.writes[:0]
@@ -348,6 +379,11 @@ func (s *Shard) Loaded(recs []store.Record, now time.Time) []store.Commit {
 	for _, w := range s.cycle {
 		if !w.fresh {
 			w.record, w.extras, recs = recs[0], w.extras[:0], recs[1:]
+		}
+		if w.record.Unread {
+			s.again(w)
+			s.pause(w)
+			continue
 		}
 		s.decide(w)
 	}

@@ -47,6 +47,7 @@ func (k Key) String() string { return fmt.Sprintf("{%d}%c%s", k.Partition, k.Kin
 type Record struct {
 	Version Version
 	Bytes   []byte
+	Unread  bool // nobody knows: its node did not answer one who asked several. Load does not return it
 }
 
 // An Op is what a Write does with its record.
@@ -205,6 +206,13 @@ func (c *Commit) Left(mark uint8) uint8 {
 		return 0
 	}
 	return mark - 1
+}
+
+// Placed is a Store on several nodes, of which one may be away while the others
+// answer.
+type Placed interface {
+	// Node is which of how many nodes has that partition at present.
+	Node(p Partition) (i, of int)
 }
 
 // A Store keeps records. All verbs may be used from several goroutines; a

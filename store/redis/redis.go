@@ -357,6 +357,12 @@ func (s *Store) ask(ctx context.Context, n int, at func(i int) store.Partition,
 	return nil
 }
 
+// Node implements store.Placed.
+func (s *Store) Node(p store.Partition) (i, of int) {
+	t := s.topology.Load()
+	return max(slices.Index(t.masters, t.of[p]), 0), len(t.masters)
+}
+
 func record(text string) store.Record {
 	if len(text) < header {
 		return store.Record{}
@@ -502,4 +508,7 @@ func (s *Store) shut() {
 	s.sentinels.keep(nil)
 }
 
-var _ store.Store = (*Store)(nil)
+var _ interface {
+	store.Store
+	store.Placed
+} = (*Store)(nil)
