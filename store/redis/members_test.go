@@ -1,9 +1,69 @@
 package redis
 
 import (
+	"fmt"
 	"slices"
 	"testing"
+
+	"github.com/redis/rueidis"
+
+	"rtm/store"
 )
+
+// members is what a node of a cluster says, in the lines of CLUSTER NODES.
+func members(s *Store, own string, lines ...string) *view {
+	v := &view{node: s.nodes.at(own), role: "master"}
+	for _, l := range lines {
+		m, _ := readLine(l)
+		v.members = append(v.members, m)
+	}
+	return v
+}
+
+// apart is a store in a cluster whose nodes are not there.
+func apart(t *testing.T) *Store {
+	p, _, err := parse("redis+cluster://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Store{place: p, mode: Safe}
+	s.nodes = nodes{of: make(map[string]*node), opt: func(a string) rueidis.ClientOption { return p.options(a, "", "", 0) }}
+	t.Cleanup(s.shut)
+	return s
+}
+
+// A node that was cut off before a failover still has its slots, by its own word.
+// Nobody goes back to it, unless all nodes say so.
+func TestAnOldOwnerIsNotBelievedAgain(t *testing.T) {
+	const a, b = "127.0.0.1:1", "127.0.0.1:2"
+	has := func(addr string, epoch int) string {
+		return fmt.Sprintf("%s %s@3 master - 0 0 %d connected 0-16383", addr, addr, epoch)
+	}
+	s := apart(t)
+	for i, c := range []struct {
+		views []*view
+		whole bool
+		want  string
+	}{
+		{[]*view{members(s, a, has(a, 1)), members(s, b, has(a, 1))}, true, a},
+		{[]*view{members(s, a, has(a, 1)), members(s, b, has(b, 4))}, true, b},
+		{[]*view{members(s, a, has(a, 1))}, false, b},
+		{[]*view{members(s, a, has(a, 5))}, false, a},
+		{[]*view{members(s, b, has(b, 4))}, false, a},
+		{[]*view{members(s, a, has(b, 2)), members(s, b, has(b, 2))}, true, b},
+	} {
+		topology, err := s.agree(c.views, c.whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.topology.Store(topology)
+		for p := range store.Partition(store.Partitions) {
+			if got := topology.of[p].addr; got != c.want {
+				t.Fatalf("look %d: partition %d is at %s, want %s", i, p, got, c.want)
+			}
+		}
+	}
+}
 
 // A master finds its replicas wherever its own line stands: in RESP3 the first
 // one has the format of the text in front of it.

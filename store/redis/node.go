@@ -292,6 +292,8 @@ func (s *Store) look(ctx context.Context) (err error) {
 		s.Failovers.Add(1)
 		for _, m := range was.masters {
 			if !slices.Contains(t.masters, m) {
+				m.quorum = nil
+				m.need.Store(needUnknown) // who still holds it is refused
 				m.cut()
 			}
 		}
@@ -326,24 +328,49 @@ type sighting struct {
 	settings map[string]string   // of the master
 }
 
-// lookAtSentinels believes the Sentinel with the newest epoch about who is
-// master, and a majority of all of them about which replicas are down.
-func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
-	seen, err := s.sight(ctx)
-	if err != nil {
-		return nil, err
-	}
+// believe chooses among what Sentinels say: the newest epoch and, of several in
+// it, the master that is known already. Another master than that needs a newer
+// epoch than was ever believed. In no newer one it is believed only when all
+// Sentinels that are known name it, as they do when they were set up anew: some
+// of them may have been cut off since before the last failover.
+func believe(seen []sighting, whole bool, known string, epoch int64) (*sighting, error) {
 	best := &seen[0]
 	for i := range seen {
-		if v := &seen[i]; v.epoch > best.epoch {
+		if v := &seen[i]; v.epoch > best.epoch || v.epoch == best.epoch && v.master == known {
 			best = v
 		}
 	}
+	if known == "" || best.master == known || best.epoch > epoch {
+		return best, nil
+	}
+	if whole && !slices.ContainsFunc(seen, func(v sighting) bool { return v.master != best.master }) {
+		return best, nil
+	}
+	return nil, fmt.Errorf("some Sentinels name %s as master in epoch %d, which is not newer than epoch %d, in which it was %s: it is believed when all of them do",
+		best.master, best.epoch, epoch, known)
+}
+
+// lookAtSentinels believes Sentinels about who is master, and a majority of all
+// of them about which replicas are down.
+func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 	var was *node
+	known := ""
 	if t := s.topology.Load(); t != nil {
 		was = t.of[0]
+		known = was.addr
+	}
+	seen, whole, err := s.sight(ctx)
+	if err != nil {
+		return nil, err
+	}
+	best, err := believe(seen, whole, known, s.epoch)
+	if err != nil {
+		return nil, err
 	}
 	m := s.nodes.at(best.master)
+	if m == nil {
+		return nil, fmt.Errorf("no connection to %s can be made with these settings", best.master)
+	}
 	role, attached, err := m.replication(ctx)
 	if err != nil || role != "master" {
 		if err == nil {
@@ -356,10 +383,12 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 	}
 	if was != m {
 		m.quorum = &Quorum{}
-		if was != nil {
+		if was != nil && best.epoch > s.epoch {
 			m.quorum = was.quorum.Inherit(m.addr)
 		}
+		s.epoch = best.epoch
 	}
+	s.epoch = max(s.epoch, best.epoch)
 	watchers, named := 0, map[string]bool{m.addr: true}
 	var heard [][]Replica
 	for i := range seen {
@@ -397,8 +426,9 @@ func (nd *node) hear(watchers int, heard [][]Replica, attached []string, acks in
 	nd.need.Store(int64(max(nd.quorum.Need(), acks)))
 }
 
-// sight asks all Sentinels at once.
-func (s *Store) sight(ctx context.Context) ([]sighting, error) {
+// sight asks all Sentinels at once. whole reports whether all that anybody knows
+// have answered.
+func (s *Store) sight(ctx context.Context) (seen []sighting, whole bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, watchAnswer)
 	defer cancel()
 	asked := s.sentinels.list()
@@ -408,7 +438,6 @@ func (s *Store) sight(ctx context.Context) ([]sighting, error) {
 		all.Go(func() { answers[i], errs[i] = w.sight(ctx, s.place.master) })
 	}
 	all.Wait()
-	var seen []sighting
 	known := make(map[string]bool)
 	for _, v := range answers {
 		if v == nil || known[v.id] {
@@ -418,16 +447,20 @@ func (s *Store) sight(ctx context.Context) ([]sighting, error) {
 		seen = append(seen, *v)
 	}
 	if len(seen) == 0 {
-		return nil, fmt.Errorf("no Sentinel answers: %w", errors.Join(errs...))
+		return nil, false, fmt.Errorf("no Sentinel answers: %w", errors.Join(errs...))
 	}
+	whole = !slices.Contains(answers, nil)
 	for i := range seen {
 		for _, addr := range seen[i].peers {
+			if !slices.ContainsFunc(asked, func(w *node) bool { return w.addr == addr }) {
+				whole = false
+			}
 			if len(asked) < watchMax {
 				s.sentinels.at(addr)
 			}
 		}
 	}
-	return seen, nil
+	return seen, whole, nil
 }
 
 // sight asks one Sentinel about a master.
@@ -452,7 +485,7 @@ func (nd *node) sight(ctx context.Context, name string) (*sighting, error) {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
 	if a := net.JoinHostPort(addr[0], addr[1]); a != v.master {
-		v.master, v.moving, v.epoch = a, true, v.epoch+1
+		v.master, v.moving = a, true // its epoch is that of the failover already
 	}
 	if v.sure, err = tables(rs[3]); err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
@@ -575,7 +608,8 @@ func (s *Store) lookAtCluster(ctx context.Context) (*topology, error) {
 	ctx, cancel := context.WithTimeout(ctx, watchAnswer)
 	defer cancel()
 	asked := s.nodes.list()
-	if len(asked) > watchMax {
+	known := len(asked)
+	if known > watchMax {
 		was := s.topology.Load()
 		rand.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
 		slices.SortStableFunc(asked, func(a, b *node) int { // masters first: their replicas are to be counted
@@ -593,7 +627,7 @@ func (s *Store) lookAtCluster(ctx context.Context) (*topology, error) {
 	if len(views) == 0 {
 		return nil, fmt.Errorf("no node of the cluster answers: %w", errors.Join(errs...))
 	}
-	return s.agree(views)
+	return s.agree(views, len(views) == known)
 }
 
 func order(yes bool) int {
@@ -603,8 +637,11 @@ func order(yes bool) int {
 	return 0
 }
 
-// agree makes one topology of what several nodes say.
-func (s *Store) agree(views []*view) (*topology, error) {
+// agree makes one topology of what several nodes say. whole reports whether they
+// are all that are known: only then somebody is believed to have a slot in an
+// older epoch than was ever believed, since some may have been cut off since
+// before the last failover.
+func (s *Store) agree(views []*view, whole bool) (*topology, error) {
 	owners, named := make([]*line, slotsMax), make(map[string]bool)
 	for _, v := range views {
 		named[v.node.addr] = true
@@ -629,10 +666,18 @@ func (s *Store) agree(views []*view) (*topology, error) {
 		if o == nil {
 			continue // its requests wait
 		}
+		older := o.epoch < s.epochs[p]
+		if older && !whole {
+			if was.of[p] != nil {
+				t.add(p, was.of[p])
+			}
+			continue
+		}
+		s.epochs[p] = o.epoch
 		nd := s.nodes.at(o.addr)
 		if nd.quorum == nil {
 			nd.quorum = &Quorum{}
-			if was != nil && was.of[p] != nil && was.of[p] != nd {
+			if !older && was != nil && was.of[p] != nil && was.of[p] != nd {
 				nd.quorum = was.of[p].quorum.Inherit(nd.addr)
 			}
 		}

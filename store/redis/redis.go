@@ -61,10 +61,12 @@ type Store struct {
 	report    atomic.Pointer[Report]
 	closed    atomic.Bool
 	log       *slog.Logger
-	full      atomic.Int64  // percent of maxmemory
-	blind     atomic.Bool   // nobody says who is master
-	base      time.Time     // when it was opened: clocks are compared by the monotonic time since
-	hurry     chan struct{} // the watch is to look at once
+	full      atomic.Int64            // percent of maxmemory
+	blind     atomic.Bool             // nobody says who is master
+	epoch     int64                   // of Sentinels: the newest that was believed; only the watch uses it
+	epochs    [store.Partitions]int64 // of a Cluster, likewise: in which each partition's owner was believed
+	base      time.Time               // when it was opened: clocks are compared by the monotonic time since
+	hurry     chan struct{}           // the watch is to look at once
 	stop      chan struct{}
 	done      sync.WaitGroup
 

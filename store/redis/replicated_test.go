@@ -383,3 +383,34 @@ func certificate(t *testing.T, dir string) (ca, cert, key string) {
 	der, err = x509.MarshalECPrivateKey(own)
 	return ca, cert, pem1("key.pem", "EC PRIVATE KEY", der, err)
 }
+
+// Half of the nodes, with one Sentinel, are cut off, and a replica of the other half is
+// promoted. Then the store hears only that one Sentinel, which knows nothing of it:
+// nothing that the old master does is told.
+func TestAnOldMasterIsNeverBelievedAgain(t *testing.T) {
+	n := rtmtest.NewNet(t)
+	n.Join("instance", os.Getpid)
+	servers := rtmtest.StartSentinels(t, n, 2)
+	s := at(t, Config{URL: servers.URL()})
+	m, near, next := servers.Master(), servers.Replicas()[0], servers.Replicas()[1]
+	w := write(s, 8)
+	w.more(t, 500)
+	far := []string{next.Name, "sentinel2", "sentinel3"}
+	heal := n.Part(rtmtest.Hole, []string{m.Name, near.Name, "sentinel1"}, far)
+	patiently(t, "the store has another master", func() bool { return s.topology.Load().masters[0].addr == next.Addr })
+	patiently(t, "nobody else is waited for", func() bool { return s.Masters()[next.Addr] == 1 })
+	healOwn := n.Part(rtmtest.Hole, []string{"instance"}, far)
+	was := w.told()
+	patiently(t, "nobody that knows is heard", func() bool { return s.blind.Load() || w.told() > was })
+	if w.told() != was {
+		t.Errorf("%d commits were told that %s does not have", w.told()-was, next.Addr)
+	}
+	if at := s.topology.Load().masters[0].addr; at != next.Addr {
+		t.Errorf("the store is at %s again", at)
+	}
+	healOwn()
+	heal()
+	servers.Whole()
+	w.more(t, 500)
+	w.end(t)
+}

@@ -1,0 +1,32 @@
+package redis
+
+import "testing"
+
+// Who is believed to be master, when a was in epoch 3.
+func TestBelieve(t *testing.T) {
+	says := func(master string, epoch int64) sighting { return sighting{master: master, epoch: epoch} }
+	for name, c := range map[string]struct {
+		whole bool
+		known string
+		seen  []sighting
+		want  string // empty: nobody
+	}{
+		"at first the newest":                {false, "", []sighting{says("a", 2), says("b", 4), says("a", 3)}, "b"},
+		"a newer epoch":                      {false, "a", []sighting{says("b", 4)}, "b"},
+		"an older one is not":                {false, "a", []sighting{says("b", 2)}, ""},
+		"nor by all that answer":             {false, "a", []sighting{says("b", 2), says("b", 2)}, ""},
+		"by all that there are":              {true, "a", []sighting{says("b", 0), says("b", 0), says("b", 0)}, "b"},
+		"not when one of them says no":       {true, "a", []sighting{says("b", 2), says("c", 1), says("b", 2)}, ""},
+		"the same master in whatever epoch":  {false, "a", []sighting{says("a", 1)}, "a"},
+		"of several in one epoch, the known": {true, "a", []sighting{says("b", 3), says("a", 3), says("b", 3)}, "a"},
+		"another in the same epoch":          {false, "a", []sighting{says("b", 3), says("b", 3)}, ""},
+	} {
+		got := ""
+		if v, err := believe(c.seen, c.whole, c.known, 3); err == nil {
+			got = v.master
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
