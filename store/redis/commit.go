@@ -128,7 +128,7 @@ func (s *Store) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, 
 }
 
 // errNobody refuses what lies on no node at present.
-var errNobody = errors.New("no node of the cluster has this partition at present")
+var errNobody = errors.New("no node of the cluster has this partition at present, or it is not known which of its records have moved")
 
 // send carries out the commits of todo, at all their nodes at once, and returns
 // those that have to go elsewhere or need the whole script; until they have, they
@@ -219,7 +219,7 @@ func (s *Store) sendTo(ctx context.Context, cs []store.Commit, todo []int, route
 			s.settle(of[sealed:j], rs, r, max(need, s.need(nd)), fenced)
 			sealed, fenced = j+1, true
 		default:
-			if s.redirected(&routes[i], r.Error()) {
+			if s.redirected(&routes[i], cs[i].Writes[0].Key.Partition, r.Error()) {
 				rs[i] = store.Result{Outcome: store.Refused, Err: r.Error()}
 				again = append(again, i)
 				continue
@@ -265,9 +265,9 @@ func (s *Store) settle(of []int, rs []store.Result, wait rueidis.RedisResult, ne
 	}
 }
 
-// redirected reports whether a command was surely not carried out and goes on
+// redirected reports whether a command on p was surely not carried out and goes on
 // another way, which is then in w.
-func (s *Store) redirected(w *route, err error) bool {
+func (s *Store) redirected(w *route, p store.Partition, err error) bool {
 	e, ok := rueidis.IsRedisErr(err)
 	if !ok {
 		return false
@@ -287,8 +287,9 @@ func (s *Store) redirected(w *route, err error) bool {
 	if moved {
 		s.soon()
 	}
-	to := s.topology.Load().master(addr)
-	if to == nil || to == w.to && !asked {
+	t := s.topology.Load()
+	to := t.master(addr)
+	if to == nil || t.of[p] == nil || to == w.to && !asked {
 		return false
 	}
 	w.to, w.asking = to, asked

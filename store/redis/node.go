@@ -38,8 +38,10 @@ const (
 type node struct {
 	addr   string
 	client rueidis.Client
-	quorum *Quorum     // only the watch uses it
+	id     string      // in a cluster, of a master; only the watch uses it
+	quorum *Quorum     // likewise
 	clock  store.Clock // likewise
+	marks  []mark      // likewise: of slots that come or go, as the node itself said last
 	need   atomic.Int64
 	ahead  atomic.Int64 // nanoseconds that its clock is ahead of the store's
 
@@ -589,6 +591,16 @@ type line struct {
 	flags            []string
 	epoch            int64
 	ranges           [][2]int
+	marks            []mark
+}
+
+// A mark says of a slot that it is on its way between two nodes: MIGRATING at the
+// one that it leaves, IMPORTING at the other. Nobody else has it, nor have their
+// replicas.
+type mark struct {
+	slot  int
+	out   bool   // MIGRATING
+	other string // the other node's id
 }
 
 func (m *line) is(flag string) bool { return slices.Contains(m.flags, flag) }
@@ -661,9 +673,10 @@ func (s *Store) agree(views []*view, whole bool) (*topology, error) {
 		}
 	}
 	t, was := &topology{}, s.topology.Load()
+	torn := s.torn(views, owners)
 	for p := range store.Partition(store.Partitions) {
 		o := owners[slots[p]]
-		if o == nil {
+		if o == nil || slices.Contains(torn, slots[p]) {
 			continue // its requests wait
 		}
 		older := o.epoch < s.epochs[p]
@@ -706,6 +719,44 @@ func (s *Store) agree(views []*view, whole bool) (*topology, error) {
 	}
 	s.nodes.keep(named)
 	return t, nil
+}
+
+// torn are the slots that a master takes in while their owner does not say that it
+// gives them away: the owner has taken over from one that did. Which of their
+// records have moved nobody knows then, and the owner would say of those that they
+// never were. Nobody is asked until one of the two is told otherwise.
+func (s *Store) torn(views []*view, owners []*line) (torn []int) {
+	for _, v := range views {
+		v.node.marks = nil
+		if v.role == "master" {
+			v.node.marks = v.self().marks
+			v.node.id = v.self().id
+		}
+	}
+	for _, to := range s.nodes.list() { // also those that do not answer: they may have records
+		for _, m := range to.marks {
+			from := owners[m.slot]
+			if m.out || from == nil || from.addr == to.addr {
+				continue
+			}
+			if !slices.Contains(s.nodes.at(from.addr).marks, mark{m.slot, true, to.id}) {
+				torn = append(torn, m.slot)
+			}
+		}
+	}
+	slices.Sort(torn)
+	switch again := slices.Equal(torn, s.tearing); {
+	case len(torn) == 0:
+		s.tearTold = false
+	case !again:
+		s.soon() // perhaps the one has been told, and the other is just about to be
+	case !s.tearTold:
+		s.tearTold = true
+		s.log.Error("slots are on their way to a node, and their owner does not know it: nothing in them is answered", "slots", torn,
+			"redis", s.place.where(), "mend", "redis-cli --cluster fix, or bring the move to its end as docs/redis.md says")
+	}
+	s.tearing = torn
+	return torn
 }
 
 // replicas are those of the node whose view it is.
@@ -777,7 +828,7 @@ func readMembers(text, own string) (all []line) {
 
 // readLine reads a line of CLUSTER NODES:
 //
-//	id ip:port@cport[,hostname] flags master ping pong epoch link slot slot-slot [slot->-id] …
+//	id ip:port@cport[,hostname] flags master ping pong epoch link slot slot-slot [slot->-id] [slot-<-id] …
 func readLine(text string) (m line, ok bool) {
 	f := strings.Fields(text)
 	if len(f) < 8 {
@@ -793,8 +844,11 @@ func readLine(text string) (m line, ok bool) {
 	}
 	m.epoch, _ = strconv.ParseInt(f[6], 10, 64)
 	for _, text := range f[8:] {
-		if strings.HasPrefix(text, "[") {
-			continue // a slot on its way: its owner stands elsewhere in the line
+		if text, ok := strings.CutPrefix(text, "["); ok {
+			if k, ok := readMark(strings.TrimSuffix(text, "]")); ok {
+				m.marks = append(m.marks, k)
+			}
+			continue // its owner stands elsewhere
 		}
 		from, to, _ := strings.Cut(text, "-")
 		a, err := strconv.Atoi(from)
@@ -807,4 +861,15 @@ func readLine(text string) (m line, ok bool) {
 		}
 	}
 	return m, true
+}
+
+// readMark reads what stands in brackets: slot->-id, which goes to id, or
+// slot-<-id, which comes from it.
+func readMark(text string) (m mark, ok bool) {
+	slot, id, out := strings.Cut(text, "->-")
+	if !out {
+		slot, id, ok = strings.Cut(text, "-<-")
+	}
+	n, err := strconv.Atoi(slot)
+	return mark{n, out, id}, (out || ok) && err == nil && n >= 0 && n < slotsMax
 }

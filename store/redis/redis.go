@@ -65,6 +65,8 @@ type Store struct {
 	blind     atomic.Bool             // nobody says who is master
 	epoch     int64                   // of Sentinels: the newest that was believed; only the watch uses it
 	epochs    [store.Partitions]int64 // of a Cluster, likewise: in which each partition's owner was believed
+	tearing   []int                   // slots that were torn at the last look, likewise
+	tearTold  bool                    // … and that was logged
 	base      time.Time               // when it was opened: clocks are compared by the monotonic time since
 	hurry     chan struct{}           // the watch is to look at once
 	stop      chan struct{}
@@ -326,7 +328,7 @@ func (s *Store) ask(ctx context.Context, n int, at func(i int) store.Partition,
 				}
 				r := answers[0]
 				answers = answers[1:]
-				if tries < redirectsMax && s.redirected(&routes[i], r.Error()) {
+				if tries < redirectsMax && s.redirected(&routes[i], at(i), r.Error()) {
 					mu.Lock()
 					again = append(again, i)
 					mu.Unlock()

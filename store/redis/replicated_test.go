@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -220,6 +221,81 @@ func TestAShardThatDiesIsReplaced(t *testing.T) {
 		return true
 	})
 	w.end(t)
+}
+
+// patient commits until it is done, or refused by what is there.
+func patient(t *testing.T, s *Store, c store.Commit) (r store.Result) {
+	t.Helper()
+	patiently(t, "a commit is carried out", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		rs, _ := s.Commit(ctx, []store.Commit{c})
+		r = rs[0]
+		return r.Outcome == store.Done || r.Outcome == store.Conflict
+	})
+	return r
+}
+
+// The master that a slot is leaving is replaced. Its heir does not know that, and has
+// not the records that have left: it is not asked until it is told.
+func TestASlotIsTornByAFailover(t *testing.T) {
+	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
+	s := at(t, Config{URL: servers.URL()})
+	const p = 5
+	var from, to *rtmtest.Redis
+	for _, m := range servers.Masters() {
+		if m.Addr == s.topology.Load().of[p].addr {
+			from = m
+		} else {
+			to = m
+		}
+	}
+	stays, left := storetest.Key(p, "stays"), storetest.Key(p, "left")
+	first := store.Commit{Writes: []store.Write{
+		{Op: store.Put, Key: stays, New: storetest.NewVersion()}, {Op: store.Put, Key: left, New: storetest.NewVersion()},
+	}}
+	if r := patient(t, s, first); r.Outcome != store.Done {
+		t.Fatal(r)
+	}
+	slot := strconv.Itoa(slots[p])
+	to.Must("CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID())
+	from.Must("CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID())
+	host, port, _ := net.SplitHostPort(to.Addr)
+	from.Must("MIGRATE", host, port, recordKey(left), "0", "1000")
+	reads := func() ([]store.Record, error) { return s.Load(t.Context(), []store.Key{stays, left}) }
+	patiently(t, "both are read while the slot moves", func() bool {
+		recs, err := reads()
+		return err == nil && recs[0].Version == first.Writes[0].New && recs[1].Version == first.Writes[1].New
+	})
+	heir := servers.Replicas(from)[0]
+	heir.Must("CLUSTER", "FAILOVER")
+	patiently(t, "the store has the new master", func() bool {
+		t := s.topology.Load()
+		return t.master(heir.Addr) != nil && t.master(from.Addr) == nil
+	})
+	if recs, err := reads(); err == nil {
+		t.Fatalf("read from the heir: %v", recs)
+	}
+	again := store.Commit{Writes: []store.Write{
+		{Op: store.Check, Key: stays, Seen: first.Writes[0].New}, {Op: store.Put, Key: left, New: storetest.NewVersion()},
+	}}
+	if rs, _ := s.Commit(t.Context(), []store.Commit{again}); rs[0].Outcome != store.Refused {
+		t.Fatalf("done anew: %v", rs[0])
+	}
+	heir.Must("SET", recordKey(left), "as if its master had died before it could tell that this has left")
+	for _, k := range heir.Must("CLUSTER", "GETKEYSINSLOT", slot, "100") {
+		if _, err := heir.Ask("MIGRATE", host, port, k, "0", "1000"); err != nil && strings.Contains(err.Error(), "BUSYKEY") {
+			heir.Must("DEL", k)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range []*rtmtest.Redis{to, heir} {
+		r.Must("CLUSTER", "SETSLOT", slot, "NODE", to.ID())
+	}
+	if r := patient(t, s, again); r.Outcome != store.Conflict || r.Fresh[1].Version != first.Writes[1].New {
+		t.Errorf("when the slot has moved: %v", r)
+	}
 }
 
 // What is under way to a master that is replaced does not wait for its own end.
