@@ -361,12 +361,13 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 		was = t.of[0]
 		known = was.addr
 	}
+	var best *sighting
 	seen, whole, err := s.sight(ctx)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		best, err = believe(seen, whole, known, s.epoch)
 	}
-	best, err := believe(seen, whole, known, s.epoch)
 	if err != nil {
+		was.linger(ctx)
 		return nil, err
 	}
 	m := s.nodes.at(best.master)
@@ -381,6 +382,7 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 		if was == nil || was == m {
 			return nil, err
 		}
+		was.linger(ctx)
 		return nil, nil // the promotion is not finished: what we have stays
 	}
 	if was != m {
@@ -416,6 +418,18 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 	}
 	s.nodes.keep(named)
 	return t, nil
+}
+
+// linger asks a master of which nobody speaks for its replicas. What it says can
+// only raise what is needed.
+func (nd *node) linger(ctx context.Context) {
+	if nd == nil || nd.quorum == nil {
+		return
+	}
+	if role, attached, err := nd.replication(ctx); err == nil && role == "master" {
+		nd.quorum.Meet(attached)
+		nd.need.Store(max(nd.need.Load(), int64(nd.quorum.Need())))
+	}
 }
 
 // hear tells the quorum, and those who commit. acks is how many replicas the

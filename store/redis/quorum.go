@@ -66,6 +66,14 @@ func (q *Quorum) Hear(watchers int, heard [][]Replica, attached []string) {
 	q.counted, q.need = counts, max(len(counts), 1)
 }
 
+// Meet takes the replicas that the master says are in step with it, while nobody
+// else is heard.
+func (q *Quorum) Meet(attached []string) {
+	if q.counted != nil {
+		q.Hear(0, nil, attached)
+	}
+}
+
 // Need is how many replicas must have a write: never less than one. Before
 // anything was heard it is more than any master has.
 func (q *Quorum) Need() int {

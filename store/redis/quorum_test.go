@@ -47,6 +47,20 @@ func TestQuorum(t *testing.T) {
 	}
 }
 
+// While no watcher is heard, a replica is added and none is taken off.
+func TestQuorumThatMeetsReplicas(t *testing.T) {
+	q := &Quorum{}
+	if q.Meet([]string{"a"}); q.Need() != needUnknown {
+		t.Errorf("%d are needed, and nobody was heard", q.Need())
+	}
+	q.Hear(3, [][]Replica{{{Addr: "a"}}, {{Addr: "a"}}, {{Addr: "a"}}}, []string{"a"})
+	for _, attached := range [][]string{{"a", "b"}, nil, {"b"}} {
+		if q.Meet(attached); q.Need() != 2 {
+			t.Errorf("%d are needed when %v are in step", q.Need(), attached)
+		}
+	}
+}
+
 // After a failover the old master counts only when it is in step again.
 func TestQuorumOfAPromotedReplica(t *testing.T) {
 	q := &Quorum{}

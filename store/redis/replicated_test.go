@@ -341,6 +341,23 @@ func TestAReplicaThatDiesIsNotWaitedForLong(t *testing.T) {
 	}
 }
 
+// A replica comes back while no Sentinel is there to tell of it.
+func TestAReplicaThatComesBackUnseen(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	s := at(t, Config{URL: servers.URL()})
+	master, r := servers.Master(), servers.Replicas()[0]
+	r.Kill()
+	patiently(t, "one replica is enough", func() bool { return s.Masters()[master.Addr] == 1 })
+	for _, w := range servers.Sentinels {
+		w.Kill()
+	}
+	r.Start()
+	patiently(t, "both are needed", func() bool { return s.Masters()[master.Addr] == 2 })
+	w := write(s, 4)
+	w.more(t, 100)
+	w.end(t)
+}
+
 // Settings that break the promise are refused, with what to set; a mode that
 // promises less is taken.
 func TestWhatSafeAsksFor(t *testing.T) {
