@@ -75,6 +75,18 @@ func (r *Redis) configure(conf []byte, settings ...string) {
 	r.args = []string{file}
 }
 
+// Set adds a setting to the file of a node that does not run.
+func (r *Redis) Set(setting string) {
+	r.t.Helper()
+	text, err := os.ReadFile(r.args[0])
+	if err == nil {
+		err = os.WriteFile(r.args[0], append(text, "\n"+setting+"\n"...), 0o600)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // startNode starts a node that tells others to reach it through its relay.
 func startNode(t testing.TB, n *Net, name string, conf []byte, settings []string) *Redis {
 	t.Helper()

@@ -12,7 +12,7 @@ import (
 
 // members is what a node of a cluster says, in the lines of CLUSTER NODES.
 func members(s *Store, own string, lines ...string) *view {
-	v := &view{node: s.nodes.at(own), role: "master"}
+	v := &view{node: s.nodes.at(own), replication: &replication{role: "master"}}
 	for _, l := range lines {
 		m, _ := readLine(l)
 		v.members = append(v.members, m)
@@ -81,5 +81,24 @@ func TestReplicasOfAMaster(t *testing.T) {
 		if got := v.replicas(); !slices.Equal(got, want) {
 			t.Errorf("replicas %v, want %v, of\n%s", got, want, text)
 		}
+	}
+}
+
+// Who may acknowledge a write, by the word of the master.
+func TestWhoIsInStep(t *testing.T) {
+	const text = "role:master\r\n" +
+		"slave0:ip=127.0.0.1,port=1,state=online,offset=99000000,lag=1\r\n" +
+		"slave1:ip=127.0.0.1,port=2,state=wait_bgsave,offset=0,lag=0\r\n" +
+		"slave2:ip=127.0.0.1,port=3,state=online,offset=0,lag=0\r\n" + // it loads
+		"slave3:ip=127.0.0.1,port=4,state=online,offset=70000000,lag=0\r\n" + // it catches up
+		"slave4:ip=127.0.0.1,port=5,state=online,offset=99000000,lag=2\r\n" +
+		"slave5:ip=::1,port=6,state=online,offset=98999000,lag=0\r\n" +
+		"master_repl_offset:99000100\r\n"
+	r, err := readReplication(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := r.inStep(), []string{"127.0.0.1:1", "[::1]:6"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

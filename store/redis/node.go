@@ -374,10 +374,10 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 	if m == nil {
 		return nil, fmt.Errorf("no connection to %s can be made with these settings", best.master)
 	}
-	role, attached, err := m.replication(ctx)
-	if err != nil || role != "master" {
+	told, err := m.replication(ctx)
+	if err != nil || told.role != "master" {
 		if err == nil {
-			err = fmt.Errorf("%s is named as master %s, but is a %s", m.addr, s.place.master, role)
+			err = fmt.Errorf("%s is named as master %s, but is a %s", m.addr, s.place.master, told.role)
 		}
 		if was == nil || was == m {
 			return nil, err
@@ -405,6 +405,7 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 			named[net.JoinHostPort(r["ip"], r["port"])] = true
 		}
 	}
+	attached := told.inStep()
 	m.hear(watchers, heard, attached, len(attached))
 	for addr := range named {
 		s.nodes.at(addr) // replicas are examined too
@@ -426,8 +427,8 @@ func (nd *node) linger(ctx context.Context) {
 	if nd == nil || nd.quorum == nil {
 		return
 	}
-	if role, attached, err := nd.replication(ctx); err == nil && role == "master" {
-		nd.quorum.Meet(attached)
+	if r, err := nd.replication(ctx); err == nil && r.role == "master" {
+		nd.quorum.Meet(r.inStep())
 		nd.need.Store(max(nd.need.Load(), int64(nd.quorum.Need())))
 	}
 }
@@ -530,34 +531,68 @@ func tables(r rueidis.RedisResult) (all []map[string]string, err error) {
 	return all, err
 }
 
-// lagMax is for how many seconds a replica may not have acknowledged anything
-// and still be in step. It does so every second at least.
-const lagMax = 1
-
-// replication asks a server for its role and for the replicas that are in step.
-func (nd *node) replication(ctx context.Context) (role string, attached []string, err error) {
-	text, err := nd.client.Do(ctx, nd.client.B().Info().Section("replication").Build()).ToString()
-	if err != nil {
-		return "", nil, fmt.Errorf("%s: %w", nd.addr, err)
-	}
-	role, attached, _, err = readReplication(text)
-	return role, attached, err
+// A replication is what a server says of its replicas, and of its master.
+type replication struct {
+	role   string
+	linked bool  // a replica, to its master
+	offset int64 // up to which it has written
+	online []follower
 }
 
-// readReplication reads the lines of INFO replication. linked is what a replica
-// says of the way to its master.
+// A follower is a replica that its master has sent its data to.
+type follower struct {
+	addr   string
+	offset int64 // up to which it has acknowledged; zero: nothing yet
+	lag    int   // seconds since it acknowledged anything
+}
+
+// What a replica in step may lack.
+const (
+	lagMax    = 1        // seconds since its last word, and it has one every second at least
+	behindMax = 16 << 20 // octets: hardly what a server takes in between two looks
+)
+
+// inStep are the replicas whose acknowledgement a write may get before the next
+// look. One that was sent its master's data and is still loading it has not said
+// a word, and will not before it has loaded: to wait for it would be to wait for
+// that. It is the last to be promoted, having no offset to show, and then it has what
+// it had when it went: it is as good as away. One that is far behind will not have
+// caught up before it is looked at again.
+func (r *replication) inStep() (addrs []string) {
+	for _, f := range r.online {
+		if f.lag >= 0 && f.lag <= lagMax && f.offset > 0 && f.offset >= r.offset-behindMax {
+			addrs = append(addrs, f.addr)
+		}
+	}
+	return addrs
+}
+
+// replication asks a server for its role and its replicas.
+func (nd *node) replication(ctx context.Context) (*replication, error) {
+	text, err := nd.client.Do(ctx, nd.client.B().Info().Section("replication").Build()).ToString()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", nd.addr, err)
+	}
+	return readReplication(text)
+}
+
+// readReplication reads the lines of INFO replication:
 //
 //	role:master
 //	master_link_status:up
 //	slave0:ip=127.0.0.1,port=7002,state=online,offset=1234,lag=0
-func readReplication(text string) (role string, attached []string, linked bool, err error) {
+//	master_repl_offset:1240
+func readReplication(text string) (*replication, error) {
+	r := &replication{}
 	for line := range strings.Lines(text) {
 		k, v, _ := strings.Cut(strings.TrimSpace(line), ":")
 		switch k {
 		case "role":
-			role = v
+			r.role = v
 		case "master_link_status":
-			linked = v == "up"
+			r.linked = v == "up"
+		case "master_repl_offset":
+			r.offset, _ = strconv.ParseInt(v, 10, 64)
 		}
 		if n, ok := strings.CutPrefix(k, "slave"); !ok || strings.Trim(n, "0123456789") != "" {
 			continue
@@ -567,14 +602,20 @@ func readReplication(text string) (role string, attached []string, linked bool, 
 			name, value, _ := strings.Cut(f, "=")
 			fields[name] = value
 		}
-		if lag, err := strconv.Atoi(fields["lag"]); err == nil && lag >= 0 && lag <= lagMax && fields["state"] == "online" {
-			attached = append(attached, net.JoinHostPort(fields["ip"], fields["port"]))
+		if fields["state"] != "online" {
+			continue
 		}
+		f := follower{addr: net.JoinHostPort(fields["ip"], fields["port"]), lag: -1}
+		if lag, err := strconv.Atoi(fields["lag"]); err == nil {
+			f.lag = lag
+		}
+		f.offset, _ = strconv.ParseInt(fields["offset"], 10, 64)
+		r.online = append(r.online, f)
 	}
-	if role == "" {
-		err = errors.New("INFO replication names no role")
+	if r.role == "" {
+		return nil, errors.New("INFO replication names no role")
 	}
-	return role, attached, linked, err
+	return r, nil
 }
 
 // slots is the hash slot of each partition's keys in a cluster: CRC-16 of what
@@ -621,11 +662,9 @@ func (m *line) is(flag string) bool { return slices.Contains(m.flags, flag) }
 
 // A view is what one node of a cluster says.
 type view struct {
-	node     *node
-	members  []line
-	role     string
-	attached []string // by a master's own word
-	linked   bool     // by a replica's
+	node    *node
+	members []line
+	*replication
 }
 
 // lookAtCluster believes the newest epoch about who has a slot, and each master
@@ -716,7 +755,7 @@ func (s *Store) agree(views []*view, whole bool) (*topology, error) {
 	for _, nd := range t.masters {
 		for _, v := range views {
 			if v.node == nd && v.role == "master" {
-				nd.hear(1, [][]Replica{v.replicas()}, v.followers(views), len(v.attached))
+				nd.hear(1, [][]Replica{v.replicas()}, v.followers(views), len(v.inStep()))
 			}
 		}
 	}
@@ -797,9 +836,9 @@ func (v *view) self() *line {
 // followers are the replicas of the node that are in step, by its word or by
 // theirs: it may know them by other addresses than the cluster does.
 func (v *view) followers(views []*view) (addrs []string) {
-	me := v.self()
+	me, attached := v.self(), v.inStep()
 	for _, r := range v.replicas() {
-		if slices.Contains(v.attached, r.Addr) || slices.ContainsFunc(views, func(w *view) bool {
+		if slices.Contains(attached, r.Addr) || slices.ContainsFunc(views, func(w *view) bool {
 			return w.linked && w.self().master == me.id && w.self().addr == r.Addr
 		}) {
 			addrs = append(addrs, r.Addr)
@@ -819,7 +858,7 @@ func (nd *node) view(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
-	v.role, v.attached, v.linked, err = readReplication(info)
+	v.replication, err = readReplication(info)
 	return v, err
 }
 

@@ -341,6 +341,45 @@ func TestAReplicaThatDiesIsNotWaitedForLong(t *testing.T) {
 	}
 }
 
+// A replica that comes back empty has to load all its master has. Nobody waits for
+// it meanwhile.
+func TestAReplicaThatLoadsIsNotWaitedFor(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2, "loading-process-events-interval-bytes 1024")
+	s := at(t, Config{URL: servers.URL()})
+	cs := make([]store.Commit, 16_000)
+	for i := range cs {
+		cs[i].Writes = []store.Write{{Op: store.Put, Key: storetest.Key(store.Partition(i%store.Partitions), fmt.Sprint(i)), New: storetest.NewVersion(), Bytes: make([]byte, 100)}}
+	}
+	for from := 0; from < len(cs); from += 1000 {
+		s.Commit(t.Context(), cs[from:from+1000])
+	}
+	master, r := servers.Master(), servers.Replicas()[0]
+	dir := r.Must("CONFIG", "GET", "dir")[1]
+	r.Kill()
+	patiently(t, "one replica is enough", func() bool { return s.Masters()[master.Addr] == 1 })
+	if err := os.RemoveAll(filepath.Join(dir, "appendonlydir")); err != nil {
+		t.Fatal(err)
+	}
+	r.Set("key-load-delay 400") // microseconds for each record
+	loads := func() bool {
+		in := master.Info("replication")
+		return strings.Contains(in["slave0"]+in["slave1"], "state=online,offset=0,")
+	}
+	w := write(s, 4)
+	r.Start()
+	patiently(t, "the replica was sent everything, and has loaded a third", func() bool {
+		done, _ := strconv.ParseFloat(r.Info("persistence")["loading_loaded_perc"], 64)
+		return loads() && done > 33
+	})
+	w.more(t, 100)
+	if !loads() {
+		t.Error("nothing was told while it loaded")
+	}
+	patiently(t, "both are needed", func() bool { return s.Masters()[master.Addr] == 2 })
+	w.more(t, 100)
+	w.end(t)
+}
+
 // A replica comes back while no Sentinel is there to tell of it.
 func TestAReplicaThatComesBackUnseen(t *testing.T) {
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
