@@ -56,6 +56,7 @@ type Server struct {
 	Policy    string
 	Broken    string // why it takes no writes; empty: it takes them
 	Priority  int    // replica-priority
+	Never     bool   // of a replica: it is configured never to be promoted
 	Writes    int    // min-replicas-to-write
 	Lag       int    // min-replicas-max-lag, in seconds
 	Backlog   int64  // repl-backlog-size
@@ -219,8 +220,8 @@ func (nd *node) examine(ctx context.Context) (*Server, error) {
 	before := time.Now()
 	rs := nd.client.DoMulti(ctx, b.Time().Build(), b.Info().Build(),
 		b.ConfigGet().Parameter("appendfsync").Build(), b.ConfigGet().Parameter("stop-writes-on-bgsave-error").Build(),
-		b.ConfigGet().Parameter("replica-priority").Build(), b.ConfigGet().Parameter("min-replicas-*").Build(),
-		b.ConfigGet().Parameter("repl-backlog-size").Build())
+		b.ConfigGet().Parameter("min-replicas-*").Build(),
+		b.ConfigGet().Parameter("repl-backlog-size").Build(), b.ConfigGet().Parameter("cluster-replica-no-failover").Build())
 	now, err := readTime(rs[0])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
@@ -243,12 +244,16 @@ func (nd *node) examine(ctx context.Context) (*Server, error) {
 	n := &Server{
 		Addr: nd.addr, Version: in["redis_version"], Role: in["role"], AOF: in["aof_enabled"] == "1", Fsync: in["appendfsync"],
 		Replicas: int(number("connected_slaves")), Memory: number("used_memory"), MemoryMax: number("maxmemory"),
-		Machine: number("total_system_memory"), Policy: in["maxmemory_policy"], Priority: int(number("replica-priority")),
+		Machine: number("total_system_memory"), Policy: in["maxmemory_policy"], Priority: int(number("slave_priority")),
 		Writes: int(number("min-replicas-to-write")), Lag: int(number("min-replicas-max-lag")), Backlog: number("repl-backlog-size"),
 		Skew: now.Sub(before),
 	}
 	if n.Role == "slave" {
 		n.Role, n.Master = "replica", net.JoinHostPort(in["master_host"], in["master_port"])
+		n.Never = n.Priority == 0
+		if in["cluster_enabled"] == "1" {
+			n.Never = in["cluster-replica-no-failover"] == "yes"
+		}
 	}
 	switch {
 	case n.AOF && in["aof_last_write_status"] == "err":
@@ -306,7 +311,7 @@ func (r *Report) safe() error {
 		case n.Skew.Abs() > skewMax:
 			return lacks("clocks that agree, and that of %s is %s away from this machine's: set them by NTP", n.Addr, n.Skew.Abs().Round(time.Second))
 		}
-		if n.Role != "replica" || n.Priority == 0 {
+		if n.Role != "replica" || n.Never {
 			continue
 		}
 		if priority != 0 && n.Priority != priority {
@@ -319,8 +324,12 @@ func (r *Report) safe() error {
 		if m.Role != "master" {
 			break
 		}
-		if have := r.replicasOf(m.Addr); have < replicasMin && !r.cluster {
-			return lacks("two replicas, and %s has %d: start another one with replicaof %s", m.Addr, have, strings.ReplaceAll(m.Addr, ":", " "))
+		have, fit := r.replicasOf(m.Addr)
+		if fit < replicasMin && !r.cluster {
+			return lacks("two replicas that could be promoted, and %s has %d: start another one with replicaof %s", m.Addr, fit, strings.ReplaceAll(m.Addr, ":", " "))
+		}
+		if m.Replicas > have && !r.cluster {
+			return lacks("every replica to be known to the Sentinels, and %s has %d that are not: CONFIG SET replica-announced yes there, or stop them", m.Addr, m.Replicas-have)
 		}
 	}
 	if r.cluster {
@@ -337,17 +346,20 @@ func (r *Report) safe() error {
 	return nil
 }
 
-// replicasOf counts the replicas of a master that answered or are named.
-func (r *Report) replicasOf(addr string) (n int) {
+// replicasOf counts the replicas of a master that answered or are named, and how
+// many of them could be promoted.
+func (r *Report) replicasOf(addr string) (all, fit int) {
 	for i := range r.Nodes {
-		if r.Nodes[i].Role == "replica" && (r.Nodes[i].Master == addr || !r.cluster) {
-			n++
+		if n := &r.Nodes[i]; n.Role == "replica" && (n.Master == addr || !r.cluster) {
+			all++
+			fit += order(!n.Never)
 		}
 	}
 	if !r.cluster {
-		n += len(r.silent) - r.silentSentinels()
+		silent := len(r.silent) - r.silentSentinels()
+		all, fit = all+silent, fit+silent
 	}
-	return n
+	return all, fit
 }
 
 // silentSentinels counts the Sentinels that did not answer: others know of them.
@@ -416,8 +428,10 @@ func (r *Report) doubtNode(n *Server, doubt func(mend, format string, args ...an
 	case n.Machine > 0 && n.MemoryMax/memoryShareMax > n.Machine/100:
 		doubt("CONFIG SET maxmemory to 45 % of the machine's memory", "may use more than %d %% of the machine's memory: a copy for a replica may not fit beside it", memoryShareMax)
 	}
-	if n.Role == "master" && r.cluster && r.Mode == Safe && r.replicasOf(n.Addr) < replicasMin {
-		doubt("add a second replica to each master", "has one replica: after its failover nothing is answered from its slots until it is back")
+	if n.Role == "master" && r.cluster && r.Mode == Safe {
+		if _, fit := r.replicasOf(n.Addr); fit < replicasMin {
+			doubt("add a second replica to each master", "has one replica: after its failover nothing is answered from its slots until it is back")
+		}
 	}
 	if n.Role == "master" && (n.Writes < 1 || n.Lag > 2 || n.Lag == 0) {
 		doubt("CONFIG SET min-replicas-to-write 1, CONFIG SET min-replicas-max-lag 2", "goes on taking writes when no replica hears it: more work is done that nobody is told about")

@@ -99,6 +99,17 @@ func TestWhoIsInStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, want := r.inStep(), []string{"127.0.0.1:1", "[::1]:6"}; !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
+		t.Errorf("in step are %v, want %v", got, want)
+	}
+	named := map[string]bool{"127.0.0.1:1": true, "127.0.0.1:3": true, "127.0.0.1:4": true}
+	strangers := r.strangers(named)
+	if want := []string{"127.0.0.1:5", "[::1]:6"}; !slices.Equal(strangers, want) {
+		t.Errorf("strangers are %v, want %v", strangers, want)
+	}
+	m := &node{}
+	list := []Replica{{Addr: "127.0.0.1:1"}, {Addr: "127.0.0.1:4"}}
+	m.hear(3, [][]Replica{list, list, list}, r.inStep(), strangers)
+	if m.need.Load() != 4 {
+		t.Errorf("%d are needed of the two that are named, and two strangers", m.need.Load())
 	}
 }

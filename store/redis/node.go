@@ -405,8 +405,7 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 			named[net.JoinHostPort(r["ip"], r["port"])] = true
 		}
 	}
-	attached := told.inStep()
-	m.hear(watchers, heard, attached, len(attached))
+	m.hear(watchers, heard, told.inStep(), told.strangers(named))
 	for addr := range named {
 		s.nodes.at(addr) // replicas are examined too
 	}
@@ -433,14 +432,20 @@ func (nd *node) linger(ctx context.Context) {
 	}
 }
 
-// hear tells the quorum, and those who commit. acks is how many replicas the
-// master itself says are in step.
-func (nd *node) hear(watchers int, heard [][]Replica, attached []string, acks int) {
+// hear tells the quorum, and those who commit. strangers are replicas by the
+// master's word alone, whether they are in step or not.
+func (nd *node) hear(watchers int, heard [][]Replica, attached, strangers []string) {
 	if nd.quorum == nil {
 		nd.quorum = &Quorum{}
 	}
 	nd.quorum.Hear(watchers, heard, attached)
-	nd.need.Store(int64(max(nd.quorum.Need(), acks)))
+	need := nd.quorum.Need()
+	for _, addr := range strangers {
+		if !nd.quorum.counted[addr] {
+			need++
+		}
+	}
+	nd.need.Store(int64(need))
 }
 
 // sight asks all Sentinels at once. whole reports whether all that anybody knows
@@ -508,9 +513,7 @@ func (nd *node) sight(ctx context.Context, name string) (*sighting, error) {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
 	for _, r := range v.sure {
-		if r["slave-priority"] != "0" {
-			v.replicas = append(v.replicas, Replica{net.JoinHostPort(r["ip"], r["port"]), strings.Contains(r["flags"], "_down")})
-		}
+		v.replicas = append(v.replicas, Replica{net.JoinHostPort(r["ip"], r["port"]), strings.Contains(r["flags"], "_down")})
 	}
 	peers, err := tables(rs[4])
 	for _, p := range peers {
@@ -561,6 +564,18 @@ const (
 func (r *replication) inStep() (addrs []string) {
 	for _, f := range r.online {
 		if f.lag >= 0 && f.lag <= lagMax && f.offset > 0 && f.offset >= r.offset-behindMax {
+			addrs = append(addrs, f.addr)
+		}
+	}
+	return addrs
+}
+
+// strangers are the replicas that acknowledge and are not named by anybody else.
+// They are never promoted, and nobody says when they are down, so they count for
+// as long as the master has them, in step or not.
+func (r *replication) strangers(named map[string]bool) (addrs []string) {
+	for _, f := range r.online {
+		if f.offset > 0 && !named[f.addr] {
 			addrs = append(addrs, f.addr)
 		}
 	}
@@ -755,7 +770,8 @@ func (s *Store) agree(views []*view, whole bool) (*topology, error) {
 	for _, nd := range t.masters {
 		for _, v := range views {
 			if v.node == nd && v.role == "master" {
-				nd.hear(1, [][]Replica{v.replicas()}, v.followers(views), len(v.inStep()))
+				nd.hear(1, [][]Replica{v.replicas()}, v.followers(views), nil)
+				nd.need.Store(max(nd.need.Load(), int64(len(v.inStep())))) // those that are not of the cluster too
 			}
 		}
 	}

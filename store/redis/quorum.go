@@ -1,8 +1,7 @@
 package redis
 
 // A Replica is what one watcher says of a replica: a Sentinel, or a node of a
-// Cluster. Down is s_down at a Sentinel, FAIL in a Cluster. A replica that is
-// configured never to be promoted is not named.
+// Cluster. Down is s_down at a Sentinel, FAIL in a Cluster.
 type Replica struct {
 	Addr string
 	Down bool
@@ -13,7 +12,8 @@ type Replica struct {
 // plain state: whoever watches tells it, whoever writes asks it.
 //
 // What counts is every replica that could be promoted, and every one that
-// acknowledges, since WAIT tells how many have a write and not which.
+// acknowledges, also if it is configured never to be promoted, since WAIT tells how
+// many have a write and not which.
 type Quorum struct {
 	counted map[string]bool // nil: nothing was heard yet
 	need    int

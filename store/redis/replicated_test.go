@@ -341,6 +341,41 @@ func TestAReplicaThatDiesIsNotWaitedForLong(t *testing.T) {
 	}
 }
 
+// A replica that is never promoted acknowledges like the others. Also when the
+// master has just woken, and has not heard of any of them for a while, its word
+// does not stand for theirs.
+func TestAReplicaThatIsNeverPromoted(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 3)
+	master, never := servers.Master(), servers.Replicas()[0]
+	never.Must("CONFIG", "SET", "replica-priority", "0")
+	for _, w := range servers.Sentinels {
+		w.Must("SENTINEL", "SET", "rtm", "down-after-milliseconds", "60000")
+		patiently(t, "a Sentinel knows that it is never to be promoted", func() bool {
+			return strings.Contains(strings.Join(w.Must("SENTINEL", "REPLICAS", "rtm"), " "), "slave-priority 0")
+		})
+	}
+	s := at(t, Config{URL: servers.URL()})
+	w := write(s, 8)
+	w.more(t, 200)
+	for range 4 {
+		patiently(t, "all are needed", func() bool { return s.Masters()[master.Addr] == 3 })
+		master.Freeze()
+		patiently(t, "nobody has heard of the master for a while", func() bool {
+			silent, _ := strconv.Atoi(never.Info("replication")["master_last_io_seconds_ago"])
+			return silent >= 2
+		})
+		told := w.told()
+		master.Thaw()
+		patiently(t, "the writers write again", func() bool {
+			if need := s.Masters()[master.Addr]; need < 3 {
+				t.Fatalf("%d of 3 are needed", need)
+			}
+			return w.told() > told+500
+		})
+	}
+	w.end(t)
+}
+
 // A replica that comes back empty has to load all its master has. Nobody waits for
 // it meanwhile.
 func TestAReplicaThatLoadsIsNotWaitedFor(t *testing.T) {
@@ -423,8 +458,19 @@ func TestWhatSafeAsksFor(t *testing.T) {
 	} else {
 		s.Close()
 	}
+	servers.Replicas()[0].Must("CONFIG", "SET", "replica-priority", "0")
+	if _, err := Open(t.Context(), Config{URL: servers.URL()}); err == nil || !strings.Contains(err.Error(), "two replicas that could be promoted") {
+		t.Errorf("a replica that is never promoted: %v", err)
+	}
 	servers.Replicas()[0].Must("CONFIG", "SET", "replica-priority", "100")
 	at(t, Config{URL: servers.URL()})
+	host, port, _ := net.SplitHostPort(servers.Master().Addr)
+	extra := rtmtest.StartRedis(t, "--replicaof", host+" "+port, "--appendonly", "yes", "--replica-announced", "no")
+	patiently(t, "a replica that is not announced follows", func() bool { return servers.Master().Info("replication")["connected_slaves"] == "3" })
+	if _, err := Open(t.Context(), Config{URL: servers.URL()}); err == nil || !strings.Contains(err.Error(), "CONFIG SET replica-announced yes") {
+		t.Errorf("a replica of which no Sentinel knows: %v", err)
+	}
+	extra.Kill()
 }
 
 // leastRights is the ACL of docs/redis.md: what a store needs, and nothing else.
