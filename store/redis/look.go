@@ -306,7 +306,7 @@ func (r *Report) safe() error {
 		switch {
 		case !n.AOF:
 			return lacks("appendonly yes at every node, and %s has none: a server that restarts empty would empty its replicas; CONFIG SET appendonly yes", n.Addr)
-		case n.Role == "master" && n.Writes < 1 && !r.cluster:
+		case n.Writes < 1 && !r.cluster:
 			return lacks("min-replicas-to-write 1 at every node, and %s has %d; CONFIG SET min-replicas-to-write 1", n.Addr, n.Writes)
 		case n.Skew.Abs() > skewMax:
 			return lacks("clocks that agree, and that of %s is %s away from this machine's: set them by NTP", n.Addr, n.Skew.Abs().Round(time.Second))
@@ -319,12 +319,16 @@ func (r *Report) safe() error {
 		}
 		priority = n.Priority
 	}
+	followers := 0 // by the word of the masters
 	for i := range r.Nodes {
 		m := &r.Nodes[i]
 		if m.Role != "master" {
 			break
 		}
 		have, fit := r.replicasOf(m.Addr)
+		if followers += m.Replicas; r.cluster && max(have, m.Replicas)+len(r.silent) == 0 {
+			return lacks("replicas for each master, two if its slots are to be served while one is away, and %s has none: CLUSTER REPLICATE at a new node", m.Addr)
+		}
 		if fit < replicasMin && !r.cluster {
 			return lacks("two replicas that could be promoted, and %s has %d: start another one with replicaof %s", m.Addr, fit, strings.ReplaceAll(m.Addr, ":", " "))
 		}
@@ -333,6 +337,9 @@ func (r *Report) safe() error {
 		}
 	}
 	if r.cluster {
+		if all := r.replicas() + len(r.silent); followers > all {
+			return lacks("every replica to be a node of the cluster, and there are %d that are not: REPLICAOF NO ONE there, or stop them", followers-all)
+		}
 		return nil // with one replica a shard waits after its failover: a doubt
 	}
 	if n := len(r.Sentinels) + r.silentSentinels(); n < sentinelsMin {
@@ -360,6 +367,14 @@ func (r *Report) replicasOf(addr string) (all, fit int) {
 		all, fit = all+silent, fit+silent
 	}
 	return all, fit
+}
+
+// replicas counts those that answered.
+func (r *Report) replicas() (n int) {
+	for i := range r.Nodes {
+		n += order(r.Nodes[i].Role == "replica")
+	}
+	return n
 }
 
 // silentSentinels counts the Sentinels that did not answer: others know of them.
@@ -416,8 +431,12 @@ func (r *Report) doubtNode(n *Server, doubt func(mend, format string, args ...an
 	if !n.AOF {
 		doubt("CONFIG SET appendonly yes", "keeps no append-only file: if it restarts before it is seen to be down, it empties its replicas")
 	} else if n.Fsync != "always" {
+		when := "every second"
+		if n.Fsync == "no" {
+			when = "when its machine likes to"
+		}
 		doubt("have its service restart it after three times down-after-milliseconds at the soonest, or CONFIG SET appendfsync always",
-			"writes to disk every second: if it restarts before it is seen to be down, it comes back older, and its replicas with it")
+			"writes to disk %s: if it restarts before it is seen to be down, it comes back older, and its replicas with it", when)
 	}
 	if n.Backlog > 0 && n.Backlog < backlogMin {
 		doubt("CONFIG SET repl-backlog-size 256mb", "has a replication backlog of %d MiB: a replica that was away for a moment has to copy everything", n.Backlog>>20)
