@@ -186,14 +186,14 @@ func (s *Store) sendTo(ctx context.Context, cs []store.Commit, todo []int, route
 	cmds := make(rueidis.Commands, 0, len(todo)+3)
 	of := make([]int, 0, len(todo)+3) // the commit of each command
 	const plain, wait = -1, -2
-	bare := store.Partition(store.Partitions) // of a commit that only checks and no fence stands behind
+	bare := false // there is a commit that only checks, and no fence stands behind it
 	seal := func() {
 		if need == 0 {
 			return
 		}
-		if bare < store.Partitions {
-			cmds, of = append(cmds, b.Set().Key(fenceKey(bare)).Value("").Build()), append(of, plain)
-			bare = store.Partitions
+		if bare {
+			cmds, of = append(cmds, b.Set().Key(fenceKey(store.Partition(nd.fence.Load()))).Value("").Build()), append(of, plain)
+			bare = false
 		}
 		cmds, of = append(cmds, b.Arbitrary("WAIT", strconv.Itoa(need), strconv.Itoa(waitMillis)).Blocking()), append(of, wait)
 	}
@@ -203,9 +203,7 @@ func (s *Store) sendTo(ctx context.Context, cs []store.Commit, todo []int, route
 		}
 		keys, args := arguments(&cs[i])
 		cmds, of = append(cmds, call(b, routes[i].whole, commitScript, commitSHA, keys, args)), append(of, i)
-		if checksOnly(&cs[i]) {
-			bare = cs[i].Writes[0].Key.Partition
-		}
+		bare = bare || checksOnly(&cs[i])
 		if (j+1)%waitBatch == 0 || j == len(todo)-1 {
 			seal()
 		}
@@ -216,7 +214,7 @@ func (s *Store) sendTo(ctx context.Context, cs []store.Commit, todo []int, route
 		case i == plain:
 			fenced = fenced && r.Error() == nil
 		case i == wait:
-			s.settle(of[sealed:j], rs, r, max(need, s.need(nd)), fenced)
+			s.settle(cs, of[sealed:j], rs, r, max(need, s.need(nd)), fenced)
 			sealed, fenced = j+1, true
 		default:
 			if s.redirected(&routes[i], cs[i].Writes[0].Key.Partition, r.Error()) {
@@ -247,19 +245,24 @@ func checksOnly(c *store.Commit) bool {
 }
 
 // settle puts commits in doubt that are done at the master, and not known to be
-// at as many replicas as are needed.
-func (s *Store) settle(of []int, rs []store.Result, wait rueidis.RedisResult, need int, fenced bool) {
+// at as many replicas as are needed. Without its fence a WAIT says nothing about
+// those that only check.
+func (s *Store) settle(cs []store.Commit, of []int, rs []store.Result, wait rueidis.RedisResult, need int, fenced bool) {
 	have, err := wait.AsInt64()
-	if err == nil && have >= int64(need) && fenced {
+	proved := err == nil && have >= int64(need)
+	if proved && fenced {
 		return
 	}
-	if err == nil {
+	switch {
+	case proved:
+		err = errors.New("it only checks, and the fence behind it was refused")
+	case err == nil:
 		err = fmt.Errorf("%d replicas have it, %d must", have, need)
 		s.Unproved.Add(1)
 	}
 	s.soon()
 	for _, i := range of {
-		if i >= 0 && rs[i].Outcome == store.Done {
+		if i >= 0 && rs[i].Outcome == store.Done && !(proved && !checksOnly(&cs[i])) {
 			rs[i] = store.Result{Outcome: store.InDoubt, Err: err}
 		}
 	}

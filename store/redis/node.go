@@ -43,6 +43,7 @@ type node struct {
 	clock  store.Clock // likewise
 	marks  []mark      // likewise: of slots that come or go, as the node itself said last
 	need   atomic.Int64
+	fence  atomic.Int64 // the partition in which fences are written
 	ahead  atomic.Int64 // nanoseconds that its clock is ahead of the store's
 
 	mu    sync.Mutex     // guards wires
@@ -766,6 +767,11 @@ func (s *Store) agree(views []*view, whole bool) (*topology, error) {
 	}
 	if len(t.masters) == 0 {
 		return nil, errors.New("no node of the cluster has any slots: create the cluster first")
+	}
+	for p, nd := range t.of {
+		if nd != nil && !slices.ContainsFunc(nd.marks, func(m mark) bool { return m.slot == slots[p] }) {
+			nd.fence.Store(int64(p)) // one that stays where it is
+		}
 	}
 	for _, nd := range t.masters {
 		for _, v := range views {

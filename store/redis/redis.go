@@ -378,23 +378,27 @@ func record(text string) store.Record {
 // is told only when they have it too: an event that a failover takes back must
 // not be in a record file.
 func (s *Store) Events(ctx context.Context, p store.Partition, after uint64, n int) (events []store.Event, err error) {
-	read := s.topology.Load().of[p]
-	err = s.ask(ctx, 1, func(int) store.Partition { return p },
-		func(_ int, b rueidis.Builder) rueidis.Completed {
-			return b.Xrange().Key(streamKey(p)).Start("(0-" + strconv.FormatUint(after, 10)).End("+").Count(int64(n)).Build()
-		},
-		func(_ int, r rueidis.RedisResult) (err error) {
-			events, err = readEvents(p, r)
-			return err
-		})
-	if err == nil && len(events) > 0 {
-		err = s.prove(ctx, p)
-		if now := s.topology.Load().of[p]; err == nil && now != read { // one read, the other proved
-			err = fmt.Errorf("partition %d has another master since its events were read", p)
-		}
+	if s.closed.Load() {
+		return nil, store.ErrClosed
 	}
-	if err != nil {
+	nd := s.topology.Load().of[p]
+	if nd == nil {
+		return nil, errNobody
+	}
+	events, err = readEvents(p, nd.client.Do(ctx,
+		nd.client.B().Xrange().Key(streamKey(p)).Start("(0-"+strconv.FormatUint(after, 10)).End("+").Count(int64(n)).Build()))
+	if err != nil { // of a stream that has gone elsewhere too: what one reads, another cannot prove
+		s.soon()
 		return nil, err
+	}
+	if len(events) == 0 {
+		return events, nil
+	}
+	if err := s.prove(ctx, nd); err != nil {
+		return nil, err
+	}
+	if s.topology.Load().of[p] != nd {
+		return nil, fmt.Errorf("partition %d has another master since its events were read", p)
 	}
 	return events, nil
 }
@@ -415,19 +419,19 @@ func readEvents(p store.Partition, r rueidis.RedisResult) ([]store.Event, error)
 	return events, nil
 }
 
-// prove returns when all that was written to p's node before is as durable as
-// the mode says.
-func (s *Store) prove(ctx context.Context, p store.Partition) error {
-	nd := s.topology.Load().of[p]
-	if nd == nil {
-		return errNobody
-	}
+// prove returns when all that was written to nd before is as durable as the mode
+// says.
+func (s *Store) prove(ctx context.Context, nd *node) error {
 	need := s.need(nd)
 	if need == 0 {
 		return nil
 	}
+	if need >= needUnknown {
+		s.soon()
+		return fmt.Errorf("it is not known yet which replicas %s has", nd.addr)
+	}
 	b := nd.client.B()
-	rs := nd.client.DoMulti(ctx, b.Set().Key(fenceKey(p)).Value("").Build(),
+	rs := nd.client.DoMulti(ctx, b.Set().Key(fenceKey(store.Partition(nd.fence.Load()))).Value("").Build(),
 		b.Arbitrary("WAIT", strconv.Itoa(need), strconv.Itoa(waitMillis)).Blocking())
 	if err := rs[0].Error(); err != nil {
 		return err

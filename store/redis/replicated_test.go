@@ -236,13 +236,8 @@ func patient(t *testing.T, s *Store, c store.Commit) (r store.Result) {
 	return r
 }
 
-// The master that a slot is leaving is replaced. Its heir does not know that, and has
-// not the records that have left: it is not asked until it is told.
-func TestASlotIsTornByAFailover(t *testing.T) {
-	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
-	s := at(t, Config{URL: servers.URL()})
-	const p = 5
-	var from, to *rtmtest.Redis
+// ends are the master of p, and another one.
+func ends(servers *rtmtest.Cluster, s *Store, p store.Partition) (from, to *rtmtest.Redis) {
 	for _, m := range servers.Masters() {
 		if m.Addr == s.topology.Load().of[p].addr {
 			from = m
@@ -250,6 +245,71 @@ func TestASlotIsTornByAFailover(t *testing.T) {
 			to = m
 		}
 	}
+	return from, to
+}
+
+// While a slot is on its way, what shares a batch with it is told, and events are
+// told by one master or not at all.
+func TestWhileASlotIsOnItsWay(t *testing.T) {
+	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
+	s := at(t, Config{URL: servers.URL()})
+	const p = 5
+	nd := s.topology.Load().of[p]
+	from, to := ends(servers, s, p)
+	first := store.Commit{
+		Writes: []store.Write{{Op: store.Put, Key: storetest.Key(p, "a"), New: storetest.NewVersion()}},
+		Wake:   time.Now().Add(time.Hour), Index: store.Earlier, Events: [][]byte{[]byte("x")},
+	}
+	if r := patient(t, s, first); r.Outcome != store.Done {
+		t.Fatal(r)
+	}
+	slot := strconv.Itoa(slots[p])
+	to.Must("CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID())
+	from.Must("CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID())
+	other := store.Partition(0)
+	for other == p || s.topology.Load().of[other] != nd {
+		other++
+	}
+	commit := func() (checked, put store.Outcome) {
+		rs, _ := s.Commit(t.Context(), []store.Commit{
+			{Writes: []store.Write{{Op: store.Check, Key: first.Writes[0].Key, Seen: first.Writes[0].New}}},
+			{Writes: []store.Write{{Op: store.Put, Key: storetest.Key(other, fmt.Sprint(storetest.NewVersion())), New: storetest.NewVersion()}}},
+		})
+		return rs[0].Outcome, rs[1].Outcome
+	}
+	patiently(t, "both are done", func() bool {
+		checked, put := commit()
+		return checked == store.Done && put == store.Done
+	})
+	patiently(t, "a fence is refused", func() bool {
+		nd.fence.Store(p) // until the next look
+		checked, put := commit()
+		if put != store.Done {
+			t.Fatalf("a write is %s with it", put)
+		}
+		return checked == store.InDoubt
+	})
+	events := func() bool {
+		es, err := s.Events(t.Context(), p, 0, 10)
+		return err == nil && len(es) == 1
+	}
+	patiently(t, "the events are read before they leave", events)
+	host, port, _ := net.SplitHostPort(to.Addr)
+	from.Must("MIGRATE", host, port, streamKey(p), "0", "1000")
+	if es, err := s.Events(t.Context(), p, 0, 10); err == nil {
+		t.Errorf("%d events were read from one master and proved at another", len(es))
+	}
+	servers.Migrate(slots[p], from, to)
+	patiently(t, "the events are read where they are", events)
+}
+
+// The master that a slot is leaving is replaced. Its heir does not know that, and has
+// not the records that have left: it is not asked until it is told.
+func TestASlotIsTornByAFailover(t *testing.T) {
+	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
+	s := at(t, Config{URL: servers.URL()})
+	const p = 5
+	from, to := ends(servers, s, p)
 	stays, left := storetest.Key(p, "stays"), storetest.Key(p, "left")
 	first := store.Commit{Writes: []store.Write{
 		{Op: store.Put, Key: stays, New: storetest.NewVersion()}, {Op: store.Put, Key: left, New: storetest.NewVersion()},
