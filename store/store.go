@@ -99,7 +99,9 @@ type Commit struct {
 // An Outcome is what became of a commit.
 type Outcome uint8
 
-// The four outcomes. After InDoubt nobody knows whether the commit took place:
+// The four outcomes. What a Conflict shows is not proved: until a commit that has
+// seen it is Done, a failover or a loss of power may take it back. So it is good for
+// deciding again, and for nothing that anybody is told. After InDoubt nobody knows whether the commit took place:
 // load again and look for the version.
 const (
 	Done     Outcome = iota + 1 // all of it is there, and durable
