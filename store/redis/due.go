@@ -140,6 +140,9 @@ func elsewhere(err error) bool {
 // claim takes about n entries, as many of each ripe partition.
 func (h *haul) claim(ctx context.Context, n int, lease time.Duration) {
 	ps, m := h.ripe[:min(len(h.ripe), n)], h.from
+	if len(ps) < len(h.ripe) {
+		h.sooner(h.now.UnixMilli()) // the others are for the next time, which is now
+	}
 	args := []string{strconv.Itoa(n / len(ps)), strconv.FormatInt(lease.Milliseconds(), 10),
 		strconv.FormatInt(time.Duration(m.ahead.Load()).Milliseconds(), 10)}
 	for _, whole := range []bool{false, true} {

@@ -139,8 +139,8 @@ func readInfo(text string) map[string]string {
 }
 
 // recheck looks at the settings again, and says what has become wrong.
-func (s *Store) recheck() {
-	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+func (s *Store) recheck(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	r, err := s.examine(ctx)
 	if err != nil {

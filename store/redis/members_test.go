@@ -84,6 +84,19 @@ func TestReplicasOfAMaster(t *testing.T) {
 	}
 }
 
+// Addresses of IPv6 stand in CLUSTER NODES without brackets; a node that has none
+// yet is of no use.
+func TestAddressesOfMembers(t *testing.T) {
+	for in, want := range map[string]string{
+		"::1:7001@17001": "[::1]:7001", "fe80::1:2:7001@17001,host": "[fe80::1:2]:7001", "10.0.0.1:7001@17001": "10.0.0.1:7001",
+		":7001@17001": "", "10.0.0.1:0@17001": "", ":0@0": "",
+	} {
+		if m, ok := readLine("aaaa " + in + " master - 0 0 1 connected 0-16383"); !ok || m.addr != want {
+			t.Errorf("%s: %q, want %q", in, m.addr, want)
+		}
+	}
+}
+
 // Who may acknowledge a write, by the word of the master.
 func TestWhoIsInStep(t *testing.T) {
 	const text = "role:master\r\n" +

@@ -25,6 +25,7 @@ import (
 const (
 	watchEvery  = 200 * time.Millisecond
 	watchAnswer = 300 * time.Millisecond // what does not answer by then has not answered
+	hurryEvery  = 20 * time.Millisecond  // it is not looked more often, however many want it
 	weighEvery  = time.Second
 	blindAfter  = 3 * time.Second
 	watchMax    = 16          // nodes of a cluster that are asked at one time
@@ -96,9 +97,10 @@ func (nd *node) cut() {
 
 // nodes are the servers that were named so far.
 type nodes struct {
-	mu  sync.Mutex // guards of
-	of  map[string]*node
-	opt func(addr string) rueidis.ClientOption
+	mu   sync.Mutex // guards of
+	of   map[string]*node
+	opt  func(addr string) rueidis.ClientOption
+	done sync.WaitGroup // connections that are being closed: a silent server takes a second
 }
 
 // at is the node at addr, connected or not.
@@ -134,7 +136,7 @@ func (n *nodes) keep(named map[string]bool) {
 	for addr, nd := range n.of {
 		if !named[addr] {
 			delete(n.of, addr)
-			nd.client.Close()
+			n.done.Go(nd.client.Close)
 		}
 	}
 }
@@ -190,31 +192,41 @@ func (t *topology) add(p store.Partition, m *node) {
 }
 
 // watch keeps the topology, and how many replicas each master needs, up to date.
-func (s *Store) watch() {
+func (s *Store) watch(ctx context.Context) {
 	defer s.done.Done()
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
 	check, weigh := time.Now().Add(settingsEvery), time.Now()
-	var blind time.Time // since when nobody said who is master
+	var blind, looked time.Time // since when nobody said who is master; when it was last asked
+	var checking atomic.Bool
 	for {
 		select {
-		case <-s.stop:
+		case <-ctx.Done():
 			return
 		case <-t.C:
 		case <-s.hurry:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(hurryEvery - time.Since(looked)):
+			}
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*watchAnswer)
+		looked = time.Now()
+		short, cancel := context.WithTimeout(ctx, 2*watchAnswer)
 		if s.place.kind != alone {
-			blind = s.sees(s.look(ctx), blind)
+			blind = s.sees(s.look(short), blind)
 		}
 		if time.Now().After(weigh) {
-			s.weigh(ctx)
+			s.weigh(short)
 			weigh = time.Now().Add(weighEvery)
 		}
 		cancel()
-		if time.Now().After(check) {
-			s.recheck()
+		if time.Now().After(check) && !checking.Swap(true) {
 			check = time.Now().Add(settingsEvery)
+			s.done.Go(func() { // beside the watch: a server that is silent must not hide a failover
+				s.recheck(ctx)
+				checking.Store(false)
+			})
 		}
 	}
 }
@@ -483,7 +495,31 @@ func (s *Store) sight(ctx context.Context) (seen []sighting, whole bool, err err
 			}
 		}
 	}
+	s.forget(asked, answers, seen)
 	return seen, whole, nil
+}
+
+// forget leaves out the Sentinels that do not answer and that nobody knows any more,
+// when more than half of them are there to know it.
+func (s *Store) forget(asked []*node, answers []*sighting, seen []sighting) {
+	if 2*len(seen) <= len(asked) {
+		return
+	}
+	named := make(map[string]bool)
+	for _, addr := range s.place.addrs {
+		named[addr] = true
+	}
+	for i, w := range asked {
+		if answers[i] != nil {
+			named[w.addr] = true
+		}
+	}
+	for _, v := range seen {
+		for _, addr := range v.peers {
+			named[addr] = true
+		}
+	}
+	s.sentinels.keep(named)
 }
 
 // sight asks one Sentinel about a master.
@@ -910,9 +946,9 @@ func readLine(text string) (m line, ok bool) {
 		return m, false
 	}
 	m.id, m.flags = f[0], strings.Split(f[2], ",")
-	m.addr, _, _ = strings.Cut(f[1], "@")
-	if host, port, err := net.SplitHostPort(m.addr); err != nil || host == "" || port == "0" {
-		m.addr = ""
+	at, _, _ := strings.Cut(f[1], "@")
+	if i := strings.LastIndexByte(at, ':'); i > 0 && at[i+1:] != "0" { // IPv6 has no brackets here
+		m.addr = net.JoinHostPort(at[:i], at[i+1:])
 	}
 	if f[3] != "-" {
 		m.master = f[3]

@@ -69,7 +69,7 @@ type Store struct {
 	tearTold  bool                    // … and that was logged
 	base      time.Time               // when it was opened: clocks are compared by the monotonic time since
 	hurry     chan struct{}           // the watch is to look at once
-	stop      chan struct{}
+	end       context.CancelFunc      // of the watch
 	done      sync.WaitGroup
 
 	Failovers atomic.Int64 // times that other masters took over
@@ -110,8 +110,9 @@ func open(ctx context.Context, c Config) (*Store, *Report, error) {
 		return nil, r, err
 	}
 	s.report.Store(r)
+	ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	s.done.Add(1)
-	go s.watch()
+	go s.watch(ctx)
 	return s, r, nil
 }
 
@@ -127,7 +128,7 @@ func connect(ctx context.Context, c Config) (*Store, *Report, error) {
 	if mode, err = p.choose(mode); err != nil {
 		return nil, nil, err
 	}
-	s := &Store{place: p, mode: mode, log: c.Log, hurry: make(chan struct{}, 1), stop: make(chan struct{}), base: time.Now()}
+	s := &Store{place: p, mode: mode, log: c.Log, hurry: make(chan struct{}, 1), base: time.Now()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -503,7 +504,7 @@ func clockOf(sec, micro string) time.Time {
 // Close implements store.Store.
 func (s *Store) Close() error {
 	if !s.closed.Swap(true) {
-		close(s.stop)
+		s.end()
 		s.done.Wait()
 		s.shut()
 	}
@@ -514,6 +515,8 @@ func (s *Store) Close() error {
 func (s *Store) shut() {
 	s.nodes.keep(nil)
 	s.sentinels.keep(nil)
+	s.nodes.done.Wait()
+	s.sentinels.done.Wait()
 }
 
 var _ interface {

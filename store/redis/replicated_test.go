@@ -80,6 +80,22 @@ func TestStoreInCluster(t *testing.T) {
 	if !slices.ContainsFunc(s.topology.Load().masters, func(m *node) bool { return time.Duration(m.ahead.Load()).Round(time.Second) == 4*time.Second }) {
 		t.Error("no clock is ahead: this test shows nothing")
 	}
+	for i := range 12 {
+		c := store.Commit{Writes: []store.Write{{Op: store.Put, Key: storetest.Key(store.Partition(i*80), "due"), New: storetest.NewVersion()}}}
+		c.Wake, c.Index = before.Add(-time.Hour), store.Exact
+		if r := patient(t, s, c); r.Outcome != store.Done {
+			t.Fatal(r)
+		}
+	}
+	for left := 12; left > 0; {
+		due, next, now, err := s.Due(t.Context(), nil, 4, time.Minute)
+		if err != nil || len(due) == 0 {
+			t.Fatalf("%d of %d are due, %v", len(due), left, err)
+		}
+		if left -= len(due); next.After(now) != (left == 0) {
+			t.Errorf("%d are left, and the next at %s, %s from now", left, next, next.Sub(now))
+		}
+	}
 	storetest.Run(t, func(t *testing.T) store.Store { return empty(t, at(t, Config{URL: servers.URL()})) })
 }
 
@@ -490,6 +506,46 @@ func TestAReplicaThatComesBackUnseen(t *testing.T) {
 	w := write(s, 4)
 	w.more(t, 100)
 	w.end(t)
+}
+
+// Sentinels are asked as often as is of use, and those that are gone are
+// forgotten. A store whose servers are silent is closed all the same.
+func TestWhomTheWatchAsks(t *testing.T) {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	two := servers.Sentinels[:2]
+	s := at(t, Config{URL: "redis+sentinel://" + two[0].Addr + "," + two[1].Addr + "/rtm"})
+	known := func(n int) func() bool {
+		return func() bool { return len(s.sentinels.list()) == n }
+	}
+	patiently(t, "the third Sentinel is known", known(3))
+	asked := func() (n int) {
+		stats := servers.Master().Info("commandstats")["cmdstat_info"]
+		calls, _, _ := strings.Cut(strings.TrimPrefix(stats, "calls="), ",")
+		n, _ = strconv.Atoi(calls)
+		return n
+	}
+	before, began := asked(), time.Now()
+	for time.Since(began) < time.Second {
+		s.soon()
+		<-time.After(time.Millisecond)
+	}
+	if n := asked() - before; n > 100 {
+		t.Errorf("the master was asked %d times in %s", n, time.Since(began))
+	}
+	servers.Sentinels[2].Kill()
+	for _, w := range two {
+		w.Must("SENTINEL", "RESET", "rtm")
+	}
+	patiently(t, "the one that is gone is forgotten", known(2))
+	for _, r := range servers.Nodes {
+		r.Freeze()
+		defer r.Thaw()
+	}
+	began = time.Now()
+	s.Close()
+	if took := time.Since(began); took > 1800*time.Millisecond {
+		t.Errorf("it is closed after %s", took)
+	}
 }
 
 // Settings that break the promise are refused, with what to set; a mode that
