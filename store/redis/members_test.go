@@ -2,6 +2,7 @@ package redis
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 
@@ -80,6 +81,50 @@ func TestReplicasOfAMaster(t *testing.T) {
 		v := &view{members: readMembers(text, "127.0.0.1:7001")}
 		if got := v.replicas(); !slices.Equal(got, want) {
 			t.Errorf("replicas %v, want %v, of\n%s", got, want, text)
+		}
+	}
+}
+
+// A slot that its owner does not know to be on its way is nobody's, from when it
+// is seen until the two agree, and holds up nothing else.
+func TestATornSlotIsNobodys(t *testing.T) {
+	const a, b, heir, p, q = "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", 5, 6
+	s := apart(t)
+	s.log, s.hurry = slog.New(slog.DiscardHandler), make(chan struct{}, 1)
+	says := func(own, id string, epoch int, marks string) *view {
+		return members(s, own, fmt.Sprintf("%s %s@3 myself,master - 0 0 %d connected %s", id, own, epoch, marks))
+	}
+	owner := fmt.Sprint("0-16383 [", slots[p], "->-bbbb]")
+	takes := fmt.Sprint("[", slots[p], "-<-aaaa]")
+	for i, c := range []struct {
+		views []*view
+		whole bool
+		want  string // who has p; empty: nobody
+	}{
+		{[]*view{says(a, "aaaa", 1, "0-16383"), says(b, "bbbb", 2, "")}, true, a},
+		{[]*view{says(a, "aaaa", 1, "0-16383"), says(b, "bbbb", 2, takes)}, true, ""},
+		{[]*view{says(a, "aaaa", 1, owner), says(b, "bbbb", 2, takes)}, true, a},
+		{[]*view{says(heir, "cccc", 4, "0-16383"), says(b, "bbbb", 2, takes)}, false, ""},
+		{[]*view{says(heir, "cccc", 4, "0-16383")}, false, ""}, // who takes it in is silent
+		{[]*view{says(heir, "cccc", 4, owner)}, false, heir},
+		{[]*view{says(heir, "cccc", 4, "0-16383"), says(b, "bbbb", 2, "")}, true, heir},
+	} {
+		topology, err := s.agree(c.views, c.whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.topology.Store(topology)
+		got := ""
+		if nd := topology.of[p]; nd != nil {
+			got = nd.addr
+		}
+		if got != c.want || topology.of[q] == nil {
+			t.Errorf("look %d: it is at %q, want %q", i, got, c.want)
+		}
+		mine, of := s.Node(p)
+		others, _ := s.Node(q)
+		if (mine != others) != (c.want == "") || max(mine, others) != of-1 {
+			t.Errorf("look %d: it is on node %d, another one on %d of %d", i, mine, others, of)
 		}
 	}
 }

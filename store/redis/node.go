@@ -170,6 +170,7 @@ func (p *place) options(addr, user, password string, db int) rueidis.ClientOptio
 type topology struct {
 	masters []*node // by address
 	of      [store.Partitions]*node
+	orphans bool // some have none
 }
 
 // same reports whether t and o send every partition to the same node.
@@ -808,6 +809,7 @@ func (s *Store) agree(views []*view, whole bool) (*topology, error) {
 		if nd != nil && !slices.ContainsFunc(nd.marks, func(m mark) bool { return m.slot == slots[p] }) {
 			nd.fence.Store(int64(p)) // one that stays where it is
 		}
+		t.orphans = t.orphans || nd == nil
 	}
 	for _, nd := range t.masters {
 		for _, v := range views {

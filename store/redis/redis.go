@@ -362,10 +362,16 @@ func (s *Store) ask(ctx context.Context, n int, at func(i int) store.Partition,
 	return nil
 }
 
-// Node implements store.Placed.
+// Node implements store.Placed. What no node has is on one more, which never answers.
 func (s *Store) Node(p store.Partition) (i, of int) {
 	t := s.topology.Load()
-	return max(slices.Index(t.masters, t.of[p]), 0), len(t.masters)
+	if of = len(t.masters); t.orphans {
+		of++
+	}
+	if i = slices.Index(t.masters, t.of[p]); i < 0 {
+		i = of - 1
+	}
+	return i, of
 }
 
 func record(text string) store.Record {
