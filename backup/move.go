@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rtm/store"
@@ -26,8 +27,8 @@ var markMax = 10 * time.Second
 // A Movable is a store that can be replaced by another one while it is in use.
 // All who use it share one Movable. Nothing of the instances knows.
 type Movable struct {
-	mu    sync.RWMutex // held by each verb while it runs; guards at. A move that switches has it alone
-	at    store.Portable
+	mu    sync.RWMutex // held by each verb while it runs. A move that switches has it alone
+	at    atomic.Pointer[store.Portable]
 	moves sync.Mutex // held by whoever moves it
 
 	changesMu sync.Mutex // guards changes
@@ -46,20 +47,21 @@ func newChanges() *changes {
 }
 
 // NewMovable returns s as a store that can be moved.
-func NewMovable(s store.Portable) *Movable { return &Movable{at: s} }
-
-// Now is the store that is used at present.
-func (m *Movable) Now() store.Portable {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.at
+func NewMovable(s store.Portable) *Movable {
+	m := &Movable{}
+	m.at.Store(&s)
+	return m
 }
+
+// Now is the store that is used at present. It waits for nothing, so that also
+// those may ask who read connections; the store may be replaced right after.
+func (m *Movable) Now() store.Portable { return *m.at.Load() }
 
 // Load implements store.Store.
 func (m *Movable) Load(ctx context.Context, keys []store.Key) ([]store.Record, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.at.Load(ctx, keys)
+	return m.Now().Load(ctx, keys)
 }
 
 // Commit implements store.Store. While the store is moved, it notes what may
@@ -67,7 +69,7 @@ func (m *Movable) Load(ctx context.Context, keys []store.Key) ([]store.Record, e
 func (m *Movable) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	rs, now := m.at.Commit(ctx, cs)
+	rs, now := m.Now().Commit(ctx, cs)
 	m.changesMu.Lock()
 	defer m.changesMu.Unlock()
 	if m.changes == nil {
@@ -100,21 +102,21 @@ func (c *changes) add(done *store.Commit) {
 func (m *Movable) Due(ctx context.Context, ps []store.Partition, n int, lease time.Duration) (due []store.Due, next, now time.Time, err error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.at.Due(ctx, ps, n, lease)
+	return m.Now().Due(ctx, ps, n, lease)
 }
 
 // Events implements store.Store.
 func (m *Movable) Events(ctx context.Context, p store.Partition, after uint64, n int) ([]store.Event, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.at.Events(ctx, p, after, n)
+	return m.Now().Events(ctx, p, after, n)
 }
 
 // Trim implements store.Store.
 func (m *Movable) Trim(ctx context.Context, p store.Partition, upTo uint64) error {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.at.Trim(ctx, p, upTo)
+	return m.Now().Trim(ctx, p, upTo)
 }
 
 // Scan implements store.Store. A walk that a move interrupts is told that its
@@ -122,21 +124,21 @@ func (m *Movable) Trim(ctx context.Context, p store.Partition, upTo uint64) erro
 func (m *Movable) Scan(ctx context.Context, cursor []byte, n int) (ks []store.Key, rs []store.Record, next []byte, err error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.at.Scan(ctx, cursor, n)
+	return m.Now().Scan(ctx, cursor, n)
 }
 
 // Facts implements store.Store.
 func (m *Movable) Facts(ctx context.Context) (store.Facts, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.at.Facts(ctx)
+	return m.Now().Facts(ctx)
 }
 
 // Close implements store.Store.
 func (m *Movable) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.at.Close()
+	return m.Now().Close()
 }
 
 // Result is what a move did.
@@ -170,7 +172,7 @@ func (m *Movable) Move(ctx context.Context, fill func(id string) (store.Portable
 		return nil, errMoving
 	}
 	defer m.moves.Unlock()
-	if mark, err := m.at.Mark(ctx); err != nil || mark != "" {
+	if mark, err := m.Now().Mark(ctx); err != nil || mark != "" {
 		return nil, errors.Join(err, errors.New("this store was moved already"))
 	}
 	id := NewID()
@@ -178,7 +180,7 @@ func (m *Movable) Move(ctx context.Context, fill func(id string) (store.Portable
 	if err != nil {
 		return nil, err
 	}
-	v := &moving{m: m, from: m.at, to: to, id: id, where: where, told: told, out: &Result{To: where}}
+	v := &moving{m: m, from: m.Now(), to: to, id: id, where: where, told: told, out: &Result{To: where}}
 	err = v.copy(ctx)
 	if err == nil {
 		err = v.catchUp(ctx)
@@ -429,7 +431,7 @@ func (v *moving) change(ctx context.Context, switched func()) error {
 		}
 		return err
 	}
-	m.at = v.to
+	m.at.Store(&v.to)
 	v.out.Pause = time.Since(began)
 	switched()
 	return nil

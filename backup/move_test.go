@@ -310,6 +310,33 @@ func TestFinishIsForTheStoreItMovedTo(t *testing.T) {
 	}
 }
 
+// Who asks which store is used, as those do who read connections, does not wait
+// for the moment in which verbs wait.
+func TestWhatIsUsedIsToldInThePause(t *testing.T) {
+	a, b := directory(t), directory(t)
+	m := NewMovable(a.must(t))
+	var into store.Portable
+	_, err := m.Move(t.Context(), func(id string) (s store.Portable, err error) {
+		into, err = b.fill(id)
+		return into, err
+	}, "there", func() {
+		now := make(chan store.Store, 1)
+		go func() { now <- store.Inner(m) }()
+		select {
+		case s := <-now:
+			if s != store.Store(into) {
+				t.Error("the old store is used")
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("it is not told while verbs wait")
+		}
+	}, noProgress)
+	if err != nil {
+		t.Error(err)
+	}
+	m.Close()
+}
+
 // slow is a store whose writes take their time once requests wait for them.
 type slow struct {
 	store.Portable
