@@ -40,8 +40,8 @@ type Config struct {
 	Files     []string                                               // directories of record files; sessions are explained from them
 	Registry  *prometheus.Registry
 	Ready     func() error // nil: this process takes traffic
-	// Receive opens a store that is to be filled; nil: there is none to move to.
-	Receive func(ctx context.Context, where, id string) (store.Portable, error)
+	// Receive opens a store that is to be filled (backup.Fill); nil: there is none to move to.
+	Receive func(ctx context.Context, where, id, old string) (store.Portable, error)
 	Shown   func(where string) string // the name of a store without its passwords
 }
 

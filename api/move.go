@@ -79,7 +79,7 @@ func (s *server) migrate(_ context.Context, in *migrateInput) (*huma.StreamRespo
 			_ = out.Encode(l) // who is gone has ended the context
 			flush()
 		}
-		res, err := m.Move(ctx.Context(), func(id string) (store.Portable, error) { return s.Receive(ctx.Context(), in.Body.To, id) },
+		res, err := m.Move(ctx.Context(), func(id, old string) (store.Portable, error) { return s.Receive(ctx.Context(), in.Body.To, id, old) },
 			s.Shown(in.Body.To), func() {
 				for _, n := range s.Instances() {
 					n.Moved()

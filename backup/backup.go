@@ -215,12 +215,16 @@ func NewID() string {
 	return hex.EncodeToString(b[:])
 }
 
+// Fill opens a store that is to be filled under that id. old is the id of a move
+// whose copy does not count and may be removed; empty: there is none.
+type Fill func(id, old string) (store.Portable, error)
+
 // A Restoring says what is restored, and into what.
 type Restoring struct {
-	Open  func() (io.ReadCloser, error)           // the file, twice
-	Fill  func(id string) (store.Portable, error) // the store that is to be filled
-	Leave func(store.Key) bool                    // records that are left out; nil: none
-	After func(store.Portable, *Summary) error    // what is done before the store may be used; nil: nothing
+	Open  func() (io.ReadCloser, error)        // the file, twice
+	Fill  Fill                                 // the store that is to be filled
+	Leave func(store.Key) bool                 // records that are left out; nil: none
+	After func(store.Portable, *Summary) error // what is done before the store may be used; nil: nothing
 	Told  func(Progress)
 }
 
@@ -234,7 +238,7 @@ func Restore(ctx context.Context, r Restoring) (*Summary, error) {
 		return nil, err
 	}
 	id := NewID()
-	s, err := fill(id)
+	s, err := fill(id, "")
 	if err != nil {
 		return nil, err
 	}
@@ -275,22 +279,10 @@ func Restore(ctx context.Context, r Restoring) (*Summary, error) {
 	if err == nil && after != nil {
 		err = after(s, said)
 	}
-	if err == nil {
-		err = mine(ctx, s, store.Filling(id))
-	}
 	if err != nil {
 		return nil, err
 	}
-	return said, s.SetMark(ctx, "")
-}
-
-// mine reports an error if the store's mark is another: somebody else fills it.
-func mine(ctx context.Context, s store.Portable, mark string) error {
-	found, err := s.Mark(ctx)
-	if err == nil && found != mark {
-		err = errors.New("somebody else has begun to fill the same store")
-	}
-	return err
+	return said, s.SetMark(ctx, store.Filling(id), "")
 }
 
 // check reads a file to its end.

@@ -25,9 +25,9 @@ func noProgress(Progress) {}
 // A side is a place for a store of one kind.
 type side struct {
 	name string
-	open func() (store.Portable, error)          // as a server does
-	fill func(id string) (store.Portable, error) // to be filled
-	mark func() (store.Portable, error)          // whatever its mark says
+	open func() (store.Portable, error) // as a server does
+	fill Fill
+	mark func() (store.Portable, error) // whatever its mark says
 }
 
 func directory(t *testing.T) *side {
@@ -35,7 +35,7 @@ func directory(t *testing.T) *side {
 	return &side{
 		"embedded",
 		func() (store.Portable, error) { return portable(embed.Open(c)) },
-		func(id string) (store.Portable, error) { return portable(embed.Receive(c, id)) },
+		func(id, old string) (store.Portable, error) { return portable(embed.Receive(c, id, old)) },
 		func() (store.Portable, error) { return portable(embed.Marked(c)) },
 	}
 }
@@ -45,7 +45,7 @@ func server(t *testing.T) *side {
 	return &side{
 		"redis",
 		func() (store.Portable, error) { return portable(redis.Open(t.Context(), c)) },
-		func(id string) (store.Portable, error) { return portable(redis.Receive(t.Context(), c, id)) },
+		func(id, old string) (store.Portable, error) { return portable(redis.Receive(t.Context(), c, id, old)) },
 		func() (store.Portable, error) { return portable(redis.Marked(t.Context(), c)) },
 	}
 }
@@ -214,7 +214,7 @@ func TestDamagedFilesAreRefused(t *testing.T) {
 	file, _ := save(t, s)
 	refused := func(what string, bad []byte) {
 		t.Helper()
-		_, err := Restore(t.Context(), Restoring{Open: again(bad), Told: noProgress, Fill: func(string) (store.Portable, error) {
+		_, err := Restore(t.Context(), Restoring{Open: again(bad), Told: noProgress, Fill: func(string, string) (store.Portable, error) {
 			t.Fatalf("%s: the store is opened", what)
 			return nil, nil
 		}})
@@ -349,8 +349,8 @@ func (m mortal) Mark(ctx context.Context) (mark string, err error) {
 	return mark, err
 }
 
-func (m mortal) SetMark(ctx context.Context, mark string) error {
-	return m.do("SetMark", func() error { return m.Portable.SetMark(ctx, mark) })
+func (m mortal) SetMark(ctx context.Context, was, mark string) error {
+	return m.do("SetMark", func() error { return m.Portable.SetMark(ctx, was, mark) })
 }
 
 // some are steps of a run of n: the first and the last ones, and some between.
@@ -373,8 +373,8 @@ func TestInterruptedRestore(t *testing.T) {
 	want := read(t, old)
 	for _, to := range sides {
 		restore := func(b *side, l *life) error {
-			_, err := Restore(t.Context(), Restoring{Open: again(file), Told: noProgress, Fill: func(id string) (store.Portable, error) {
-				s, err := b.fill(id)
+			_, err := Restore(t.Context(), Restoring{Open: again(file), Told: noProgress, Fill: func(id, old string) (store.Portable, error) {
+				s, err := b.fill(id, old)
 				return mortal{s, l, ""}, err
 			}})
 			return err
@@ -390,7 +390,7 @@ func TestInterruptedRestore(t *testing.T) {
 		for _, step := range some(max(n-10, 1)) { // they differ a little from run to run
 			lives = append(lives, &life{n: step + 1}, &life{n: step + 1, behind: true})
 		}
-		lives = append(lives, &life{verb: "Mark", n: 1}, &life{verb: "SetMark", n: 1}, &life{verb: "SetMark", n: 1, behind: true})
+		lives = append(lives, &life{verb: "SetMark", n: 1}, &life{verb: "SetMark", n: 1, behind: true})
 		for _, l := range lives {
 			if err := restore(b, l); !errors.Is(err, errDead) {
 				t.Fatalf("%s, step %d %s of %d: %v", b.name, l.n, l.verb, n, err)
@@ -424,8 +424,8 @@ func TestRestoreBesideAWriter(t *testing.T) {
 	file, _ := save(t, old)
 	for _, to := range sides {
 		b := to(t)
-		_, err := Restore(t.Context(), Restoring{Open: again(file), Told: noProgress, Fill: func(id string) (store.Portable, error) {
-			s, err := b.fill(id)
+		_, err := Restore(t.Context(), Restoring{Open: again(file), Told: noProgress, Fill: func(id, old string) (store.Portable, error) {
+			s, err := b.fill(id, old)
 			if err == nil {
 				done(t, s, store.Commit{Writes: []store.Write{{Op: store.Put, Key: storetest.Key(1, "another's"), New: storetest.NewVersion()}}})
 			}

@@ -167,20 +167,27 @@ var errMoving = errors.New("it is being moved already")
 // which no server opens. That last mark is the switch: after it Move does not
 // fail, and the old store is never opened again. switched is called then, before
 // the first verb goes on.
-func (m *Movable) Move(ctx context.Context, fill func(id string) (store.Portable, error), where string, switched func(), told func(Progress)) (*Result, error) {
+//
+// Before the copy becomes ready the old store says that it does not count: so
+// when the process dies, the next move from here may empty it, and nobody else.
+func (m *Movable) Move(ctx context.Context, fill Fill, where string, switched func(), told func(Progress)) (*Result, error) {
 	if !m.moves.TryLock() {
 		return nil, errMoving
 	}
 	defer m.moves.Unlock()
-	if mark, err := m.Now().Mark(ctx); err != nil || mark != "" {
-		return nil, errors.Join(err, errors.New("this store was moved already"))
+	mark, err := m.Now().Mark(ctx)
+	if err == nil {
+		err = store.InService(mark)
 	}
-	id := NewID()
-	to, err := fill(id)
 	if err != nil {
 		return nil, err
 	}
-	v := &moving{m: m, from: m.Now(), to: to, id: id, where: where, told: told, out: &Result{To: where}}
+	id := NewID()
+	to, err := fill(id, store.MovingAs(mark))
+	if err != nil {
+		return nil, err
+	}
+	v := &moving{m: m, from: m.Now(), mark: mark, to: to, id: id, where: where, told: told, out: &Result{To: where}}
 	err = v.copy(ctx)
 	if err == nil {
 		err = v.catchUp(ctx)
@@ -190,22 +197,23 @@ func (m *Movable) Move(ctx context.Context, fill func(id string) (store.Portable
 	}
 	m.note(nil)
 	if err != nil {
+		v.giveUp(context.WithoutCancel(ctx))
 		to.Close()
 		return nil, err
 	}
 	v.from.Close()
-	if err := inService(context.WithoutCancel(ctx), to); err != nil {
+	if err := v.inService(context.WithoutCancel(ctx)); err != nil {
 		v.out.Unfinished = err.Error()
 	}
 	return v.out, nil
 }
 
-// inService takes the mark off a store, and tries for a while.
-func inService(ctx context.Context, s store.Portable) error {
+// inService has the new store say that it is in service, and tries for a while.
+func (v *moving) inService(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, markMax)
 	defer cancel()
 	for {
-		err := s.SetMark(ctx, "")
+		err := v.to.SetMark(ctx, store.Ready(v.id), store.Arrived(v.id))
 		if err == nil {
 			return nil
 		}
@@ -214,6 +222,16 @@ func inService(ctx context.Context, s store.Portable) error {
 			return err
 		case <-time.After(markPause):
 		}
+	}
+}
+
+// giveUp has the new store say that its copy is of no use, if it was ready. If
+// it does not hear that, the next move from the old one knows.
+func (v *moving) giveUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, markMax)
+	defer cancel()
+	if mark, err := v.from.Mark(ctx); err == nil && mark == store.Moving(v.id) {
+		_ = v.to.SetMark(ctx, store.Ready(v.id), store.Filling(v.id))
 	}
 }
 
@@ -240,6 +258,7 @@ func (m *Movable) take() (*changes, error) {
 type moving struct {
 	m        *Movable
 	from, to store.Portable
+	mark     string // of the old store
 	id       string
 	where    string
 	told     func(Progress)
@@ -399,6 +418,9 @@ func (v *moving) stream(ctx context.Context, p store.Partition) error {
 func (v *moving) change(ctx context.Context, switched func()) error {
 	m := v.m
 	v.told(Progress{Stage: Switching})
+	if err := v.from.SetMark(ctx, v.mark, store.Moving(v.id)); err != nil {
+		return fmt.Errorf("the old store: %w", err)
+	}
 	began := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -414,16 +436,13 @@ func (v *moving) change(ctx context.Context, switched func()) error {
 		err = v.again(ctx, c)
 	}
 	if err == nil {
-		err = mine(ctx, v.to, store.Filling(v.id))
-	}
-	if err == nil {
-		err = v.to.SetMark(ctx, store.Ready(v.id))
+		err = v.to.SetMark(ctx, store.Filling(v.id), store.Ready(v.id))
 	}
 	if err == nil {
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = v.from.SetMark(context.WithoutCancel(ctx), store.Moved(v.id, v.where))
+		err = v.from.SetMark(context.WithoutCancel(ctx), store.Moving(v.id), store.Moved(v.id, v.where))
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -437,8 +456,7 @@ func (v *moving) change(ctx context.Context, switched func()) error {
 	return nil
 }
 
-// ErrUndecided says that a store that was filled is not the one that the old one
-// moved to.
+// ErrUndecided says that a store is not the one that the old one moved to.
 var ErrUndecided = errors.New("the data of this directory has not moved to that store")
 
 // Finish takes a store into service into which another one has moved: the last
@@ -452,16 +470,18 @@ func Finish(ctx context.Context, from, to store.Portable) error {
 	if err != nil {
 		return err
 	}
-	id, _ := store.MovedTo(old)
+	id, where := store.MovedTo(old)
 	switch {
+	case id == "" && store.InService(old) == nil:
+		return fmt.Errorf("%w: it is in service itself; a server that starts on it can move again", ErrUndecided)
 	case id == "":
 		return ErrUndecided
-	case mark == "":
+	case mark == store.Arrived(id):
 		return nil
 	case mark != store.Ready(id):
-		return ErrUndecided
+		return fmt.Errorf("%w: it has moved to %s", ErrUndecided, where)
 	}
-	return to.SetMark(ctx, "")
+	return to.SetMark(ctx, mark, store.Arrived(id))
 }
 
 var _ store.Store = (*Movable)(nil)

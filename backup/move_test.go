@@ -141,8 +141,8 @@ func TestMoveInUse(t *testing.T) {
 			c := begin(m, nil, 8)
 			switched := false
 			var into store.Portable
-			res, err := m.Move(t.Context(), func(id string) (store.Portable, error) {
-				s, err := b.fill(id)
+			res, err := m.Move(t.Context(), func(id, old string) (store.Portable, error) {
+				s, err := b.fill(id, old)
 				into = s
 				return s, err
 			}, "redis://there", func() {
@@ -204,7 +204,7 @@ func TestProcessDiesWhileItMoves(t *testing.T) {
 		{"to.Fill", 2, true, false}, {"to.Walk", 1, true, false}, {"to.Walk", 3, false, false}, {"from.Copies", 1, true, true},
 		{"to.Fill", 5, true, false}, {"to.Copies", 1, true, false}, {"from.Stream", 1, true, false}, {"to.Stream", 1, true, true},
 		{"from.Copies", 2, false, true}, {"to.Copies", 2, false, true}, {"from.Commit", 200, false, false},
-		{"to.Mark", 1, true, true}, {"to.SetMark", 1, true, true}, {"from.SetMark", 1, true, true}, {"to.SetMark", 2, true, true},
+		{"from.SetMark", 1, true, true}, {"to.SetMark", 1, true, true}, {"from.SetMark", 2, true, true}, {"to.SetMark", 2, true, true},
 	}
 	markMax = time.Second
 	for name, to := range map[string]func(*testing.T) *side{"directory": directory, "server": server} {
@@ -238,9 +238,9 @@ func dies(t *testing.T, a, b *side, l *life) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	begun := false
-	_, err = m.Move(ctx, func(id string) (store.Portable, error) {
+	_, err = m.Move(ctx, func(id, old string) (store.Portable, error) {
 		begun = true
-		s, err := b.fill(id)
+		s, err := b.fill(id, old)
 		return mortal{s, l, "to."}, err
 	}, "the other", func() {}, noProgress)
 	c.end()
@@ -293,14 +293,156 @@ func dies(t *testing.T, a, b *side, l *life) {
 	c.check(t, b.must(t))
 }
 
+// forgetful is a store whose last mark cannot be written.
+type forgetful struct{ store.Portable }
+
+var errAway = errors.New("it does not answer")
+
+func (s forgetful) SetMark(ctx context.Context, was, mark string) error {
+	if store.InService(mark) == nil {
+		return errAway
+	}
+	return s.Portable.SetMark(ctx, was, mark)
+}
+
+// A store that a move could not take into service is the only truth: no restore
+// and no move empties it. It is in service when the old directory has said so.
+func TestTheOnlyTruthIsNotEmptied(t *testing.T) {
+	old := markMax
+	markMax = 100 * time.Millisecond
+	defer func() { markMax = old }()
+	for _, to := range sides {
+		a, b := directory(t), to(t)
+		m := NewMovable(a.must(t))
+		things(t, m.Now(), 300)
+		want := read(t, m.Now())
+		res, err := m.Move(t.Context(), func(id, old string) (store.Portable, error) {
+			s, err := b.fill(id, old)
+			return forgetful{s}, err
+		}, "there", func() {}, noProgress)
+		if err != nil || res.Unfinished == "" {
+			t.Fatal(err, res)
+		}
+		if b.name == "embedded" {
+			m.Close() // it is locked while it is used
+		}
+		for _, old := range []string{"", "another"} {
+			if _, err := b.fill("1", old); err == nil || !strings.Contains(err.Error(), "--finish") {
+				t.Errorf("%s: whoever wants to fill it is told %v", b.name, err)
+			}
+		}
+		from, err := a.mark()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer from.Close()
+		into, err := b.mark()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // it may be repeated
+			if err := Finish(t.Context(), from, into); err != nil {
+				t.Errorf("%s: %v", b.name, err)
+			}
+		}
+		into.Close()
+		same(t, want, read(t, b.must(t)), 0)
+		m.Close()
+	}
+}
+
+// A copy that was ready when its process died is removed by the next move from
+// there, and by nothing else.
+func TestACopyThatDoesNotCountIsFilledAgain(t *testing.T) {
+	for _, to := range sides {
+		a, b := directory(t), to(t)
+		old := a.must(t)
+		things(t, old, 300)
+		_, err := NewMovable(mortal{old, &life{verb: "from.SetMark", n: 2}, "from."}).Move(t.Context(), b.fill, "there", func() {}, noProgress)
+		if !errors.Is(err, errDead) {
+			t.Fatal(err)
+		}
+		if _, err := b.fill("1", ""); err == nil || !strings.Contains(err.Error(), "--finish") {
+			t.Errorf("%s: a restore is told %v", b.name, err)
+		}
+		into, err := b.mark()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Finish(t.Context(), old, into); !errors.Is(err, ErrUndecided) || !strings.Contains(err.Error(), "can move again") {
+			t.Errorf("%s: it is finished: %v", b.name, err)
+		}
+		into.Close()
+		want := read(t, old)
+		m := NewMovable(old)
+		if res, err := m.Move(t.Context(), b.fill, "there", func() {}, noProgress); err != nil || res.Unfinished != "" {
+			t.Fatalf("%s: %v %v", b.name, err, res)
+		}
+		m.Close()
+		same(t, want, read(t, b.must(t)), 0)
+	}
+}
+
+// Whoever begins to fill a store ends the filling of another one: of two, at most
+// one says that it has filled it, and then all is there.
+func TestTwoFillers(t *testing.T) {
+	for _, at := range []string{Copying, Comparing, CatchingUp, Switching} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			a, b := directory(t), server(t)
+			m := NewMovable(a.must(t))
+			things(t, m.Now(), 20000)
+			want := read(t, m.Now())
+			var other sync.WaitGroup
+			var begun sync.Once
+			var refused error
+			began := make(chan struct{})
+			_, err := m.Move(t.Context(), b.fill, "there", func() {}, func(p Progress) {
+				if p.Stage != at {
+					return
+				}
+				begun.Do(func() {
+					other.Go(func() {
+						s, err := b.fill("the other", "")
+						if refused = err; err == nil {
+							s.Close()
+						}
+						close(began)
+					})
+				})
+				if at != Switching { // there they race
+					<-began
+				}
+			})
+			other.Wait()
+			switch {
+			case err == nil && refused == nil:
+				t.Errorf("the store was emptied, and the move says that all is in it: %d records", len(read(t, m.Now()).records))
+			case err == nil:
+				same(t, want, read(t, m.Now()), 0)
+			case refused == nil:
+				if now, _ := m.Now().Mark(t.Context()); store.InService(now) != nil {
+					t.Errorf("the move ends with %v, and the old store is marked %q", err, now)
+				}
+				same(t, want, read(t, m.Now()), 0)
+			default:
+				t.Errorf("neither fills it: %v, %v", err, refused)
+			}
+			m.Close()
+		})
+	}
+}
+
 // Only the store that the data has moved to is taken into service.
 func TestFinishIsForTheStoreItMovedTo(t *testing.T) {
 	for name, marks := range map[string][2]string{
 		"never moved": {"", store.Ready("1")}, "another move": {store.Moved("1", "x"), store.Ready("2")}, "half filled": {store.Moved("1", "x"), store.Filling("1")},
+		"about to move": {store.Moving("1"), store.Ready("1")}, "in service, and always was": {store.Moved("1", "x"), ""},
+		"in service after another move": {store.Moved("1", "x"), store.Arrived("2")},
 	} {
 		from, to := directory(t).must(t), directory(t).must(t)
-		from.SetMark(t.Context(), marks[0])
-		to.SetMark(t.Context(), marks[1])
+		from.SetMark(t.Context(), "", marks[0])
+		to.SetMark(t.Context(), "", marks[1])
 		if err := Finish(t.Context(), from, to); !errors.Is(err, ErrUndecided) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -316,8 +458,8 @@ func TestWhatIsUsedIsToldInThePause(t *testing.T) {
 	a, b := directory(t), directory(t)
 	m := NewMovable(a.must(t))
 	var into store.Portable
-	_, err := m.Move(t.Context(), func(id string) (s store.Portable, err error) {
-		into, err = b.fill(id)
+	_, err := m.Move(t.Context(), func(id, old string) (s store.Portable, err error) {
+		into, err = b.fill(id, old)
 		return into, err
 	}, "there", func() {
 		now := make(chan store.Store, 1)
@@ -357,8 +499,8 @@ func TestPauseIsBounded(t *testing.T) {
 	m := NewMovable(a.must(t))
 	c := begin(m, nil, 4)
 	var switching atomic.Bool
-	_, err := m.Move(t.Context(), func(id string) (store.Portable, error) {
-		s, err := b.fill(id)
+	_, err := m.Move(t.Context(), func(id, old string) (store.Portable, error) {
+		s, err := b.fill(id, old)
 		return slow{s, switching.Load}, err
 	}, "there", func() {}, func(p Progress) { switching.Store(p.Stage == Switching) })
 	if err == nil || !strings.Contains(err.Error(), "requests wait") {
@@ -372,7 +514,7 @@ func TestPauseIsBounded(t *testing.T) {
 	if _, err := b.open(); err == nil {
 		t.Error("the copy opens")
 	}
-	if mark, err := m.Now().Mark(t.Context()); mark != "" || err != nil {
+	if mark, err := m.Now().Mark(t.Context()); store.InService(mark) != nil || err != nil {
 		t.Errorf("the old store is marked %q, %v", mark, err)
 	}
 }

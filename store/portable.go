@@ -67,19 +67,27 @@ type Portable interface {
 	// for a store that somebody else uses.
 	Fill(ctx context.Context, p *Part) error
 
-	// Mark reads what SetMark wrote last; empty: the store is in service.
+	// Mark reads what SetMark wrote last; empty: nothing was.
 	Mark(ctx context.Context) (string, error)
 
-	// SetMark says who may open the store (see InService), durably.
-	SetMark(ctx context.Context, mark string) error
+	// SetMark puts a mark in the place of another one, durably, with all that was
+	// filled before; a mark says who may open the store (see InService). It may be
+	// repeated. ErrMark, if there is neither of the two: nothing was done then.
+	// After other errors it may have been.
+	SetMark(ctx context.Context, was, mark string) error
 }
 
-// Marks. A store with one of them is not in service. The id names one run of a
-// restore or of a move, and is the same on both sides.
+// ErrMark says that a store has another mark than expected.
+var ErrMark = errors.New("its mark has changed: somebody else has begun to fill it, or took it into service")
+
+// Marks. The id names one run of a restore or of a move, and is the same on both
+// sides. The first three keep a store out of service.
 const (
 	filling = "filling" // id: it is being filled
 	ready   = "ready"   // id: it holds a verified copy; whether that counts is for the other side's mark to say
 	moved   = "moved"   // id, where: what it held is somewhere else
+	moving  = "moving"  // id: a store that is ready under that id is a copy of it, and does not count yet
+	arrived = "arrived" // id: what it holds came with that move
 )
 
 // Filling marks a store that is being filled.
@@ -91,6 +99,12 @@ func Ready(id string) string { return ready + " " + id }
 // Moved marks a store whose contents have gone elsewhere.
 func Moved(id, where string) string { return moved + " " + id + " " + where }
 
+// Moving marks a store in service whose copy is about to be ready.
+func Moving(id string) string { return moving + " " + id }
+
+// Arrived marks a store in service that another one has moved into.
+func Arrived(id string) string { return arrived + " " + id }
+
 // MovedTo is where the contents of a store with that mark went; empty: nowhere.
 func MovedTo(mark string) (id, where string) {
 	if word, rest, _ := strings.Cut(mark, " "); word == moved {
@@ -99,17 +113,31 @@ func MovedTo(mark string) (id, where string) {
 	return id, where
 }
 
-// IsMark reports whether something is a mark that this program knows.
-func IsMark(s string) bool {
-	word, _, _ := strings.Cut(s, " ")
-	return word == filling || word == ready || word == moved
+// MovingAs is the id of a move that was given up, or is under way, in a store
+// with that mark; empty: there is none.
+func MovingAs(mark string) string {
+	if word, id, _ := strings.Cut(mark, " "); word == moving {
+		return id
+	}
+	return ""
 }
 
-// Unfinished reports whether a store with that mark was being filled, and may be
-// emptied to begin anew.
-func Unfinished(mark string) bool {
+// IsMark reports whether something is a mark that this program knows.
+func IsMark(s string) bool {
+	switch word, _, _ := strings.Cut(s, " "); word {
+	case filling, ready, moved, moving, arrived:
+		return true
+	}
+	return false
+}
+
+// MayEmpty reports whether a store with that mark may be emptied: one that is
+// half filled, or ready under that id of a move which the old store says does not
+// count (see MovingAs; empty: there is none). Any other copy that is ready may be
+// the only truth.
+func MayEmpty(mark, old string) bool {
 	word, _, _ := strings.Cut(mark, " ")
-	return word == filling || word == ready
+	return word == filling || old != "" && mark == Ready(old)
 }
 
 // ErrNotEmpty refuses to fill a store that holds records.
@@ -119,13 +147,13 @@ var ErrNotEmpty = errors.New("it is not empty, and only an empty store can be fi
 func InService(mark string) error {
 	word, _, _ := strings.Cut(mark, " ")
 	switch word {
-	case "":
+	case "", moving, arrived:
 		return nil
 	case filling:
 		return errors.New("it is half filled: a restore or a move into it did not end. Run that again, which begins anew; until then nobody can use this store")
 	case ready:
-		return errors.New("it holds a whole copy that was not taken into service: the move into it did not end. " +
-			"Run rtm migrate again, or, if its old directory says that the data has moved here, rtm migrate --finish DIRECTORY")
+		return errors.New("it holds a whole copy, perhaps the only one, that was not taken into service: the move into it did not end. " +
+			"Run rtm migrate --finish DIRECTORY with the old directory: it takes this store into service if the data has moved here, and says so if not")
 	case moved:
 		_, where := MovedTo(mark)
 		return fmt.Errorf("what it held has moved to %s: use --store %s. This directory is out of date, and is kept for you to delete", where, where)

@@ -268,8 +268,8 @@ func (b *saver) restore(ctx context.Context, records []string, stdout io.Writer)
 		filling := false
 		said, err := backup.Restore(ctx, backup.Restoring{
 			Open: func() (io.ReadCloser, error) { return openBackup(b.file) },
-			Fill: func(id string) (store.Portable, error) {
-				st, err := receive(ctx, b.store, id, logger(b.told))
+			Fill: func(id, old string) (store.Portable, error) {
+				st, err := receive(ctx, b.store, id, old, logger(b.told))
 				filling = err == nil
 				return st, err
 			},

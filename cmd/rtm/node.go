@@ -52,15 +52,15 @@ func openStore(ctx context.Context, c *config, log *slog.Logger) (store.Store, e
 	return redis.Open(ctx, redis.Config{URL: c.Store, Mode: redis.Mode(c.Durability), Log: log})
 }
 
-// receive opens the store that where names, to be filled.
-func receive(ctx context.Context, where, id string, log *slog.Logger) (store.Portable, error) {
+// receive opens the store that where names, to be filled (backup.Fill).
+func receive(ctx context.Context, where, id, old string, log *slog.Logger) (store.Portable, error) {
 	if err := checkStore(where, ""); err != nil {
 		return nil, err
 	}
 	if dir, ok := strings.CutPrefix(where, "embedded:"); ok {
-		return embed.Receive(embed.Config{Dir: dir, Log: log}, id)
+		return embed.Receive(embed.Config{Dir: dir, Log: log}, id, old)
 	}
-	return redis.Receive(ctx, redis.Config{URL: where, Log: log}, id)
+	return redis.Receive(ctx, redis.Config{URL: where, Log: log}, id, old)
 }
 
 // instance is one running instance: loop, Diameter, records.
@@ -219,8 +219,8 @@ func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door
 		api.Metrics(instances), &doorMetrics{doors}, &redisMetrics{instances})
 	conf := api.Config{Version: version, Instances: instances, Registry: reg}
 	conf.Shown = redis.Shown
-	conf.Receive = func(ctx context.Context, where, id string) (store.Portable, error) {
-		return receive(ctx, where, id, logger(os.Stderr))
+	conf.Receive = func(ctx context.Context, where, id, old string) (store.Portable, error) {
+		return receive(ctx, where, id, old, logger(os.Stderr))
 	}
 	if c.Records != "" {
 		conf.Files = []string{c.Records}

@@ -70,6 +70,8 @@ type Store struct {
 
 	reading sync.RWMutex // held by readers, and by Close when the database goes
 
+	marking sync.Mutex // held by whoever changes the mark
+
 	walksMu sync.Mutex // guards walks
 	walks   map[*pebble.Snapshot]bool
 

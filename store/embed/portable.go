@@ -22,37 +22,39 @@ const (
 )
 
 // Receive opens a directory to be filled, and marks it so under that id. What an
-// earlier try left is removed; a store with records is refused.
-func Receive(c Config, id string) (*Store, error) {
+// earlier try left is removed, also that of the move old (see store.MayEmpty); a
+// store with records is refused. Nobody else can open it meanwhile.
+func Receive(c Config, id, old string) (*Store, error) {
 	s, err := openDir(c, false, true)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.receive(id); err != nil {
+	if err := s.receive(context.Background(), id, old); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("fill %s: %w", c.Dir, err)
 	}
 	return s, nil
 }
 
-func (s *Store) receive(id string) error {
-	mark, err := s.Mark(context.Background())
+func (s *Store) receive(ctx context.Context, id, old string) error {
+	mark, err := s.Mark(ctx)
 	if err != nil {
+		return err
+	}
+	anew := store.MayEmpty(mark, old)
+	if err := store.InService(mark); err != nil && !anew {
 		return err
 	}
 	switch empty, err := s.empty(); {
 	case err != nil:
 		return err
-	case store.Unfinished(mark):
-		if err := s.clear(); err != nil {
-			return err
-		}
-	case mark != "":
-		return store.InService(mark)
-	case !empty:
+	case !empty && !anew:
 		return fmt.Errorf("%w: name another directory, or move this one away", store.ErrNotEmpty)
 	}
-	return s.SetMark(context.Background(), store.Filling(id))
+	if err := s.SetMark(ctx, mark, store.Filling(id)); err != nil || !anew {
+		return err
+	}
+	return s.clear()
 }
 
 // Marked opens a directory whatever its mark says, to read or write that. Where
@@ -120,7 +122,16 @@ func (s *Store) Mark(context.Context) (string, error) {
 
 // SetMark implements store.Portable. Its sync takes all that was filled before
 // to disk.
-func (s *Store) SetMark(_ context.Context, mark string) error {
+func (s *Store) SetMark(ctx context.Context, was, mark string) error {
+	s.marking.Lock()
+	defer s.marking.Unlock()
+	found, err := s.Mark(ctx)
+	if err != nil {
+		return err
+	}
+	if found != was && found != mark {
+		return fmt.Errorf("%w: it is marked %q", store.ErrMark, found)
+	}
 	if !s.enter() {
 		return store.ErrClosed
 	}
@@ -131,7 +142,7 @@ func (s *Store) SetMark(_ context.Context, mark string) error {
 	return s.db.Set(markKey, []byte(mark), pebble.Sync)
 }
 
-// inService refuses a store with a mark.
+// inService refuses a store that no server may use.
 func (s *Store) inService() error {
 	mark, err := s.Mark(context.Background())
 	if err != nil {

@@ -18,7 +18,7 @@ func TestPortable(t *testing.T) {
 // sentence that says what to do, and a store in use is never filled.
 func TestWhoMayOpen(t *testing.T) {
 	dir := t.TempDir()
-	s, err := Receive(Config{Dir: dir}, "1")
+	s, err := Receive(Config{Dir: dir}, "1", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestWhoMayOpen(t *testing.T) {
 		}
 	}
 	refused("half filled")
-	again, err := Receive(Config{Dir: dir}, "2")
+	again, err := Receive(Config{Dir: dir}, "2", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,26 +55,31 @@ func TestWhoMayOpen(t *testing.T) {
 	if err := again.Fill(t.Context(), &fill); err != nil {
 		t.Fatal(err)
 	}
+	was := store.Filling("2")
 	for _, m := range []struct{ mark, want string }{
 		{store.Ready("2"), "was not taken into service"}, {store.Moved("2", "redis://there"), "redis://there"}, {"elsewise", "newer program"},
 	} {
-		if err := again.SetMark(t.Context(), m.mark); err != nil {
+		if err := again.SetMark(t.Context(), was, m.mark); err != nil {
 			t.Fatal(err)
 		}
 		again.Close()
+		was = m.mark
 		refused(m.want)
+		if _, err := Receive(Config{Dir: dir}, "3", "1"); err == nil {
+			t.Errorf("marked %q it is filled", m.mark)
+		}
 		if again, err = Marked(Config{Dir: dir}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	again.SetMark(t.Context(), "")
+	again.SetMark(t.Context(), was, "")
 	again.Close()
 	used := open(t, dir)
 	if st, err := used.Stream(t.Context(), 2, 0, 1); err != nil || st.Last != 9 {
 		t.Errorf("opened again its streams stand at %v, %v", st, err)
 	}
 	used.Close()
-	if _, err := Receive(Config{Dir: dir}, "3"); !errors.Is(err, store.ErrNotEmpty) {
+	if _, err := Receive(Config{Dir: dir}, "3", ""); !errors.Is(err, store.ErrNotEmpty) {
 		t.Errorf("a store with records: %v", err)
 	}
 	if _, err := Marked(Config{Dir: filepath.Join(dir, "none")}); err == nil {

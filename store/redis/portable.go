@@ -20,6 +20,7 @@ const (
 	changesMax = 1 << 20 // names of changed records that wait to be read
 	roundsMax  = 1000    // tries to read a partition while nothing new comes into it
 	fillMax    = 500     // records written in one call
+	clearsMax  = 5       // tries to empty a store into which something still comes
 
 	patience = 10 * time.Second // with a server that does not answer; nobody waits for a decision here
 	again    = 200 * time.Millisecond
@@ -30,7 +31,7 @@ const (
 func insist(ctx context.Context, do func() error) error {
 	for since := time.Now(); ; {
 		err := do()
-		if err == nil || ctx.Err() != nil || errors.Is(err, store.ErrClosed) || time.Since(since) > patience {
+		if err == nil || ctx.Err() != nil || errors.Is(err, store.ErrClosed) || errors.Is(err, store.ErrMark) || time.Since(since) > patience {
 			return err
 		}
 		select {
@@ -41,15 +42,16 @@ func insist(ctx context.Context, do func() error) error {
 }
 
 // Receive connects to a store that is to be filled, and marks it so under that
-// id. What an earlier try left is removed; a store with records is refused.
-func Receive(ctx context.Context, c Config, id string) (*Store, error) {
+// id. What an earlier try left is removed, also that of the move old (see
+// store.MayEmpty); a store with records is refused.
+func Receive(ctx context.Context, c Config, id, old string) (*Store, error) {
 	short, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	s, r, err := open(short, c)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.receive(ctx, id); err != nil {
+	if err := s.receive(ctx, id, old); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("fill redis at %s: %w", r.Where, err)
 	}
@@ -64,36 +66,113 @@ func Marked(ctx context.Context, c Config) (*Store, error) {
 	return s, err
 }
 
-func (s *Store) receive(ctx context.Context, id string) error {
-	mark, err := s.Mark(ctx)
-	if err != nil {
-		return err
-	}
-	unfinished := store.Unfinished(mark)
-	if mark != "" && !unfinished {
-		return store.InService(mark)
-	}
-	for cursor := []byte(nil); ; {
-		ks, _, next, err := s.Scan(ctx, cursor, partMax)
+// receive marks the store before it removes anything: whoever has begun to fill
+// it finds another mark from then on, and changes nothing any more.
+func (s *Store) receive(ctx context.Context, id, old string) error {
+	t := s.topology.Load()
+	found, anew := make([]string, len(t.masters)), true
+	for i, m := range t.masters {
+		var mark string
+		var err error
+		if found[i], err = s.markText(ctx, m); err == nil {
+			mark, err = markOf(found[i])
+		}
 		if err != nil {
 			return err
 		}
-		if len(ks) > 0 && !unfinished {
-			return fmt.Errorf("%w: name another database, or stop all that use this one and empty it with FLUSHDB", store.ErrNotEmpty)
+		if store.MayEmpty(mark, old) {
+			continue
 		}
-		if err := s.remove(ctx, len(ks), func(i int) (store.Partition, string) { return ks[i].Partition, recordKey(ks[i]) }); err != nil {
+		if err := store.InService(mark); err != nil {
 			return err
 		}
-		if cursor = next; next == nil {
-			break
-		}
+		anew = false
 	}
-	for _, key := range []func(store.Partition) string{indexKey, streamKey} {
-		if err := s.remove(ctx, store.Partitions, func(i int) (store.Partition, string) { return store.Partition(i), key(store.Partition(i)) }); err != nil {
+	if !anew {
+		if err := s.isEmpty(ctx); err != nil {
 			return err
 		}
 	}
-	return s.SetMark(ctx, store.Filling(id))
+	s.fills = &fills{id: id, at: t}
+	for i, m := range t.masters {
+		if err := s.swap(ctx, m, found[i], store.Filling(id)); err != nil {
+			return err
+		}
+	}
+	if err := s.fence(ctx); err != nil {
+		return err
+	}
+	var err error
+	if anew {
+		err = s.clear(ctx)
+	} else if err = s.isEmpty(ctx); err != nil { // somebody wrote into it before it was marked
+		for i, m := range t.masters {
+			err = errors.Join(err, s.swap(ctx, m, store.Filling(id), found[i]))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return s.stillFills(ctx)
+}
+
+// isEmpty reports an error if the store holds a record.
+func (s *Store) isEmpty(ctx context.Context) error {
+	for cursor := []byte(nil); ; {
+		ks, _, next, err := s.Scan(ctx, cursor, partMax)
+		if err == nil && len(ks) > 0 {
+			err = fmt.Errorf("%w: name another database, or stop all that use this one and empty it with FLUSHDB", store.ErrNotEmpty)
+		}
+		if err != nil || next == nil {
+			return err
+		}
+		cursor = next
+	}
+}
+
+// clear removes all that a filler wrote. What one who was there before had under
+// way may still come in: it looks again until nothing does.
+func (s *Store) clear(ctx context.Context) error {
+	for range clearsMax {
+		found := 0
+		for cursor := []byte(nil); ; {
+			ks, _, next, err := s.Scan(ctx, cursor, partMax)
+			if err == nil {
+				found += len(ks)
+				err = s.remove(ctx, len(ks), func(i int) (store.Partition, string) { return ks[i].Partition, recordKey(ks[i]) })
+			}
+			if err != nil {
+				return err
+			}
+			if cursor = next; next == nil {
+				break
+			}
+		}
+		for _, key := range []func(store.Partition) string{indexKey, streamKey} {
+			if err := s.remove(ctx, store.Partitions, func(i int) (store.Partition, string) { return store.Partition(i), key(store.Partition(i)) }); err != nil {
+				return err
+			}
+		}
+		if found == 0 {
+			return nil
+		}
+	}
+	return errors.New("somebody else still writes into it")
+}
+
+// fills is what is remembered while a store is filled.
+type fills struct {
+	id string
+	at *topology
+}
+
+// stillFills reports an error if somebody else has begun to fill the store.
+func (s *Store) stillFills(ctx context.Context) error {
+	mark, err := s.Mark(ctx)
+	if err == nil && mark != store.Filling(s.fills.id) {
+		err = fmt.Errorf("%w: it is marked %q", store.ErrMark, mark)
+	}
+	return err
 }
 
 // remove removes n keys.
@@ -103,45 +182,117 @@ func (s *Store) remove(ctx context.Context, n int, key func(i int) (store.Partit
 		func(_ int, r rueidis.RedisResult) error { return r.Error() })
 }
 
-// Mark implements store.Portable. It stands in the place of the format, so that
-// older programs refuse the store too.
+// markText reads what stands in the place of the format at a master; empty:
+// nothing.
+func (s *Store) markText(ctx context.Context, m *node) (string, error) {
+	text, err := m.client.Do(ctx, m.client.B().Get().Key(s.formatKey(m)).Build()).ToString()
+	if rueidis.IsRedisNil(err) {
+		return "", nil
+	}
+	return text, err
+}
+
+// textOf is how a mark is written. One that keeps the store out of service stands
+// in the place of the format, so that older programs refuse the store too; another
+// one stands behind it.
+func textOf(mark string) string {
+	if store.InService(mark) != nil {
+		return mark
+	}
+	return strings.TrimSpace(fmt.Sprintf("%d %d %s", format, store.Partitions, mark))
+}
+
+// markOf is the inverse of textOf.
+func markOf(text string) (string, error) {
+	if text == "" || store.IsMark(text) {
+		return text, nil
+	}
+	if err := checkFormat(text); err != nil {
+		return "", err
+	}
+	if f := strings.SplitN(text, " ", 3); len(f) == 3 {
+		return f[2], nil
+	}
+	return "", nil
+}
+
+// Mark implements store.Portable. If masters have several marks, the one that is
+// farthest from service counts.
 func (s *Store) Mark(ctx context.Context) (mark string, err error) {
 	if s.closed.Load() {
 		return "", store.ErrClosed
 	}
 	for _, m := range s.topology.Load().masters {
-		found, err := m.client.Do(ctx, m.client.B().Get().Key(s.formatKey(m)).Build()).ToString()
-		if err != nil && !rueidis.IsRedisNil(err) {
+		text, err := s.markText(ctx, m)
+		if err != nil {
 			return "", err
 		}
-		if err == nil && store.IsMark(found) {
+		found, err := markOf(text)
+		if err != nil {
+			return "", err
+		}
+		if store.InService(mark) == nil && found != "" || store.MayEmpty(found, "") {
 			mark = found
-		} else if err == nil {
-			if err := checkFormat(found); err != nil {
-				return "", err
-			}
 		}
 	}
 	return mark, nil
 }
 
-// SetMark implements store.Portable.
-func (s *Store) SetMark(ctx context.Context, mark string) error {
+// SetMark implements store.Portable. In a Cluster the first master decides
+// between two who set marks at the same time: all begin there.
+func (s *Store) SetMark(ctx context.Context, was, mark string) error {
 	if s.closed.Load() {
 		return store.ErrClosed
 	}
-	if mark == "" {
-		mark = fmt.Sprintf("%d %d", format, store.Partitions)
+	t := s.topology.Load()
+	if err := s.fence(ctx); err != nil {
+		return err
+	}
+	for _, m := range t.masters {
+		text, err := s.markText(ctx, m)
+		if err != nil {
+			return err
+		}
+		found, err := markOf(text)
+		if err == nil && found != was && found != mark {
+			err = fmt.Errorf("%w: it is marked %q", store.ErrMark, found)
+		}
+		if err == nil {
+			err = s.swap(ctx, m, text, textOf(mark))
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if err := s.fence(ctx); err != nil {
 		return err
 	}
-	for _, m := range s.topology.Load().masters {
-		if err := m.client.Do(ctx, m.client.B().Set().Key(s.formatKey(m)).Value(mark).Build()).Error(); err != nil {
-			return err
-		}
+	if !s.topology.Load().same(t) {
+		return errOthers // the mark was set at one master, and another one's replicas were asked
 	}
-	return s.fence(ctx)
+	return nil
+}
+
+var errOthers = errors.New("other servers hold the data than at the beginning: run it again when no failover and no move of slots is under way")
+
+// swapScript writes a value in the place of another one.
+//
+//	KEYS[1]  mark      ARGV[1]  what must be there, empty: nothing      ARGV[2]  what is written, empty: nothing is left
+//	returns  1 done | 0 something else is there
+const swapScript = `
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end
+return 1
+`
+
+// swap writes what stands in the place of the format at a master, if that is as
+// it was.
+func (s *Store) swap(ctx context.Context, m *node, was, text string) error {
+	done, err := m.client.Do(ctx, m.client.B().Eval().Script(swapScript).Numkeys(1).Key(s.formatKey(m)).Arg(was, text).Build()).AsInt64()
+	if err == nil && done == 0 {
+		err = store.ErrMark
+	}
+	return err
 }
 
 // fence returns when all that was written before is as durable as a commit: a
@@ -296,7 +447,7 @@ func (s *Store) Walk(ctx context.Context, each func(*store.Part) error) (at time
 		}
 	}
 	if !s.topology.Load().same(t) {
-		return at, false, errors.New("other servers hold the data than at the beginning: run it again when no failover and no move of slots is under way")
+		return at, false, errOthers
 	}
 	return at, false, nil
 }
@@ -547,6 +698,11 @@ func (s *Store) Stream(ctx context.Context, p store.Partition, after uint64, n i
 
 // Fill implements store.Portable.
 func (s *Store) Fill(ctx context.Context, part *store.Part) error {
+	if s.fills != nil {
+		if err := insist(ctx, func() error { return s.stillFills(ctx) }); err != nil {
+			return err
+		}
+	}
 	for from := 0; from < len(part.Copies); from += fillMax {
 		cs := part.Copies[from:min(from+fillMax, len(part.Copies))]
 		err := insist(ctx, func() error {

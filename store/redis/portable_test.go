@@ -72,7 +72,7 @@ func TestRightsToMove(t *testing.T) {
 	})
 	empty(t, admin)
 	for _, id := range []string{"1", "2"} {
-		s, err := Receive(t.Context(), c, id)
+		s, err := Receive(t.Context(), c, id, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +86,7 @@ func TestRightsToMove(t *testing.T) {
 func TestWhoMayOpen(t *testing.T) {
 	srv := start(t)
 	conf := Config{URL: "redis://" + srv.Addr}
-	s, err := Receive(t.Context(), conf, "1")
+	s, err := Receive(t.Context(), conf, "1", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestWhoMayOpen(t *testing.T) {
 		}
 	}
 	refused("half filled")
-	again, err := Receive(t.Context(), conf, "2")
+	again, err := Receive(t.Context(), conf, "2", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,14 +125,28 @@ func TestWhoMayOpen(t *testing.T) {
 	if mark, err := s.Mark(t.Context()); err != nil || mark != store.Filling("2") {
 		t.Errorf("who began first finds the mark %q, %v", mark, err)
 	}
+	if err := s.Fill(t.Context(), &fill); !errors.Is(err, store.ErrMark) {
+		t.Errorf("who began first goes on: %v", err)
+	}
+	if err := s.SetMark(t.Context(), store.Filling("1"), store.Ready("1")); !errors.Is(err, store.ErrMark) {
+		t.Errorf("who began first says that it is ready: %v", err)
+	}
+	if ks, _, _, err := again.Scan(t.Context(), nil, 10); err != nil || len(ks) != 0 {
+		t.Errorf("who began first wrote %v, %v", ks, err)
+	}
 	if err := again.Fill(t.Context(), &fill); err != nil {
 		t.Fatal(err)
 	}
-	again.SetMark(t.Context(), store.Ready("2"))
+	again.SetMark(t.Context(), store.Filling("2"), store.Ready("2"))
 	refused("was not taken into service")
-	again.SetMark(t.Context(), "")
+	for _, old := range []string{"", "1"} {
+		if _, err := Receive(t.Context(), conf, "3", old); err == nil || !strings.Contains(err.Error(), "--finish") {
+			t.Errorf("a copy that may count: %v", err)
+		}
+	}
+	again.SetMark(t.Context(), store.Ready("2"), store.Arrived("2"))
 	srv.open()
-	if _, err := Receive(t.Context(), conf, "3"); !errors.Is(err, store.ErrNotEmpty) {
+	if _, err := Receive(t.Context(), conf, "3", ""); !errors.Is(err, store.ErrNotEmpty) {
 		t.Errorf("a store with records: %v", err)
 	}
 	if x, err := other.Do(t.Context(), other.B().Get().Key("not rtm's").Build()).ToString(); err != nil || x != "x" {

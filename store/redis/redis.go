@@ -70,6 +70,7 @@ type Store struct {
 	base      time.Time               // when it was opened: clocks are compared by the monotonic time since
 	hurry     chan struct{}           // the watch is to look at once
 	end       context.CancelFunc      // of the watch
+	fills     *fills                  // it is being filled; only whoever does that uses it
 	done      sync.WaitGroup
 
 	Failovers atomic.Int64 // times that other masters took over

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -22,7 +23,7 @@ func RunPortable(t *testing.T, open func(t *testing.T) store.Portable) {
 		{"what is filled is read again, fires, and its streams go on behind their numbers", fillAll},
 		{"a copy that is filled again replaces the one before, and one without a version removes it", fillAgain},
 		{"what a walk hands on of a partition is of one moment, while others write", walkOneMoment},
-		{"a mark is read, and taken off", marks},
+		{"a mark is read, and written over the one that is expected", marks},
 	} {
 		t.Run(p.name, func(t *testing.T) { p.try(t, open(t)) })
 	}
@@ -284,12 +285,24 @@ func checkPair(t *testing.T, w *walked, p store.Partition) {
 }
 
 func marks(t *testing.T, s store.Portable) {
-	for _, want := range []string{store.Filling("1"), store.Ready("1"), ""} {
-		if err := s.SetMark(t.Context(), want); err != nil {
-			t.Fatal(err)
-		}
+	is := func(want string) {
+		t.Helper()
 		if got, err := s.Mark(t.Context()); err != nil || got != want {
 			t.Errorf("the mark is %q, %v, want %q", got, err, want)
 		}
+	}
+	was := ""
+	for _, mark := range []string{store.Moving("0"), "", store.Filling("1"), store.Ready("1"), store.Arrived("1"), ""} {
+		for range 2 { // it may be repeated
+			if err := s.SetMark(t.Context(), was, mark); err != nil {
+				t.Fatal(err)
+			}
+			is(mark)
+		}
+		if err := s.SetMark(t.Context(), store.Filling("another's"), store.Ready("another's")); !errors.Is(err, store.ErrMark) {
+			t.Errorf("over %q whoever expects another mark is told %v", mark, err)
+		}
+		is(mark)
+		was = mark
 	}
 }
