@@ -40,8 +40,10 @@ func directory(t *testing.T) *side {
 	}
 }
 
-func server(t *testing.T) *side {
-	c := redis.Config{URL: "redis://" + rtmtest.StartRedis(t).Addr}
+func server(t *testing.T) *side { return redisAt(t, "redis://"+rtmtest.StartRedis(t).Addr) }
+
+func redisAt(t *testing.T, url string) *side {
+	c := redis.Config{URL: url}
 	return &side{
 		"redis",
 		func() (store.Portable, error) { return portable(redis.Open(t.Context(), c)) },

@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"rtm/rtmtest"
 	"rtm/store"
+	"rtm/store/redis"
 	"rtm/store/storetest"
 )
 
@@ -428,6 +430,85 @@ func TestTwoFillers(t *testing.T) {
 			default:
 				t.Errorf("neither fills it: %v, %v", err, refused)
 			}
+			m.Close()
+		})
+	}
+}
+
+// other is servers that can hold a store, and that lose their master.
+type other struct {
+	*side
+	early func()                                  // while it still is
+	lose  func(t *testing.T, into store.Portable) // returns when the store knows another one
+	whole func()
+}
+
+func restarted(t *testing.T) *other {
+	r := rtmtest.StartRedis(t)
+	return &other{redisAt(t, "redis://"+r.Addr), func() { r.Must("SAVE") }, func(*testing.T, store.Portable) {
+		r.Kill()
+		r.Start()
+	}, func() {}}
+}
+
+func failedOver(t *testing.T) *other {
+	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	var was *rtmtest.Redis
+	return &other{redisAt(t, servers.URL()), func() {}, func(t *testing.T, into store.Portable) {
+		was = servers.Master()
+		was.Kill()
+		rtmtest.Within(t, time.Minute, "another master", func() bool {
+			for at := range into.(*redis.Store).Masters() {
+				return at != was.Addr
+			}
+			return false
+		})
+	}, func() {
+		was.Start()
+		servers.Whole()
+	}}
+}
+
+// The new store loses its master while what has changed is copied, and with it
+// what no replica had, or what was on no disk: the move is given up, the old
+// store goes on, and can move when the servers are whole again.
+func TestServersFailWhileItMoves(t *testing.T) {
+	for _, try := range []struct {
+		name, at string
+		start    func(*testing.T) *other
+	}{{"restarted", CatchingUp, restarted}, {"restarted", Switching, restarted}, {"another master", CatchingUp, failedOver}} {
+		t.Run(try.name+", "+try.at, func(t *testing.T) {
+			a, b := directory(t), try.start(t)
+			m := NewMovable(a.must(t))
+			things(t, m.Now(), 1000)
+			c := begin(m, nil, 4)
+			var into store.Portable
+			var early, lost sync.Once
+			_, err := m.Move(t.Context(), func(id, old string) (s store.Portable, err error) {
+				s, err = b.fill(id, old)
+				into = s
+				return s, err
+			}, "there", func() {}, func(p Progress) {
+				if p.Stage == CatchingUp {
+					early.Do(b.early)
+				}
+				if p.Stage == try.at {
+					lost.Do(func() { b.lose(t, into) })
+				}
+			})
+			if err == nil {
+				t.Error("it moves")
+			}
+			counts(t, c, c.users[0].acked.Load())
+			if mark, err := m.Now().Mark(t.Context()); store.InService(mark) != nil || err != nil {
+				t.Errorf("the old store is marked %q, %v", mark, err)
+			}
+			c.end()
+			b.whole()
+			if res, err := m.Move(t.Context(), b.fill, "there", func() {}, noProgress); err != nil || res.Unfinished != "" {
+				t.Errorf("it does not move again: %v", err)
+			}
+			c.check(t, m.Now())
 			m.Close()
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +32,7 @@ const (
 func insist(ctx context.Context, do func() error) error {
 	for since := time.Now(); ; {
 		err := do()
-		if err == nil || ctx.Err() != nil || errors.Is(err, store.ErrClosed) || errors.Is(err, store.ErrMark) || time.Since(since) > patience {
+		if err == nil || ctx.Err() != nil || errors.Is(err, store.ErrClosed) || errors.Is(err, store.ErrMark) || errors.Is(err, errOthers) || time.Since(since) > patience {
 			return err
 		}
 		select {
@@ -93,7 +94,9 @@ func (s *Store) receive(ctx context.Context, id, old string) error {
 			return err
 		}
 	}
-	s.fills = &fills{id: id, at: t}
+	if err := s.beginFills(ctx, id, t); err != nil {
+		return err
+	}
 	for i, m := range t.masters {
 		if err := s.swap(ctx, m, found[i], store.Filling(id)); err != nil {
 			return err
@@ -160,17 +163,56 @@ func (s *Store) clear(ctx context.Context) error {
 	return errors.New("somebody else still writes into it")
 }
 
-// fills is what is remembered while a store is filled.
+// fills is what is remembered while a store is filled: under which id, and who
+// held the data at the beginning. What was filled is read again and compared at
+// those servers, and nothing waits for their replicas before the last mark; so a
+// server that takes over, or starts again, may lack some of it.
 type fills struct {
-	id string
-	at *topology
+	id        string
+	at        *topology
+	failovers int64
+	runs      []string // of the masters, as Redis names its processes
 }
 
-// stillFills reports an error if somebody else has begun to fill the store.
+// beginFills remembers who holds the data now.
+func (s *Store) beginFills(ctx context.Context, id string, t *topology) (err error) {
+	f := &fills{id: id, at: t, failovers: s.Failovers.Load()}
+	f.runs, err = t.runs(ctx)
+	s.fills = f
+	return err
+}
+
+// runs names the processes that are masters.
+func (t *topology) runs(ctx context.Context) (ids []string, err error) {
+	for _, m := range t.masters {
+		text, err := m.client.Do(ctx, m.client.B().Info().Section("server").Build()).ToString()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.addr, err)
+		}
+		ids = append(ids, readInfo(text)["run_id"])
+	}
+	return ids, nil
+}
+
+// stillFills reports an error if other servers hold the data than at the
+// beginning, or somebody else has begun to fill the store.
 func (s *Store) stillFills(ctx context.Context) error {
+	if !s.topology.Load().same(s.fills.at) || s.Failovers.Load() != s.fills.failovers {
+		return errOthers
+	}
 	mark, err := s.Mark(ctx)
 	if err == nil && mark != store.Filling(s.fills.id) {
 		err = fmt.Errorf("%w: it is marked %q", store.ErrMark, mark)
+	}
+	return err
+}
+
+// sameFills reports an error if other processes hold the data than at the
+// beginning of the filling.
+func (s *Store) sameFills(ctx context.Context) error {
+	runs, err := s.fills.at.runs(ctx)
+	if err == nil && (!slices.Equal(runs, s.fills.runs) || !s.topology.Load().same(s.fills.at) || s.Failovers.Load() != s.fills.failovers) {
+		err = errOthers
 	}
 	return err
 }
@@ -238,7 +280,8 @@ func (s *Store) Mark(ctx context.Context) (mark string, err error) {
 	return mark, nil
 }
 
-// SetMark implements store.Portable. In a Cluster the first master decides
+// SetMark implements store.Portable. The mark of a store that is being filled is
+// only replaced if the same servers hold it as at the beginning. In a Cluster the first master decides
 // between two who set marks at the same time: all begin there.
 func (s *Store) SetMark(ctx context.Context, was, mark string) error {
 	if s.closed.Load() {
@@ -247,6 +290,12 @@ func (s *Store) SetMark(ctx context.Context, was, mark string) error {
 	t := s.topology.Load()
 	if err := s.fence(ctx); err != nil {
 		return err
+	}
+	filled := s.fills != nil && was == store.Filling(s.fills.id)
+	if filled {
+		if err := s.sameFills(ctx); err != nil {
+			return err
+		}
 	}
 	for _, m := range t.masters {
 		text, err := s.markText(ctx, m)
@@ -269,6 +318,9 @@ func (s *Store) SetMark(ctx context.Context, was, mark string) error {
 	}
 	if !s.topology.Load().same(t) {
 		return errOthers // the mark was set at one master, and another one's replicas were asked
+	}
+	if filled {
+		return s.sameFills(ctx)
 	}
 	return nil
 }
