@@ -722,11 +722,19 @@ func Unfinished(dir string) (map[string][]string, error) {
 	}
 	waiting := make(map[string][]string)
 	for _, e := range entries {
-		name, unfinished := strings.CutSuffix(e.Name(), finished+part)
-		if i := strings.LastIndexByte(name, '-'); unfinished && i > len(stamp) && name[len(stamp)] == '-' {
-			by := name[len(stamp)+1 : i]
+		name, unfinished := strings.CutSuffix(e.Name(), part)
+		if by := instanceOf(name); unfinished && by != "" {
 			waiting[by] = append(waiting[by], e.Name())
 		}
 	}
 	return waiting, err
+}
+
+// instanceOf is the instance that began a record file; empty: it is none.
+func instanceOf(name string) string {
+	name, ok := strings.CutSuffix(name, finished)
+	if i := strings.LastIndexByte(name, '-'); ok && i > len(stamp) && name[len(stamp)] == '-' {
+		return name[len(stamp)+1 : i]
+	}
+	return ""
 }
