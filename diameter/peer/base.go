@@ -66,6 +66,11 @@ func (c *Conn) base(m *diameter.Message) bool {
 	case diameter.DisconnectPeer:
 		c.leaving.Store(true)
 		c.answer(m, diameter.Success, nil)
+		if c.parting {
+			c.bad.Add(1)
+			break
+		}
+		c.parting = true
 		time.AfterFunc(c.node.config.SlowMax, c.Close) // who sent the DPR closes; not for ever
 	case diameter.CapabilitiesExchange:
 		c.bad.Add(1)

@@ -36,6 +36,7 @@ type Conn struct {
 	scratch      []byte           // its memory
 	dialled      bool
 	counted      bool
+	parting      bool        // a DPR was received; only the reader uses it
 	open         atomic.Bool // capabilities are exchanged
 	leaving      atomic.Bool // a DPR was sent or received
 	parted       atomic.Bool // our DPR was answered

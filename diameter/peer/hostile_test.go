@@ -226,3 +226,31 @@ func TestManyBadMessages(t *testing.T) {
 		}
 	})
 }
+
+// The first DPR has the connection closed after SlowMax. More of them change
+// nothing about that, leave nothing behind, and are read like what is bad.
+func TestManyDPRs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := node(t, ours3, &host{receive: success})
+		defer n.Close()
+		f := pipe(t, n)
+		f.open("gw")
+		var many []byte
+		for range 10 {
+			many = append(many, message(diameter.DisconnectPeer, 0, 1, func(*diameter.Encoder) {})...)
+		}
+		go func() {
+			f.SetWriteDeadline(time.Now().Add(time.Minute))
+			for range 200 {
+				f.Write(many)
+			}
+		}()
+		after, closed := f.closes(time.Minute)
+		if got := n.Counts.Received.Load(); !closed || after != 10*time.Second || got > 1500 {
+			t.Errorf("closed %v after %s, %d messages were read", closed, after, got)
+		}
+		if n.Counts.Limits[LimitBad].Load() == 0 {
+			t.Error("it was not counted")
+		}
+	})
+}
