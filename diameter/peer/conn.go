@@ -512,7 +512,12 @@ func (c *Conn) gone() {
 func (c *Conn) Send(token any, build func(hopByHop, endToEnd uint32) []byte) bool {
 	_, own := token.(ours)
 	c.out.Lock()
-	if full := len(c.waiting) >= c.node.config.OwedMax && !own; full || c.closed {
+	full := len(c.waiting) >= c.node.config.OwedMax && !own
+	if full {
+		c.forgive()
+		full = len(c.waiting) >= c.node.config.OwedMax
+	}
+	if full || c.closed {
 		c.out.Unlock()
 		if full {
 			c.node.limited(LimitOwed)

@@ -3,6 +3,7 @@ package peer
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"runtime"
@@ -815,6 +816,31 @@ func TestAnswersThatNeverCome(t *testing.T) {
 		f.Close()
 		if answered := <-watched; answered < 8 {
 			t.Errorf("%d watchdogs in ten minutes", answered)
+		}
+	})
+}
+
+// A request that was not answered for a minute gives its place back when another
+// one needs it, however long the watchdog is silent.
+func TestOwedForAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ours3
+		c.OwedMax, c.Watchdog = 1, time.Hour
+		n := node(t, c, &host{})
+		defer n.Close()
+		f := pipe(t, n)
+		f.open("gw")
+		go io.Copy(io.Discard, f)
+		conn := n.Find("gw")
+		rar := func(hop, end uint32) []byte {
+			return message(diameter.ReAuth, 4, hop, func(e *diameter.Encoder) { e.String(diameter.SessionID, "s") })
+		}
+		sent := conn.Send(1, rar)
+		pass(owedFor)
+		early := conn.Send(2, rar)
+		pass(time.Second)
+		if late := conn.Send(3, rar); !sent || early || !late {
+			t.Errorf("sent at first %v, within the minute %v, after it %v", sent, early, late)
 		}
 	})
 }
