@@ -490,6 +490,7 @@ func TestWhichPeerAConnectionBelongsTo(t *testing.T) {
 		{"smf.example", "example", "10.7.1.1", "smf.example;"},
 		{"smf.example", "elsewhere", "10.7.1.1", "smf.example;"},
 		{"smf.example", "elsewhere", "192.0.2.1", ""},
+		{"Dra.example", "example", "10.8.0.1", ""}, // "*" of that realm is not for whom another realm's document names
 		{"pgw.example", "example", "10.8.0.1", "*;example"},
 		{"pgw.example", "example", "2001:db8::7", "*;example"},
 		{"pgw.example", "elsewhere", "10.8.0.1", ""},

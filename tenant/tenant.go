@@ -39,7 +39,7 @@ type TenantLimits struct {
 
 // A Peer is who may connect, and for whom.
 type Peer struct {
-	Host        string   `json:"host"`                  // Origin-Host; "*": any
+	Host        string   `json:"host"`                  // Origin-Host; "*": any that no other document names
 	Realm       string   `json:"realm,omitempty"`       // Origin-Realm; empty: any
 	Sources     []string `json:"sources,omitempty"`     // networks that it connects from; may be left out with Certificate
 	Certificate string   `json:"certificate,omitempty"` // DNS name in its certificate: it connects with TLS alone; empty: with TLS, Host
@@ -197,14 +197,12 @@ func (c *Catalogue) SecurePeer(host, realm string, source netip.Addr, names []st
 
 func (c *Catalogue) find(host, realm string, source netip.Addr, secure bool, names []string) (*Peer, bool) {
 	owner := c.realms[strings.ToLower(realm)] // a tenant's realm is nobody else's to call itself by
-	named := false
+	named := false                            // … nor is a host that a document names, whatever the realm
 	for _, p := range c.peers {
-		switch {
+		switch named = named || strings.EqualFold(p.Host, host) && p.Host != "*"; {
 		case owner != "" && !p.Serves(owner), !p.names(host, realm), named && p.Host == "*":
 		case p.admits(host, source, secure, names):
 			return p, true
-		default:
-			named = named || p.Host != "*" // whom a document names, one for anybody does not let in
 		}
 	}
 	return nil, false

@@ -152,6 +152,9 @@ func (c *client) Silent(m *diameter.Message) bool {
 // OriginHost is who answers this client.
 func (c *client) OriginHost() string { return c.stands.Load().self.OriginHost }
 
+// Reason is the document that let it in, when it was asked last.
+func (c *client) Reason() string { return c.stands.Load().name }
+
 // sends reports whether a request of that origin may come over the connection.
 func (c *client) sends(s *standing, e *creditcontrol.Envelope) bool {
 	if s.known != nil {

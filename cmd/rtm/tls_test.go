@@ -132,12 +132,15 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-// declare applies a document.
+// declare applies documents, and waits until all instances have them.
 func (l *lab) declare(t testing.TB, doc string) {
 	t.Helper()
 	r := remote{url: l.api}
 	if err := r.call(t.Context(), "POST", "/v1/apply", http.Header{"Content-Type": {"application/yaml"}}, strings.NewReader(doc), nil); err != nil {
 		t.Fatal(err)
+	}
+	if !l.live()[0].Await(t.Context()) {
+		t.Fatal("not all instances have the documents")
 	}
 }
 

@@ -194,10 +194,10 @@ func (c *Conn) capabilities(m *diameter.Message) bool {
 		return refuse(refused)
 	case !common:
 		return refuse(diameter.NoCommonApplication)
-	case !c.node.admit(c.Host):
+	case !c.node.admit(c, peer):
 		return refuse(diameter.UnableToComply)
 	}
-	c.Peer, c.counted = peer, true
+	c.Peer = peer
 	c.answer(m, diameter.Success, c.describe)
 	c.opened()
 	return true

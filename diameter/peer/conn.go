@@ -35,7 +35,8 @@ type Conn struct {
 	enc          diameter.Encoder // of answers of this layer, on the goroutine that reads
 	scratch      []byte           // its memory
 	dialled      bool
-	counted      bool
+	counted      bool // at its seat; both guarded by node.mu
+	seat         seat
 	parting      bool        // a DPR was received; only the reader uses it
 	open         atomic.Bool // capabilities are exchanged
 	leaving      atomic.Bool // a DPR was sent or received

@@ -37,7 +37,7 @@ type Config struct {
 	InFlightAll   int           // 16,384 of all
 	BadMax        int           // 100 messages a second of one connection that cannot be used; then it is not read for the rest of it
 	OwedMax       int           // 1,024 requests sent over one connection have no answer; after a minute none is expected
-	PerPeer       int           // 4 connections with one Origin-Host
+	PerPeer       int           // 4 connections with one Origin-Host and -Realm, let in for one reason
 	Connections   int           // 10,000 in all
 	CERRate       int           // 10 new connections a second from one address
 	Open          int           // 100 connections from one address whose CER has not come
@@ -111,7 +111,9 @@ type Capabilities struct {
 type Handler interface {
 	// Admit decides on a CER: zero, or the Result-Code that refuses it (3010).
 	// peer is kept in Conn.Peer. If it has a method OriginHost() string, what
-	// this layer answers to applications' requests carries that name.
+	// this layer answers to applications' requests carries that name. If it has a
+	// method Reason() string, connections that were let in for different reasons
+	// are counted apart.
 	Admit(c Capabilities) (peer any, refuse diameter.Result)
 	// Receive gets the requests that came together. Each is answered or dropped
 	// exactly once, by anyone.
@@ -178,7 +180,7 @@ type Node struct {
 
 	mu        sync.Mutex // guards all below
 	conns     map[*Conn]bool
-	hosts     map[string]int
+	seats     map[seat]int
 	listeners []net.Listener
 	sources   map[netip.Addr]int // new connections of this second
 	knocking  map[netip.Addr]int // connections without a CER
@@ -195,7 +197,7 @@ func New(c Config, h Handler) (*Node, error) {
 	}
 	c.defaults()
 	n := &Node{
-		config: c, handler: h, conns: make(map[*Conn]bool), hosts: make(map[string]int),
+		config: c, handler: h, conns: make(map[*Conn]bool), seats: make(map[seat]int),
 		sources: make(map[netip.Addr]int), knocking: make(map[netip.Addr]int),
 	}
 	n.pool.New = func() any { return &Request{} }
@@ -355,17 +357,26 @@ func (n *Node) begin(c *Conn) {
 	go c.write()
 }
 
-// admit counts a connection that exchanged capabilities; false: its host has
-// as many as it may.
-func (n *Node) admit(host string) bool {
+// A seat is what connections of a peer are counted by: its names, in lower case,
+// and why it was let in. So nobody takes the seats of another who calls itself
+// alike.
+type seat struct{ host, realm, reason string }
+
+// admit counts a connection that exchanged capabilities; false: there are as many
+// of its peer as may be.
+func (n *Node) admit(c *Conn, peer any) bool {
+	s := seat{host: strings.ToLower(c.Host), realm: strings.ToLower(c.Realm)}
+	if p, ok := peer.(interface{ Reason() string }); ok {
+		s.reason = p.Reason()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	name := strings.ToLower(host)
-	if n.hosts[name] >= n.config.PerPeer {
+	if n.seats[s] >= n.config.PerPeer {
 		n.limited(LimitPerPeer)
 		return false
 	}
-	n.hosts[name]++
+	n.seats[s]++
+	c.seat, c.counted = s, true
 	return true
 }
 
@@ -375,9 +386,8 @@ func (n *Node) forget(c *Conn) {
 	delete(n.conns, c)
 	n.unknock(c)
 	if c.counted {
-		name := strings.ToLower(c.Host)
-		if n.hosts[name]--; n.hosts[name] <= 0 {
-			delete(n.hosts, name)
+		if n.seats[c.seat]--; n.seats[c.seat] <= 0 {
+			delete(n.seats, c.seat)
 		}
 	}
 	n.Counts.Closed.Add(1)

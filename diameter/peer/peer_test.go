@@ -132,10 +132,12 @@ func message(c diameter.Command, app diameter.Application, hop uint32, more func
 	return e.Bytes()
 }
 
-func cer(name string, app uint32) []byte {
+func cer(name string, app uint32) []byte { return cerOf(name, "far", app) }
+
+func cerOf(name, realm string, app uint32) []byte {
 	return message(diameter.CapabilitiesExchange, 0, 1, func(e *diameter.Encoder) {
 		e.String(diameter.OriginHost, name)
-		e.String(diameter.OriginRealm, "far")
+		e.String(diameter.OriginRealm, realm)
 		e.Address(diameter.HostIPAddress, netip.MustParseAddr("192.0.2.1"))
 		e.Uint32(diameter.VendorID, 0)
 		e.String(diameter.ProductName, "test")
@@ -858,4 +860,48 @@ func TestNamesWithoutCase(t *testing.T) {
 	if n.Find("Gw.Far") == nil || len(n.Conns()) != 4 {
 		t.Errorf("%d connections", len(n.Conns()))
 	}
+}
+
+// reasoned is a handler that lets peers in by their address, and says so.
+type reasoned struct{ *host }
+
+type reason string
+
+func (r reason) Reason() string { return string(r) }
+
+func (reasoned) Admit(c Capabilities) (any, diameter.Result) {
+	return reason(c.Remote.Addr().String()), 0
+}
+
+// Who calls itself like another peer, in another realm or let in for another
+// reason, takes none of its connections.
+func TestNamesakesAreCountedApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ours3
+		c.PerPeer = 1
+		n := node(t, c, &host{})
+		defer n.Close()
+		n.handler = reasoned{&host{}}
+		var all []*far
+		from := func(ip, realm string, want diameter.Result) {
+			t.Helper()
+			f := knocker(t, n, ip)
+			all = append(all, f)
+			f.send(cerOf("gw", realm, 4))
+			f.want(diameter.CapabilitiesExchange, want)
+		}
+		from("192.0.2.1", "far", diameter.Success)
+		from("192.0.2.1", "FAR", diameter.UnableToComply)
+		from("192.0.2.1", "near", diameter.Success)
+		from("192.0.2.2", "far", diameter.Success)
+		from("192.0.2.2", "far", diameter.UnableToComply)
+		for _, f := range all {
+			f.Close()
+		}
+		synctest.Wait()
+		if n.mu.Lock(); len(n.seats) != 0 {
+			t.Errorf("%v are counted when all are gone", n.seats)
+		}
+		n.mu.Unlock()
+	})
 }
