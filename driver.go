@@ -40,9 +40,8 @@ type Config struct {
 	// Notify sends a RAR or ASR over the connection of the client itself, or of
 	// a relay towards it. False: there is none here. nil: there never is.
 	Notify func(account store.Key, due charging.Due, relayed bool) bool
-	// Connected lists the Origin-Hosts that are connected here, and the realms
-	// that relays among them lead to; "*" is any.
-	Connected func() (hosts, relays []string)
+	// Connected lists who is connected here, each once, in order.
+	Connected func() []Neighbour
 	// Figures is what was counted at the door; nil: there is none.
 	Figures func() Figures
 	// Knows is the highest store level that this instance can work on; zero: that
@@ -84,7 +83,8 @@ type Instance struct {
 	outbox    chan struct{} // a notice waits to be routed
 	gate      sync.Mutex    // guards admission
 	admission *Admission
-	listed    []string // hosts, as the last records of them say; like listedAt only used by attend
+	listed    []Neighbour // as the last records of them say; like the next two only used by attend
+	listedIn  int         // so many records
 	listedAt  time.Time
 	leaving   atomic.Bool
 	pending   atomic.Int64                  // requests without a reply
@@ -156,7 +156,7 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	n.admission = NewAdmission(n.weight)
 	n.version, n.since = oneVersion, time.Now()
 	n.outbox = make(chan struct{}, 1)
-	n.notices = Notices{Name: n.Name, Store: n.Store, Version: n.version, Notify: n.Notify}
+	n.notices = Notices{Name: n.Name, Store: n.Store, Version: n.version, Notify: n.Notify, Catalogue: n.Catalogue}
 	if err := n.askTime(ctx); err != nil {
 		return nil, err
 	}

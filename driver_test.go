@@ -245,11 +245,11 @@ func TestPresence(t *testing.T) {
 		return rtm.Start(t.Context(), rtm.Config{
 			Name: name, Store: s,
 			Presence: rtm.Presence{PeerHost: name, Machine: machine, Diameter: []string{"[::]:3868"}},
-			Connected: func() (hosts, relays []string) {
+			Connected: func() (all []rtm.Neighbour) {
 				for i := range 5000 {
-					hosts = append(hosts, fmt.Sprintf("pgw-%05d.epc.mnc001.mcc001.3gppnetwork.org", first+i))
+					all = append(all, rtm.Neighbour{Host: fmt.Sprintf("pgw-%05d.epc.mnc001.mcc001.3gppnetwork.org", first+i), Realm: "far"})
 				}
-				return hosts, nil
+				return all
 			},
 			Figures: func() rtm.Figures { return rtm.Figures{Answered: [4]int64{1, 2, 3, 4}, Connections: 5000} },
 			Notify: func(_ store.Key, due charging.Due, relayed bool) bool {

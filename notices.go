@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +31,8 @@ type Notices struct {
 	Version func() store.Version
 	// Notify is Config.Notify.
 	Notify func(account store.Key, due charging.Due, relayed bool) bool
+	// Catalogue tells whom the peers of other instances serve; nil: all are learned.
+	Catalogue func() *tenant.Catalogue
 
 	mu      sync.Mutex // guards waiting
 	waiting []Parcel
@@ -79,13 +80,12 @@ func (n *Notices) Route(ctx context.Context, all []Presence) error {
 	}
 	to := make(map[string][]Parcel)
 	for _, p := range n.take() {
-		host, realm := string(p.Due.Host), string(p.Due.Realm)
-		i := slices.IndexFunc(others, func(o Presence) bool { return containsFold(o.Peers, host) })
+		i := slices.IndexFunc(others, func(o Presence) bool { return n.reaches(o.Peers, &p, false) })
 		if i < 0 && n.Notify(p.Account, p.Due, true) {
 			continue
 		}
 		if i < 0 {
-			i = slices.IndexFunc(others, func(o Presence) bool { return containsFold(o.Relays, realm) || containsFold(o.Relays, "*") })
+			i = slices.IndexFunc(others, func(o Presence) bool { return n.reaches(o.Peers, &p, true) })
 		}
 		if i >= 0 {
 			to[others[i].Name] = append(to[others[i].Name], p)
@@ -106,6 +106,17 @@ func (n *Notices) Route(ctx context.Context, all []Presence) error {
 	return errors.Join(errs...)
 }
 
+// reaches reports whether one of list can be sent that notice.
+func (n *Notices) reaches(list []Neighbour, p *Parcel, relayed bool) bool {
+	var cat *tenant.Catalogue
+	if n.Catalogue != nil {
+		cat = n.Catalogue()
+	}
+	return slices.ContainsFunc(list, func(b Neighbour) bool {
+		return b.Reaches(cat.PeerNamed(b.Document), p.Account, &p.Due, relayed)
+	})
+}
+
 // Collect sends the notices that others left for this instance.
 func (n *Notices) Collect(ctx context.Context) {
 	var mine []Parcel
@@ -121,9 +132,9 @@ func (n *Notices) Collect(ctx context.Context) {
 	}
 }
 
-// more are the hosts of an instance that do not fit into the list of instances,
-// as far as they can be read.
-func (p *Presence) more(ctx context.Context, s store.Store) (hosts []string) {
+// more are the neighbours of an instance whose number does not fit into the list of
+// instances, as far as they can be read.
+func (p *Presence) more(ctx context.Context, s store.Store) (all []Neighbour) {
 	if p.More == 0 {
 		return nil
 	}
@@ -136,14 +147,10 @@ func (p *Presence) more(ctx context.Context, s store.Store) (hosts []string) {
 		return nil
 	}
 	for _, r := range recs {
-		var part []string
+		var part []Neighbour
 		if json.Unmarshal(r.Bytes, &part) == nil {
-			hosts = append(hosts, part...)
+			all = append(all, part...)
 		}
 	}
-	return hosts
-}
-
-func containsFold(list []string, s string) bool {
-	return slices.ContainsFunc(list, func(l string) bool { return strings.EqualFold(l, s) })
+	return all
 }

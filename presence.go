@@ -18,8 +18,8 @@ import (
 const (
 	presenceEvery = time.Second
 	presenceStale = 6 * time.Second // who was not heard of for that long is gone
-	peersMax      = 100             // Origin-Hosts in the list of instances: if there are more, all are in records of their own
-	peersEach     = 2000            // Origin-Hosts in one of these
+	peersMax      = 16 << 10        // octets of neighbours in the list of instances: if there are more, all are in records of their own
+	peersEach     = 128 << 10       // octets of neighbours in one of these
 	peersEvery    = time.Minute     // they are written again, and expire after three times that
 	hostsMax      = 1000            // peer hosts of instances that are remembered
 	casTries      = 8
@@ -28,27 +28,76 @@ const (
 
 // A Presence is what an instance says of itself to the others.
 type Presence struct {
-	Name      string    `json:"name"`
-	PeerHost  string    `json:"peerHost"`
-	Diameter  []string  `json:"diameter,omitempty"`
-	HTTP      string    `json:"http,omitempty"`
-	Since     time.Time `json:"since"`
-	Seen      time.Time `json:"seen"`              // by the store's clock
-	Machine   string    `json:"machine,omitempty"` // where it runs; empty: nobody knows
-	Peers     []string  `json:"peers,omitempty"`   // Origin-Hosts connected to it, not more than 100
-	More      int       `json:"more,omitempty"`    // records that list them all, if there are more
-	Relays    []string  `json:"relays,omitempty"`  // realms that its relays lead to; "*": any
-	Leaving   bool      `json:"leaving,omitempty"`
-	Catalogue string    `json:"catalogue,omitempty"` // the version of its catalogue
-	Requests  int64     `json:"requests"`            // decided so far
-	Busy      int64     `json:"busy"`                // nanoseconds spent deciding them
-	Trips     int64     `json:"trips,omitempty"`     // to the store and back, of the loop's commits so far
-	Waited    int64     `json:"waited,omitempty"`    // nanoseconds of these trips
-	Offset    int64     `json:"offset,omitempty"`    // nanoseconds that the store's clock is ahead of its machine's
+	Name      string      `json:"name"`
+	PeerHost  string      `json:"peerHost"`
+	Diameter  []string    `json:"diameter,omitempty"`
+	HTTP      string      `json:"http,omitempty"`
+	Since     time.Time   `json:"since"`
+	Seen      time.Time   `json:"seen"`                 // by the store's clock
+	Machine   string      `json:"machine,omitempty"`    // where it runs; empty: nobody knows
+	Peers     []Neighbour `json:"neighbours,omitempty"` // who is connected to it; if there are many, some of them
+	More      int         `json:"more,omitempty"`       // records that list them all, then
+	Leaving   bool        `json:"leaving,omitempty"`
+	Catalogue string      `json:"catalogue,omitempty"` // the version of its catalogue
+	Requests  int64       `json:"requests"`            // decided so far
+	Busy      int64       `json:"busy"`                // nanoseconds spent deciding them
+	Trips     int64       `json:"trips,omitempty"`     // to the store and back, of the loop's commits so far
+	Waited    int64       `json:"waited,omitempty"`    // nanoseconds of these trips
+	Offset    int64       `json:"offset,omitempty"`    // nanoseconds that the store's clock is ahead of its machine's
 
 	Level uint32      `json:"level,omitempty"` // the highest store level that it knows; zero: 1
 	Audit AuditCounts `json:"audit,omitzero"`
 	Figures
+}
+
+// A Neighbour is a peer that is connected to an instance. It tells the others
+// which notices an instance can deliver.
+type Neighbour struct {
+	Host     string `json:"host"`
+	Realm    string `json:"realm"`
+	Document string `json:"document,omitempty"` // Peer.Name of the document that let it in; empty: it was learned, and serves all tenants
+	Relays   bool   `json:"relays,omitempty"`   // it was learned, and passes on messages of others
+}
+
+// Reaches reports whether a notice may go over the connection of b, whose
+// document is p: to its client, or, relayed, through a relay towards that. Who
+// does not serve the tenant of the account gets none, whatever it calls itself.
+func (b *Neighbour) Reaches(p *tenant.Peer, account store.Key, due *charging.Due, relayed bool) bool {
+	owner, _ := tenant.AccountOf(account)
+	switch {
+	case p == nil && b.Document != "", p != nil && !p.Serves(owner):
+		return false
+	case !relayed:
+		return strings.EqualFold(b.Host, string(due.Host)) && strings.EqualFold(b.Realm, string(due.Realm))
+	case p == nil:
+		return b.Relays
+	}
+	return p.Leads(string(due.Realm))
+}
+
+// octets is how many it takes up in a record.
+func (b *Neighbour) octets() int {
+	body, _ := json.Marshal(b) // strings and a bool
+	return len(body) + 1
+}
+
+// few are as many of list as fit into so many octets, but one at least.
+func few(list []Neighbour, octets int) []Neighbour {
+	for i := range list {
+		if octets -= list[i].octets(); octets < 0 && i > 0 {
+			return list[:i]
+		}
+	}
+	return list
+}
+
+// Hosts lists the names of list, each once.
+func Hosts(list []Neighbour) (hosts []string) {
+	for i := range list {
+		hosts = append(hosts, list[i].Host)
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
 }
 
 // A heard is what the list of instances says of one. What another version has
@@ -133,14 +182,13 @@ func swap[T any](ctx context.Context, s store.Store, key store.Key, draw func() 
 func (n *Instance) present(ctx context.Context) error {
 	me := n.Presence
 	if n.Connected != nil {
-		var err error
-		if me.Peers, me.Relays = n.Connected(); len(me.Peers) > peersMax {
-			if me.More, err = n.listPeers(ctx, me.Peers); err != nil {
+		all := n.Connected()
+		if me.Peers = few(all, peersMax); len(me.Peers) < len(all) {
+			var err error
+			if me.More, err = n.listPeers(ctx, all); err != nil {
 				return err
 			}
-			me.Peers = me.Peers[:peersMax]
 		}
-		me.Relays = me.Relays[:min(len(me.Relays), peersMax)]
 	}
 	if n.Figures != nil {
 		me.Figures = n.Figures()
@@ -174,25 +222,24 @@ func peersKey(instance string, i int) store.Key {
 	return store.Key{Partition: tenant.Partition(instance), Kind: tenant.KindPresence, Name: fmt.Sprintf("peers/%s/%d", instance, i)}
 }
 
-// listPeers writes the records that list all hosts, if they have changed, and
-// returns how many there are.
-func (n *Instance) listPeers(ctx context.Context, hosts []string) (records int, err error) {
-	records = (len(hosts) + peersEach - 1) / peersEach
-	if slices.Equal(hosts, n.listed) && time.Since(n.listedAt) < peersEvery {
-		return records, nil
+// listPeers writes the records that list all neighbours, if they have changed, and
+// returns how many records there are.
+func (n *Instance) listPeers(ctx context.Context, all []Neighbour) (records int, err error) {
+	if slices.Equal(all, n.listed) && time.Since(n.listedAt) < peersEvery {
+		return n.listedIn, nil
 	}
-	i := 0
-	for part := range slices.Chunk(hosts, peersEach) {
-		_, err := swap(ctx, n.Store, peersKey(n.Name, i), n.version, 3*peersEvery, func(all *[]string) (bool, error) {
-			*all = part
+	for rest := all; len(rest) > 0; records++ {
+		part := few(rest, peersEach)
+		rest = rest[len(part):]
+		_, err := swap(ctx, n.Store, peersKey(n.Name, records), n.version, 3*peersEvery, func(list *[]Neighbour) (bool, error) {
+			*list = part
 			return true, nil
 		})
 		if err != nil {
 			return 0, err
 		}
-		i++
 	}
-	n.listed, n.listedAt = slices.Clone(hosts), time.Now()
+	n.listed, n.listedIn, n.listedAt = slices.Clone(all), records, time.Now()
 	return records, nil
 }
 
@@ -278,12 +325,7 @@ func (n *Instance) eldest() bool {
 // PeersOf lists the Origin-Hosts that are connected to an instance, as far as it
 // has told.
 func (n *Instance) PeersOf(ctx context.Context, p *Presence) []string {
-	if p.More == 0 {
-		return p.Peers
-	}
-	hosts := append(slices.Clone(p.Peers), p.more(ctx, n.Store)...)
-	slices.Sort(hosts)
-	return slices.Compact(hosts)
+	return Hosts(append(slices.Clip(p.Peers), p.more(ctx, n.Store)...))
 }
 
 // attend keeps presence up to date until the instance stops.

@@ -63,7 +63,7 @@ type Latency struct {
 func ShowInstance(p *rtm.Presence) Instance {
 	i := Instance{
 		Name: p.Name, PeerHost: p.PeerHost, Diameter: p.Diameter, HTTP: p.HTTP, Machine: p.Machine, Since: p.Since, Seen: p.Seen,
-		Offset: time.Duration(p.Offset).Round(time.Microsecond).String(), Catalogue: p.Catalogue, Peers: p.Peers, MorePeers: p.More > 0,
+		Offset: time.Duration(p.Offset).Round(time.Microsecond).String(), Catalogue: p.Catalogue, Peers: rtm.Hosts(p.Peers), MorePeers: p.More > 0,
 		Requests: p.Requests, BusySeconds: time.Duration(p.Busy).Seconds(),
 		Answered: Answered{p.Answered[0], p.Answered[1], p.Answered[2], p.Answered[3]}, Latency: []Latency{},
 		Refused: p.Refused, InFlight: p.InFlight, Connections: p.Connections,

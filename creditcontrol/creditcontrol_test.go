@@ -146,7 +146,7 @@ func TestRefusals(t *testing.T) {
 		if ferr != nil {
 			t.Fatalf("%s: %v", id, ferr)
 		}
-		if _, r := DecodeResult(&m); r != want {
+		if r := DecodeReply(&m).Result; r != want {
 			t.Errorf("%s: the answer says %v", id, r)
 		}
 		if f, ok := diameter.Find(m.Body, diameter.FailedAVP); !ok || len(f.Data) < 8 {
@@ -502,8 +502,8 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if session, _ := DecodeResult(&m); len(session) > len(m.Body) {
-			t.Fatal("a Session-Id from nowhere")
+		if r := DecodeReply(&m); len(r.Session)+len(r.Host)+len(r.Realm) > len(m.Body) {
+			t.Fatal("a name from nowhere")
 		}
 		for _, name := range Dialects() {
 			d := DialectOf(name)

@@ -248,15 +248,26 @@ func target(enc *diameter.Encoder, s *Self, t *Target) {
 	enc.Uint32(diameter.AuthApplicationID, uint32(diameter.ApplicationCreditControl))
 }
 
-// DecodeResult reads the Session-Id and Result-Code of a RAA or ASA.
-func DecodeResult(m *diameter.Message) (session []byte, r diameter.Result) {
-	if a, ok := diameter.Find(m.Body, diameter.SessionID); ok {
-		session = a.Data
+// A Reply is a RAA or ASA. Its slices are those of the message.
+type Reply struct {
+	Session, Host, Realm []byte // Session-Id and who answers; nil: not there
+	Result               diameter.Result
+}
+
+// DecodeReply reads a RAA or ASA.
+func DecodeReply(m *diameter.Message) (r Reply) {
+	for _, v := range []struct {
+		attr diameter.Attr
+		to   *[]byte
+	}{{diameter.SessionID, &r.Session}, {diameter.OriginHost, &r.Host}, {diameter.OriginRealm, &r.Realm}} {
+		if a, ok := diameter.Find(m.Body, v.attr); ok {
+			*v.to = a.Data
+		}
 	}
 	if a, ok := diameter.Find(m.Body, diameter.ResultCode); ok {
 		if v, err := a.Uint32(); err == nil {
-			r = diameter.Result(v)
+			r.Result = diameter.Result(v)
 		}
 	}
-	return session, r
+	return r
 }

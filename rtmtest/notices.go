@@ -47,7 +47,7 @@ func (n *instance) hear() {
 		p := rtm.Presence{Name: o.name}
 		for _, g := range n.m.gateways {
 			if g.connected(o) {
-				p.Peers = append(p.Peers, g.host)
+				p.Peers = append(p.Peers, rtm.Neighbour{Host: g.host, Realm: "sim"})
 			}
 		}
 		n.others = append(n.others, p)

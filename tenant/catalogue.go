@@ -34,7 +34,7 @@ func documentKey(name string, number uint32) store.Key {
 
 func tenantName(name string) string       { return "tenant/" + name }
 func planName(tenant, plan string) string { return "plan/" + tenant + "/" + plan }
-func peerName(p *Peer) string             { return "peer/" + p.Host + ";" + p.Realm }
+func peerName(p *Peer) string             { return "peer/" + p.Name() }
 
 // head is the record that names all documents.
 type head struct {

@@ -61,8 +61,16 @@ func (p *Peer) Sends(host, realm, originHost, originRealm string) bool {
 	if strings.EqualFold(host, originHost) && strings.EqualFold(realm, originRealm) {
 		return true
 	}
-	return slices.ContainsFunc(p.Relays, func(r string) bool { return r == "*" || strings.EqualFold(r, originRealm) })
+	return p.Leads(originRealm)
 }
+
+// Leads reports whether it is a relay of messages of that realm.
+func (p *Peer) Leads(realm string) bool {
+	return slices.ContainsFunc(p.Relays, func(r string) bool { return r == "*" || strings.EqualFold(r, realm) })
+}
+
+// Name is what no other document of a peer has: its host and realm.
+func (p *Peer) Name() string { return p.Host + ";" + p.Realm }
 
 // names reports whether the document is about a peer that calls itself so.
 func (p *Peer) names(host, realm string) bool {
@@ -181,6 +189,17 @@ func (c *Catalogue) PlanNames() map[string]uint32 {
 
 // Peers lists all peers, in the order in which they are tried.
 func (c *Catalogue) Peers() []*Peer { return c.peers }
+
+// PeerNamed finds a peer by its Name; nil: there is none, or no catalogue.
+func (c *Catalogue) PeerNamed(name string) *Peer {
+	if c == nil {
+		return nil
+	}
+	if i := slices.IndexFunc(c.peers, func(p *Peer) bool { return p.Name() == name }); i >= 0 {
+		return c.peers[i]
+	}
+	return nil
+}
 
 // Peer finds who a connection without TLS belongs to: the one place where host,
 // realm and source are checked, so that Serves can tell whose subscribers it may

@@ -722,7 +722,7 @@ func (d *doctor) peers() {
 	}
 	switch {
 	case more:
-		d.ok("peers", "more than 100 are connected to an instance; rtm_diameter_connections counts them")
+		d.ok("peers", "more are connected to an instance than its list shows; rtm_diameter_connections counts them")
 	case len(here) > 0:
 		d.ok("peers", "connected: %s", few(here))
 	case len(absent)+len(learned) == 0:

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -53,7 +55,7 @@ type client struct {
 	door   *door
 	caps   peer.Capabilities
 	stands atomic.Pointer[standing]
-	relays atomic.Bool // it was learned, and sent a message of another host
+	relays atomic.Bool // it was learned, and sent a message of another host or realm
 }
 
 // standing is what the catalogue of one moment says of a client.
@@ -64,7 +66,7 @@ type standing struct {
 	realms    map[string][]string // Destination-Realms that mean one tenant; nil: this peer does not serve it
 	self      *creditcontrol.Self // who answers
 	known     *tenant.Peer        // nil: it was learned
-	name      string              // of the document, or that there is none
+	name      string              // of the document, or that there is none; no tenant's
 }
 
 // standing is what the catalogue says of c now: documents that are applied count
@@ -91,7 +93,7 @@ func (d *door) standing(cat *tenant.Catalogue, c *peer.Capabilities) *standing {
 	}
 	s := &standing{catalogue: cat, dialect: creditcontrol.Generic, self: &d.self, name: "learned peers"}
 	if ok {
-		s.tenants, s.known, s.name = p.Tenants, p, "peer "+p.Host+";"+p.Realm
+		s.tenants, s.known, s.name = p.Tenants, p, "peer "+p.Name()
 	}
 	s.divide()
 	if !ok {
@@ -160,21 +162,32 @@ func (c *client) sends(s *standing, e *creditcontrol.Envelope) bool {
 	if s.known != nil {
 		return s.known.Sends(c.caps.Host, c.caps.Realm, string(e.OriginHost), string(e.OriginRealm))
 	}
-	if !c.relays.Load() && !strings.EqualFold(c.caps.Host, string(e.OriginHost)) {
+	if !c.relays.Load() && !(strings.EqualFold(c.caps.Host, string(e.OriginHost)) && strings.EqualFold(c.caps.Realm, string(e.OriginRealm))) {
 		c.relays.Store(true)
 	}
 	return true
 }
 
-// leads are the realms that the client is a relay to, as far as is known.
-func (c *client) leads() []string {
-	if s := c.stands.Load(); s.known != nil {
-		return s.known.Relays
+// neighbour is the client as the other instances know it.
+func (c *client) neighbour(s *standing) rtm.Neighbour {
+	b := rtm.Neighbour{Host: c.caps.Host, Realm: c.caps.Realm}
+	if s.known != nil {
+		b.Document = s.known.Name()
+	} else {
+		b.Relays = c.relays.Load()
 	}
-	if c.relays.Load() {
-		return []string{"*"}
+	return b
+}
+
+// reaches reports whether a notice may go over the connection, and its answer
+// come.
+func (c *client) reaches(n *notice, relayed bool) bool {
+	s := c.standing()
+	if s == nil {
+		return false
 	}
-	return nil
+	b := c.neighbour(s)
+	return b.Reaches(s.known, n.account, &n.due, relayed)
 }
 
 // call is one CCR on its way, kept with the memory of its request.
@@ -400,18 +413,26 @@ func (c *call) answer() {
 	c.request.Answer(c.buf)
 }
 
-// Answered implements peer.Handler: a client answered a RAR or ASR.
-func (d *door) Answered(_ *peer.Conn, token any, m *diameter.Message) {
+// Answered implements peer.Handler: a client answered a RAR or ASR. That it does
+// not know the session ends it, so nobody but the client itself can say so: not
+// another one in its place, nor a relay in front of it that has lost the way.
+func (d *door) Answered(conn *peer.Conn, token any, m *diameter.Message) {
 	n, ok := token.(*notice)
 	if !ok {
 		return
 	}
-	_, r := creditcontrol.DecodeResult(m)
+	a := creditcontrol.DecodeReply(m)
+	if a.Result == diameter.UnknownSessionID {
+		own := bytes.EqualFold(a.Host, n.due.Host) && bytes.EqualFold(a.Realm, n.due.Realm)
+		if c := conn.Peer.(*client); !own || !c.reaches(n, false) && !c.reaches(n, true) {
+			return // the timer sends it again
+		}
+	}
 	now := d.instance.Now()
 	d.instance.Submit(&rtm.Inbound{
 		Account: n.account, Arrived: now, Deadline: now.Add(5 * time.Second),
 		Request: charging.Request{
-			Kind: charging.Notified, Realm: n.due.Realm, Session: n.due.Session, Notice: n.due.Number, Result: charging.Result(r),
+			Kind: charging.Notified, Realm: n.due.Realm, Session: n.due.Session, Notice: n.due.Number, Result: charging.Result(a.Result),
 		},
 	})
 }
@@ -427,20 +448,26 @@ type notice struct {
 	due     charging.Due
 }
 
-// notify sends a RAR or ASR over the connection of its client, or else, if that
-// is wanted, of a relay towards it. No other gateway of the realm gets it: that
-// would answer, truly, that it does not know the session.
+// notify sends a RAR or ASR over a connection of its client, or else, if that is
+// wanted, of a relay towards it. No other gateway of the realm gets it: that
+// would answer, truly, that it does not know the session. Nor does anybody who
+// does not serve the account's tenant.
 func (d *door) notify(account store.Key, due charging.Due, relayed bool) bool {
-	conn := d.node.Find(string(due.Host))
-	if relayed {
-		conn = d.relay(string(due.Realm))
+	n := &notice{account, due}
+	for _, conn := range d.node.Conns() {
+		if conn.Peer.(*client).reaches(n, relayed) && d.send(conn, n) {
+			return true
+		}
 	}
-	if conn == nil {
-		return false
-	}
+	return false
+}
+
+// send sends a notice over a connection; false: it cannot be sent there now.
+func (d *door) send(conn *peer.Conn, n *notice) bool {
+	due := &n.due
 	target := &creditcontrol.Target{Session: due.Session, Host: due.Host, Realm: due.Realm}
 	self := conn.Peer.(*client).stands.Load().self
-	return conn.Send(&notice{account, due}, func(hop, end uint32) []byte {
+	return conn.Send(n, func(hop, end uint32) []byte {
 		var enc diameter.Encoder
 		enc.Reset(nil)
 		if due.Kind == charging.Abort {
@@ -452,28 +479,18 @@ func (d *door) notify(account store.Key, due charging.Due, relayed bool) bool {
 	})
 }
 
-// relay is a connection of a relay towards that realm; nil: there is none.
-func (d *door) relay(realm string) *peer.Conn {
-	for _, c := range d.node.Conns() {
-		for _, r := range c.Peer.(*client).leads() {
-			if r == "*" || strings.EqualFold(r, realm) {
-				return c
-			}
+// connected lists who is connected here, for the other instances.
+func (d *door) connected() (all []rtm.Neighbour) {
+	for _, conn := range d.node.Conns() {
+		c := conn.Peer.(*client)
+		if s := c.standing(); s != nil {
+			all = append(all, c.neighbour(s))
 		}
 	}
-	return nil
-}
-
-// connected lists who is connected here, and the realms that relays among them
-// lead to, for the other instances.
-func (d *door) connected() (hosts, relays []string) {
-	for _, c := range d.node.Conns() {
-		hosts = append(hosts, c.Host)
-		relays = append(relays, c.Peer.(*client).leads()...)
-	}
-	slices.Sort(hosts)
-	slices.Sort(relays)
-	return slices.Compact(hosts), slices.Compact(relays)
+	slices.SortFunc(all, func(a, b rtm.Neighbour) int {
+		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Realm, b.Realm), cmp.Compare(a.Document, b.Document))
+	})
+	return slices.Compact(all)
 }
 
 // strangers remembers whom the log has named already.

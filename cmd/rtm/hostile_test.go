@@ -3,7 +3,11 @@ package main
 import (
 	"net"
 	"testing"
+	"time"
 
+	"rtm/api"
+	"rtm/diameter"
+	"rtm/rtmtest"
 	"rtm/store/storetest"
 )
 
@@ -50,4 +54,83 @@ func TestConnectionsOfNamesakes(t *testing.T) {
 	if r := cea("alpha.example"); r != 2001 {
 		t.Errorf("alpha's own gateway, which a document names, gets CEA %d", r)
 	}
+}
+
+// While a gateway is away, a notice of its session waits for it, at whichever
+// instance it comes back: neither another tenant's gateway of the same name gets it
+// meanwhile, nor another tenant's relay.
+func TestNoticesAreTheTenants(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 2)
+	for _, i := range l.instances {
+		i.door.learn = false
+	}
+	l.apply(t, "../../examples/lab.yaml")
+	l.declare(t, namesakes+`---
+{kind: Peer, host: dra.beta.example, realm: beta.example, sources: [127.0.0.0/8], tenants: [beta], relays: ["*"]}
+`)
+	own := dialPeer(t, l.targets[0], "pgw1.alpha.example", "alpha.example")
+	var others []*wire
+	for _, target := range l.targets {
+		for _, host := range []string{"pgw1.alpha.example", "dra.beta.example"} {
+			others = append(others, dialPeer(t, target, host, "beta.example"))
+		}
+	}
+	if r := number(own.exchange(ccr("pgw1.alpha.example", "alpha.example", "s;1", 1, 0, 0)).Body, diameter.ResultCode); r != 2001 {
+		t.Fatalf("CCA-I %d", r)
+	}
+	own.Close()
+	rtmtest.Until(t, "A knows who is connected to B, and not to A any more", func() bool {
+		all := l.live()[0].Instances()
+		return len(all) == 2 && len(all[0].Peers) == 2 && len(all[1].Peers) == 2
+	})
+	l.tell(t, "session", "abort", "s;1")
+	for i, w := range others {
+		if m, ok := w.next(100 * time.Millisecond); ok {
+			t.Errorf("beta's connection %d got %s of alpha's session %s", i, m.Command, textOf(m.Body, diameter.SessionID))
+		}
+	}
+	own = dialPeer(t, l.targets[1], "PGW1.alpha.example", "Alpha.example")
+	m, ok := own.next(20 * time.Second)
+	if !ok || m.Command != diameter.AbortSession {
+		t.Fatalf("alpha's own gateway got %+v", m)
+	}
+	own.replies(m, "pgw1.alpha.example", "alpha.example", 2001)
+	l.untilNotice(t, "s;1", "")
+}
+
+// untilNotice waits until a session, which is open, has that notice.
+func (l *lab) untilNotice(t testing.TB, session, notice string) {
+	t.Helper()
+	r := remote{url: l.api}
+	rtmtest.Until(t, "the session is open, with notice "+notice, func() bool {
+		var s api.Session
+		return r.call(t.Context(), "GET", "/v1/sessions/"+session, nil, nil, &s) == nil && s.Notice == notice
+	})
+}
+
+// Only the gateway says that it does not know the session. A relay that says so in
+// its own name has lost the way: it is asked again, and may pass on what the
+// gateway says.
+func TestUnknownToARelayOnly(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.instances[0].door.learn = false
+	l.apply(t, "../../examples/lab.yaml")
+	l.peer(t, "dra.hub", "relays: [epc]\n")
+	dra := dialPeer(t, l.targets[0], "dra.hub", "hub")
+	if r := number(dra.exchange(ccr("pgw1.epc", "epc", "s;1", 1, 0, 0)).Body, diameter.ResultCode); r != 2001 {
+		t.Fatalf("CCA-I %d", r)
+	}
+	l.tell(t, "session", "reauth", "s;1")
+	for _, origin := range [][2]string{{"dra.hub", "hub"}, {"PGW1.epc", "EPC"}} {
+		m, ok := dra.next(20 * time.Second)
+		if !ok || m.Command != diameter.ReAuth {
+			t.Fatalf("before the answer of %v the relay got %+v", origin, m)
+		}
+		dra.replies(m, origin[0], origin[1], 5002)
+	}
+	r := remote{url: l.api}
+	rtmtest.Until(t, "the session that its gateway does not know is closed", func() bool {
+		var s api.Session
+		return r.call(t.Context(), "GET", "/v1/sessions/s;1", nil, nil, &s) != nil
+	})
 }

@@ -407,16 +407,6 @@ func (n *Node) Conns() []*Conn {
 	return cs
 }
 
-// Find is an open connection to that host; nil: there is none.
-func (n *Node) Find(host string) *Conn {
-	for _, c := range n.Conns() {
-		if strings.EqualFold(c.Host, host) {
-			return c
-		}
-	}
-	return nil
-}
-
 // Leave ends all connections as a node does that will be back: no new ones, a
 // DPR on each, what is in hand is answered, and each is closed when its DPA is
 // there and nothing is in hand, at most LeaveMax after DPA. It returns when

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -82,6 +83,16 @@ func success(r *Request) {
 	e.Answer(&r.Message.Header, 0)
 	e.Uint32(diameter.ResultCode, uint32(diameter.Success))
 	r.Answer(e.Bytes())
+}
+
+// Find is an open connection to that host; nil: there is none.
+func (n *Node) Find(host string) *Conn {
+	for _, c := range n.Conns() {
+		if strings.EqualFold(c.Host, host) {
+			return c
+		}
+	}
+	return nil
 }
 
 func resultOf(m *diameter.Message) diameter.Result {
