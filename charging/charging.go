@@ -514,4 +514,5 @@ type Outcome struct {
 type Due struct {
 	Notice
 	Realm, Host, Session []byte
+	Sub                  uint64
 }

@@ -220,20 +220,25 @@ func EncodeResult(enc *diameter.Encoder, s *Self, e *Envelope, r diameter.Result
 // A Target is the session that a server-initiated request is about.
 type Target struct {
 	Session, Host, Realm []byte
+	Sub                  uint64 // CC-Sub-Session-Id; zero: none
 }
 
-// EncodeReAuth writes a RAR: for one rating group, or the whole session
-// (RFC 8506 §5.5, RFC 6733 §8.3.1).
+// EncodeReAuth writes a RAR: for one rating group, or the whole session or
+// sub-session (RFC 8506 §5.5, RFC 6733 §8.3.1).
 func EncodeReAuth(enc *diameter.Encoder, s *Self, t *Target, group uint32, hasGroup bool, hopByHop, endToEnd uint32) {
 	enc.Request(diameter.ReAuth, diameter.ApplicationCreditControl, diameter.FlagProxiable, hopByHop, endToEnd)
 	target(enc, s, t)
 	enc.Uint32(diameter.ReAuthRequestType, 0) // AUTHORIZE_ONLY
+	if t.Sub != 0 {
+		enc.Uint64(diameter.CCSubSessionID, t.Sub)
+	}
 	if hasGroup {
 		enc.Uint32(diameter.RatingGroup, group)
 	}
 }
 
-// EncodeAbort writes an ASR (RFC 6733 §8.5.1).
+// EncodeAbort writes an ASR (RFC 6733 §8.5.1). That knows no sub-sessions: the
+// client ends all of the session, each with a termination of its own.
 func EncodeAbort(enc *diameter.Encoder, s *Self, t *Target, hopByHop, endToEnd uint32) {
 	enc.Request(diameter.AbortSession, diameter.ApplicationCreditControl, diameter.FlagProxiable, hopByHop, endToEnd)
 	target(enc, s, t)

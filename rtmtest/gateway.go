@@ -334,7 +334,7 @@ func (s *session) endIfOpen(end bool) {
 func (g *gateway) notice(account store.Key, due charging.Due) {
 	var s *session
 	for _, o := range g.m.sessions {
-		if o.name == string(due.Session) && o.opened {
+		if o.name == string(due.Session) && o.sub == due.Sub && o.opened {
 			s = o
 		}
 	}
@@ -353,15 +353,8 @@ func (g *gateway) notice(account store.Key, due charging.Due) {
 	g.m.send(func() {
 		n.arrive(func() *rtm.Inbound {
 			return &rtm.Inbound{Account: account, Request: charging.Request{
-				Kind: charging.Notified, Realm: due.Realm, Session: due.Session, Sub: s.subOf(), Result: result, Notice: due.Number,
+				Kind: charging.Notified, Realm: due.Realm, Session: due.Session, Sub: due.Sub, Result: result, Notice: due.Number,
 			}}
 		})
 	})
-}
-
-func (s *session) subOf() uint64 {
-	if s == nil {
-		return 0
-	}
-	return s.sub
 }

@@ -432,7 +432,8 @@ func (d *door) Answered(conn *peer.Conn, token any, m *diameter.Message) {
 	d.instance.Submit(&rtm.Inbound{
 		Account: n.account, Arrived: now, Deadline: now.Add(5 * time.Second),
 		Request: charging.Request{
-			Kind: charging.Notified, Realm: n.due.Realm, Session: n.due.Session, Notice: n.due.Number, Result: charging.Result(a.Result),
+			Kind: charging.Notified, Realm: n.due.Realm, Session: n.due.Session, Sub: n.due.Sub,
+			Notice: n.due.Number, Result: charging.Result(a.Result),
 		},
 	})
 }
@@ -465,7 +466,7 @@ func (d *door) notify(account store.Key, due charging.Due, relayed bool) bool {
 // send sends a notice over a connection; false: it cannot be sent there now.
 func (d *door) send(conn *peer.Conn, n *notice) bool {
 	due := &n.due
-	target := &creditcontrol.Target{Session: due.Session, Host: due.Host, Realm: due.Realm}
+	target := &creditcontrol.Target{Session: due.Session, Sub: due.Sub, Host: due.Host, Realm: due.Realm}
 	self := conn.Peer.(*client).stands.Load().self
 	return conn.Send(n, func(hop, end uint32) []byte {
 		var enc diameter.Encoder

@@ -189,6 +189,34 @@ func TestNoticeThatDidNotArriveIsSentAgain(t *testing.T) {
 	})
 }
 
+// A RAR of a sub-session names it, and its answer is about it.
+func TestNoticeOfASubSession(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	w.exchange(longer(ccr("pgw.epc", "epc", "s;1", 1, 0, 0), func(e *diameter.Encoder) { e.Uint64(diameter.CCSubSessionID, 5) }))
+	for _, result := range []uint32{2002, 5002} {
+		l.tell(t, "session", "reauth", "s;1")
+		m, ok := w.next(3 * time.Second)
+		if !ok || m.Command != diameter.ReAuth {
+			t.Fatalf("got %+v", m)
+		}
+		sub, _ := diameter.Find(m.Body, diameter.CCSubSessionID)
+		if n, err := sub.Uint64(); err != nil || n != 5 {
+			t.Errorf("it is about sub-session %d (%v)", n, err)
+		}
+		w.replies(m, "pgw.epc", "epc", result)
+		if result == 2002 {
+			l.untilNotice(t, "s;1", "")
+		}
+	}
+	r := remote{url: l.api}
+	rtmtest.Until(t, "the sub-session that its client does not know is closed", func() bool {
+		var s api.Session
+		return r.call(t.Context(), "GET", "/v1/sessions/s;1", nil, nil, &s) != nil
+	})
+}
+
 // All that is sent to a peer that wants it so carries the instance's own name.
 func TestAnswerAsInstance(t *testing.T) {
 	l := startLab(t, storetest.NewMemory(), 1)
