@@ -318,15 +318,18 @@ func (d *door) receive(c *call) {
 		in.Identities = append(in.Identities, string(c.text))
 	}
 	if in.Request.Kind == charging.Event && in.Request.Action <= charging.RefundAccount {
-		in.OnceDoor, in.OnceName = "gy", fmt.Sprintf("%s;%s;%d", c.env.OriginRealm, c.env.SessionID, c.env.Number)
-		if in.Request.Sub != 0 {
-			in.OnceName += fmt.Sprintf(";%d", in.Request.Sub)
-		}
+		in.OnceDoor, in.OnceName = "gy", onceName(&c.env, in.Request.Sub)
 	}
 	if k := in.Request.Kind; k == charging.Initial || k == charging.Update {
 		c.request.Late = c.request.At.Add(c.peer.dialect.Late)
 	}
 	d.instance.Submit(in)
+}
+
+// onceName is the name of a one-time request: no two have the same, whatever is in
+// their realms and Session-Ids.
+func onceName(e *creditcontrol.Envelope, sub uint64) string {
+	return fmt.Sprintf("%d;%d;%d;%s;%s", e.Number, sub, len(e.OriginRealm), e.OriginRealm, e.SessionID)
 }
 
 // spoofed refuses a request in the name of somebody who does not send over this

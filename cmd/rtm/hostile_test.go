@@ -134,3 +134,57 @@ func TestUnknownToARelayOnly(t *testing.T) {
 		return r.call(t.Context(), "GET", "/v1/sessions/s;1", nil, nil, &s) != nil
 	})
 }
+
+// Two events are two, however their realms, Session-Ids and numbers run together.
+func TestEventsAreToldApart(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	r := remote{url: l.api}
+	debited := func() (n int64) {
+		var s api.Subscriber
+		if err := r.call(t.Context(), "GET", "/v1/subscribers/001010000000001", nil, nil, &s); err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range s.Buckets {
+			n += b.Debited
+		}
+		return n
+	}
+	l.peer(t, "dra.hub", `relays: ["*"]`)
+	relay := dialPeer(t, l.targets[0], "dra.hub", "hub")
+	last := int64(0)
+	for _, e := range []struct {
+		realm, session string
+		number         uint32
+		sub            uint64
+	}{{"h", "1;2", 3, 4}, {"h", "1;2;3", 4, 0}, {"h;1", "2", 3, 4}, {"h", "1;2", 3, 0}, {"h", "1;2", 34, 0}} {
+		var enc diameter.Encoder
+		enc.Reset(nil)
+		enc.Request(diameter.CreditControl, diameter.ApplicationCreditControl, diameter.FlagProxiable, 1, 1)
+		enc.String(diameter.SessionID, e.session)
+		enc.String(diameter.OriginHost, "gw")
+		enc.String(diameter.OriginRealm, e.realm)
+		enc.String(diameter.DestinationRealm, l.config.OriginRealm)
+		enc.Uint32(diameter.AuthApplicationID, 4)
+		enc.String(diameter.ServiceContextID, "32251@3gpp.org")
+		enc.Uint32(diameter.CCRequestType, 4)
+		enc.Uint32(diameter.CCRequestNumber, e.number)
+		if e.sub != 0 {
+			enc.Uint64(diameter.CCSubSessionID, e.sub)
+		}
+		enc.Uint32(diameter.RequestedAction, 0)
+		enc.Open(diameter.SubscriptionID)
+		enc.Uint32(diameter.SubscriptionIDType, 1)
+		enc.String(diameter.SubscriptionIDData, "001010000000001")
+		enc.Close()
+		enc.Open(diameter.RequestedServiceUnit)
+		enc.Uint64(diameter.CCTotalOctets, 1<<20)
+		enc.Close()
+		m := relay.exchange(enc.Bytes())
+		now := debited()
+		if got := number(m.Body, diameter.ResultCode); got != 2001 || now <= last {
+			t.Errorf("%+v: %d, debited %d after %d", e, got, now, last)
+		}
+		last = now
+	}
+}
