@@ -3,14 +3,12 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"fmt"
 	"log/slog"
 	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -206,12 +204,12 @@ type call struct {
 func (d *door) Admit(c peer.Capabilities) (any, diameter.Result) {
 	cl := &client{door: d, caps: c}
 	s := cl.standing()
-	if (s == nil || s.known == nil) && d.strange.first("peer "+c.Host) {
+	if (s == nil || s.known == nil) && d.strange.first(aboutPeer, c.Host, time.Now()) {
 		level, text := slog.LevelInfo, "learned a peer; rtm serve would need it in the catalogue"
 		if s == nil {
 			level, text = slog.LevelWarn, "refused an unknown peer"
 		}
-		d.log.Log(context.Background(), level, text, "host", c.Host, "realm", c.Realm, "address", c.Remote, "certificate", c.Names, "fix", peerDocument(c))
+		d.strange.tell(aboutPeer, level, text, "host", c.Host, "realm", c.Realm, "address", c.Remote, "certificate", c.Names, "fix", peerDocument(c))
 	}
 	if s == nil {
 		return nil, diameter.UnknownPeer
@@ -268,8 +266,10 @@ func (c *call) caught() {
 	}
 	c.door.Counts.Panics.Add(1)
 	c.door.instance.Load.Panics.Add(1)
-	c.door.log.Error("a request could not be worked on: please report it", "panic", failed,
-		"session", string(c.env.SessionID), "number", c.env.Number, "stack", string(debug.Stack()))
+	if c.door.strange.first(aboutPanic, "", time.Now()) {
+		c.door.strange.tell(aboutPanic, slog.LevelError, "a request could not be worked on: please report it", "panic", failed,
+			"session", veiled(string(c.env.SessionID)), "number", c.env.Number, "stack", string(debug.Stack()))
+	}
 	if c.request.Conn != nil {
 		c.result(diameter.UnableToComply)
 	}
@@ -338,8 +338,8 @@ func (c *call) spoofed(cl *client) {
 	d := c.door
 	d.Counts.Spoofed.Add(1)
 	c.request.Bad()
-	if d.strange.first("origin " + string(c.env.OriginHost) + " over " + cl.caps.Host) {
-		d.log.Warn("refused a request with somebody else's Origin-Host", "connection", cl.caps.Host, "originHost", string(c.env.OriginHost),
+	if d.strange.first(aboutOrigin, string(c.env.OriginHost)+" over "+cl.caps.Host, time.Now()) {
+		d.strange.tell(aboutOrigin, slog.LevelWarn, "refused a request with somebody else's Origin-Host", "connection", cl.caps.Host, "originHost", string(c.env.OriginHost),
 			"originRealm", string(c.env.OriginRealm), "fix", "if it is a relay, list the realm under relays: of its Peer document")
 	}
 	origin, _ := diameter.Find(c.request.Message.Body, diameter.OriginHost)
@@ -376,20 +376,31 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 	}
 }
 
-// unknown says once what would make a subscriber known.
+// unknown says once what would make a subscriber known. Whose number it is the log
+// of rtm serve does not say: the gateway does, by the session.
 func (d *door) unknown(in *rtm.Inbound) {
-	if len(in.Identities) == 0 || !d.strange.first(in.Identities[0]) {
+	if len(in.Identities) == 0 || !d.strange.first(aboutSubscriber, in.Identities[0], time.Now()) {
 		return
 	}
-	fix := "none: no shell should see this identity"
-	if subscriberShape.MatchString(in.Identities[0]) {
-		t := d.instance.Catalogue().TenantOf(in.Identities[0])
-		if t == "" {
-			t = "TENANT"
-		}
-		fix = "rtm subscriber add " + in.Identities[0] + " --tenant " + t + " --plan PLAN --api " + d.api
+	id, shown, session, fix := in.Identities[0], in.Identities[0], string(in.Request.Session), "none: no shell should see this identity"
+	t := d.instance.Catalogue().TenantOf(id)
+	if t == "" {
+		t = "TENANT"
 	}
-	d.log.Warn("unknown subscriber answered 5030", "identity", in.Identities[0], "peer", string(in.Request.Host), "fix", fix)
+	if !d.learn {
+		shown, session = masked(id), veiled(session)
+	}
+	if subscriberShape.MatchString(id) {
+		scheme, _, _ := strings.Cut(id, ":")
+		if d.learn {
+			fix = "rtm subscriber add " + id
+		} else {
+			fix = "ask the gateway for the number of this session: rtm subscriber add " + scheme + ":NUMBER"
+		}
+		fix += " --tenant " + t + " --plan PLAN --api " + d.api
+	}
+	d.strange.tell(aboutSubscriber, slog.LevelWarn, "unknown subscriber answered 5030", "identity", shown, "session", session,
+		"peer", string(in.Request.Host), "fix", fix)
 }
 
 // subscriberShape is an identity that can be part of a command.
@@ -443,7 +454,9 @@ func (d *door) Answered(conn *peer.Conn, token any, m *diameter.Message) {
 
 // Closed implements peer.Handler.
 func (d *door) Closed(c *peer.Conn, _ []any) {
-	d.log.Info("a peer's connection is closed", "host", c.Host, "address", c.Remote)
+	if d.strange.first(aboutClosed, "", time.Now()) {
+		d.strange.tell(aboutClosed, slog.LevelInfo, "a peer's connection is closed", "host", c.Host, "address", c.Remote)
+	}
 }
 
 // notice is a RAR or ASR on its way.
@@ -495,26 +508,6 @@ func (d *door) connected() (all []rtm.Neighbour) {
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Realm, b.Realm), cmp.Compare(a.Document, b.Document))
 	})
 	return slices.Compact(all)
-}
-
-// strangers remembers whom the log has named already.
-type strangers struct {
-	mu   sync.Mutex // guards seen
-	seen map[string]bool
-}
-
-// strangersMax bounds what is remembered; then it begins anew.
-const strangersMax = 10_000
-
-func (s *strangers) first(who string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.seen == nil || len(s.seen) >= strangersMax {
-		s.seen = make(map[string]bool)
-	}
-	was := s.seen[who]
-	s.seen[who] = true
-	return !was
 }
 
 var _ peer.Handler = (*door)(nil)

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"fmt"
+	"log/slog"
 	"net"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -186,5 +190,81 @@ func TestEventsAreToldApart(t *testing.T) {
 			t.Errorf("%+v: %d, debited %d after %d", e, got, now, last)
 		}
 		last = now
+	}
+}
+
+// A log that takes no line keeps nobody waiting, and what strangers cause is
+// written so often, and no more: the rest is counted.
+func TestTheLogIsNoQueue(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	d := l.instances[0].door
+	log := &stuck{}
+	log.held.Lock()
+	d.learn, d.log = false, slog.New(slog.NewTextHandler(log, nil))
+	w := dialPeer(t, l.targets[0], "gw", "epc")
+	const strangers = 2000
+	for i := range strangers {
+		imsi := fmt.Sprintf("00199%010d", i)
+		m := w.exchange(request("gw", "epc", "epc", fmt.Sprintf("gw;%s;%d", imsi, i), imsi, 1, 0, 0))
+		if r := number(m.Body, diameter.ResultCode); r != 5030 {
+			t.Fatalf("stranger %d: %d", i, r)
+		}
+	}
+	if d.strange.omitted(aboutSubscriber) == 0 {
+		t.Error("nothing was left out")
+	}
+	log.held.Unlock()
+	rtmtest.Until(t, "the log says so", func() bool {
+		d.recount()
+		return strings.Contains(log.String(), "about=subscriber lines=")
+	})
+	text := log.String()
+	if strings.Contains(text, "0019900000") || !strings.Contains(text, "identity=imsi:…0000 session=gw;…0000;0 ") ||
+		!strings.Contains(text, "rtm subscriber add imsi:NUMBER --tenant ") {
+		t.Errorf("%.1000s", text)
+	}
+	if n := strings.Count(text, "unknown subscriber"); int64(n)+d.strange.omitted(aboutSubscriber) != strangers {
+		t.Errorf("%d lines, and %d left out, of %d", n, d.strange.omitted(aboutSubscriber), strangers)
+	}
+}
+
+// stuck is a log that takes nothing while it is held.
+type stuck struct {
+	held sync.Mutex
+	lockedBuffer
+}
+
+func (s *stuck) Write(p []byte) (int, error) {
+	s.held.Lock()
+	defer s.held.Unlock()
+	return s.lockedBuffer.Write(p)
+}
+
+// Of each sort so many lines are written in a second, and nothing twice.
+func TestStrangersAreNamedOnce(t *testing.T) {
+	var s strangers
+	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	count := func(about sort, who func(i int) string) (n int) {
+		for i := range 100 {
+			if s.first(about, who(i), at) {
+				n++
+			}
+		}
+		return n
+	}
+	each := func(i int) string { return fmt.Sprint(i) }
+	if n, m := count(aboutPeer, each), count(aboutTLS, each); n != tellRate || m != tellRate {
+		t.Errorf("%d and %d in one second", n, m)
+	}
+	at = at.Add(time.Second)
+	if n := count(aboutPeer, func(int) string { return "0" }); n != 0 {
+		t.Errorf("one was named %d times more", n)
+	}
+	if n := count(aboutPeer, func(int) string { return "x" }); n != 1 {
+		t.Errorf("a new one was named %d times", n)
+	}
+	if n := count(aboutPeer, func(int) string { return "" }); n != tellRate-1 || s.omitted(aboutPeer) != 90+100-int64(n) {
+		t.Errorf("%d more in that second, %d left out", n, s.omitted(aboutPeer))
 	}
 }

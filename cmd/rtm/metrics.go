@@ -22,12 +22,13 @@ var (
 	closedDesc   = prometheus.NewDesc("rtm_sessions_closed_total", "Sessions whose final record this instance wrote to a file.", []string{"instance"}, nil)
 	openDesc     = prometheus.NewDesc("rtm_session_open_seconds_total", "How long those sessions were open; compare rtm_diameter_instance_seconds_total.", []string{"instance"}, nil)
 	boundDesc    = prometheus.NewDesc("rtm_diameter_limit_total", "How often a peer, or somebody who would be one, met a bound.", []string{"instance", "limit"}, nil)
+	omittedDesc  = prometheus.NewDesc("rtm_log_omitted_total", "Lines about strangers that were not written to the log: there were too many.", []string{"instance", "about"}, nil)
 	refusedDesc  = prometheus.NewDesc("rtm_diameter_refused_total", "Messages and connections that were not served.", []string{"instance", "reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *doorMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc, boundDesc, recordsDesc, waitDesc, closedDesc, openDesc} {
+	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc, boundDesc, omittedDesc, recordsDesc, waitDesc, closedDesc, openDesc} {
 		ch <- d
 	}
 }
@@ -70,6 +71,9 @@ func (d *door) collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(flightDesc, prometheus.GaugeValue, float64(n.InFlight.Load()), name)
 	for l := peer.Limit(0); l < peer.Limits; l++ {
 		count(boundDesc, float64(n.Limits[l].Load()), l.String())
+	}
+	for about := range sorts {
+		count(omittedDesc, float64(d.strange.omitted(about)), about.String())
 	}
 	for reason, v := range d.refused() {
 		count(refusedDesc, float64(v), reason)

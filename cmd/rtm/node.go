@@ -97,7 +97,7 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 			OriginHost: c.OriginHost, OriginRealm: c.OriginRealm, Realms: c.Realms,
 			Hosts: append(slices.Clone(c.Identities), c.PeerHost),
 		},
-		learn: learn, api: "http://" + c.HTTP, log: log.With("instance", c.Name),
+		learn: learn, api: "http://" + c.HTTP, log: log.With("instance", c.Name), strange: strangers{lines: make(chan remark, tellMax)},
 	}
 	i.door = d
 	i.node, err = peer.New(peer.Config{
@@ -134,6 +134,7 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 		}
 	}
 	i.followed.Go(func() { i.watch(i.following) })
+	i.followed.Go(func() { d.tell(i.following) })
 	return i, nil
 }
 

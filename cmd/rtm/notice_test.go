@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"io"
 	"log/slog"
 	"net"
@@ -255,7 +254,7 @@ func TestAppliedWhileConnected(t *testing.T) {
 
 // What a stranger calls itself never becomes part of a command.
 func TestHintsAreNoCommandsOfStrangers(t *testing.T) {
-	var log bytes.Buffer
+	var log lockedBuffer
 	l := startLab(t, storetest.NewMemory(), 1)
 	d := l.instances[0].door
 	d.learn, d.log = false, slog.New(slog.NewTextHandler(&log, nil))
@@ -280,6 +279,7 @@ func TestHintsAreNoCommandsOfStrangers(t *testing.T) {
 		}
 		c.Close()
 	}
+	rtmtest.Until(t, "both are told of", func() bool { return strings.Count(log.String(), "refused an unknown peer") == 2 })
 	if text := log.String(); strings.Count(text, "rtm apply") != 1 || strings.Count(text, "reboot") != 1 {
 		t.Errorf("only the peer that can be named gets a command:\n%s", text)
 	}

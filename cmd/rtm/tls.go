@@ -141,8 +141,8 @@ func expiry(c *tls.Config) time.Time {
 
 // unsecured says once for each address why its handshake failed.
 func (d *door) unsecured(from netip.AddrPort, err error) {
-	if d.strange.first("tls " + from.Addr().String()) {
-		d.log.Warn("a TLS handshake failed", "address", from, "error", err, "fix", tlsFix(err))
+	if d.strange.first(aboutTLS, from.Addr().String(), time.Now()) {
+		d.strange.tell(aboutTLS, slog.LevelWarn, "a TLS handshake failed", "address", from, "error", err, "fix", tlsFix(err))
 	}
 }
 

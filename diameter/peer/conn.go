@@ -422,6 +422,7 @@ func (c *Conn) protected(m *diameter.Message) (ok bool) {
 			return
 		}
 		c.node.Counts.Panics.Add(1)
+		c.bad.Add(1) // a line in the log for each, so not too many
 		if c.node.config.Panicked != nil {
 			c.node.config.Panicked()
 		}
