@@ -1,6 +1,7 @@
 package rtm
 
 import (
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -48,6 +49,7 @@ func (n *Instance) Offset() time.Duration {
 // hints remember which account an identity had. They may be wrong without
 // harm: the account's record is the truth.
 type hints struct {
+	seed    maphash.Seed
 	stripes [16]struct {
 		mu sync.Mutex // guards of
 		of map[string]store.Key
@@ -58,12 +60,15 @@ type hints struct {
 const hintsMax = 8192
 
 func (h *hints) init() {
+	h.seed = maphash.MakeSeed()
 	for i := range h.stripes {
 		h.stripes[i].of = make(map[string]store.Key)
 	}
 }
 
-func (h *hints) stripe(id string) int { return int(id[len(id)-1]) & 15 }
+func (h *hints) stripe(id string) int {
+	return int(maphash.String(h.seed, id) % uint64(len(h.stripes)))
+}
 
 func (h *hints) get(id string) (store.Key, bool) {
 	if id == "" {
