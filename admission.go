@@ -68,8 +68,12 @@ func priority(k charging.Kind) int {
 }
 
 // Weight is what a tenant's document says: its part of the loop beside others,
-// and how many sessions and events a second may begin here; zero: any number.
-type Weight struct{ Share, Rate int }
+// and how many sessions and events a second may begin here, on average; zero: any
+// number.
+type Weight struct {
+	Share int
+	Rate  float64
+}
 
 // An Admission decides who comes into the loop. It keeps the requests that are in
 // it so few that a cycle takes about CycleAim, or CycleFair when several tenants
@@ -109,6 +113,7 @@ type Class struct {
 	last     time.Time
 	tokens   float64
 	filled   time.Time
+	Asked    int64 // sessions and events that were to begin
 	Admitted int64
 	Shed     int64
 }
@@ -173,7 +178,7 @@ func (a *Admission) Offer(in *Inbound, name, tenant string, now time.Time) (ente
 	c := a.class(name, tenant, now)
 	in.class, in.offered = c, now
 	p := priority(in.Request.Kind)
-	if p >= 2 && !c.spend(now) {
+	if begins(in) && !c.spend(now) {
 		return false, a.shed(in, ShedRate)
 	}
 	if c.in < a.share(c) && c.queued == 0 {
@@ -193,6 +198,33 @@ func (a *Admission) Offer(in *Inbound, name, tenant string, now time.Time) (ente
 	c.waiting[p].push(in)
 	c.queued++
 	return false, turned
+}
+
+// Known tells the tenant of a request in the loop, which may be among those of its
+// peer: its rate counts for it then. False: there is nothing left of that, and the
+// request is to be turned away.
+func (a *Admission) Known(in *Inbound, tenant string, now time.Time) bool {
+	if in.class == nil || in.class.Tenant != "" || in.rated || !begins(in) {
+		return true
+	}
+	in.rated = true
+	c := a.find(tenant, tenant, now)
+	if !c.active {
+		c.weight = a.weigh(c)
+	}
+	if c.spend(now) {
+		return true
+	}
+	a.Shed[ShedRate]++
+	c.Shed++
+	return false
+}
+
+// begins reports whether a tenant's rate counts for a request: it is a session's
+// first, or an event.
+func begins(in *Inbound) bool {
+	k := in.Request.Kind
+	return k == charging.Initial || k == charging.Event
 }
 
 // Left notes that a request is out of the loop, and moves those that waited for
@@ -244,8 +276,8 @@ func (a *Admission) share(c *Class) int {
 	return max(1, int(a.limit)*c.weight.Share/a.total)
 }
 
-// class finds or makes a class, and has it active.
-func (a *Admission) class(name, tenant string, now time.Time) *Class {
+// find finds or makes a class.
+func (a *Admission) find(name, tenant string, now time.Time) *Class {
 	c := a.classes[name]
 	if c == nil && len(a.classes) >= classesMax {
 		name, tenant = "", ""
@@ -253,13 +285,20 @@ func (a *Admission) class(name, tenant string, now time.Time) *Class {
 	}
 	if c == nil {
 		c = &Class{Tenant: tenant, filled: now}
+		c.weight = a.weigh(c)
+		c.tokens = max(1, c.weight.Rate)
 		a.classes[name] = c
 	}
+	return c
+}
+
+// class finds or makes a class, and has it active.
+func (a *Admission) class(name, tenant string, now time.Time) *Class {
+	c := a.find(name, tenant, now)
 	c.last = now
 	if !c.active {
 		c.active = true
 		c.weight = a.weigh(c)
-		c.tokens = float64(c.weight.Rate)
 		a.active = append(a.active, c)
 		a.total += c.weight.Share
 	}
@@ -275,13 +314,15 @@ func (a *Admission) weigh(c *Class) Weight {
 	return w
 }
 
-// spend takes one of the sessions and events that may begin in this second.
+// spend takes one of the sessions and events that may begin now: what is left of a
+// second's may be used later, and one may always be saved for.
 func (c *Class) spend(now time.Time) bool {
-	if c.weight.Rate == 0 {
+	c.Asked++
+	rate := c.weight.Rate
+	if rate == 0 {
 		return true
 	}
-	rate := float64(c.weight.Rate)
-	c.tokens = min(rate, c.tokens+now.Sub(c.filled).Seconds()*rate)
+	c.tokens = min(max(1, rate), c.tokens+max(0, now.Sub(c.filled).Seconds())*rate)
 	c.filled = now
 	if c.tokens < 1 {
 		return false

@@ -2,7 +2,9 @@ package rtm_test
 
 import (
 	"container/heap"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -429,4 +431,57 @@ func TestWhoSharesWithWhom(t *testing.T) {
 			t.Errorf("%v of %v: counted for %v, before %v; want it for %q", c.in.Identities, c.in.Tenants, after, before, c.want)
 		}
 	}
+}
+
+// A tenant's rate holds also for subscribers of whom nobody knows whose they are
+// when their requests come.
+func TestTheRateOfTheUnknown(t *testing.T) {
+	m := storetest.NewMemory()
+	docs, err := tenant.Parse("t.yaml", []byte(strings.Replace(shop, "currency: EUR", "currency: EUR\nlimits: {rate: 1}", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tenant.Apply(t.Context(), m, docs, false); err != nil {
+		t.Fatal(err)
+	}
+	const accounts = 40
+	var all []rtm.Subscription
+	for i := range accounts {
+		all = append(all, subscription(fmt.Sprint("a", i), fmt.Sprint("imsi:0010", i)))
+	}
+	for _, p := range start(t, m, "a").ProvisionAll(t.Context(), all) {
+		if p.Err != nil {
+			t.Fatal(p.Err)
+		}
+	}
+	n := start(t, m, "b") // it has seen nobody
+	begun, granted := time.Now(), 0
+	for i := range accounts {
+		in := &rtm.Inbound{Request: initial(fmt.Sprint("s", i)), Identities: []string{fmt.Sprint("imsi:0010", i)}, Tenants: []string{"shop", "other"}, Peer: "peer gw"}
+		a, err := n.Do(t.Context(), in)
+		switch {
+		case err == nil && a.Result == charging.Success:
+			granted++
+			update := initial(fmt.Sprint("s", i))
+			update.Kind, update.Number, update.Content = charging.Update, 1, 2
+			if a, err := n.Do(t.Context(), &rtm.Inbound{Request: update, Identities: in.Identities, Tenants: in.Tenants, Peer: in.Peer}); err != nil || a.Result != charging.Success {
+				t.Errorf("an update: %+v, %v", a, err)
+			}
+		case !errors.Is(err, rtm.ErrBusy):
+			t.Errorf("%+v, %v", a, err)
+		}
+	}
+	if most := 1 + int(time.Since(begun).Seconds()); granted < 1 || granted > most {
+		t.Errorf("%d sessions have begun, %d may have", granted, most)
+	}
+	n.Admission(func(a *rtm.Admission) {
+		if int(a.Shed[rtm.ShedRate]) != accounts-granted {
+			t.Errorf("counted %v", a.Shed)
+		}
+		a.Classes(func(c *rtm.Class) {
+			if in, waiting := c.Load(); in+waiting != 0 {
+				t.Errorf("%d of %q are in the loop still, %d wait", in, c.Tenant, waiting)
+			}
+		})
+	})
 }

@@ -254,9 +254,9 @@ func (n *Instance) weight(name string) Weight {
 	if t == nil {
 		return Weight{}
 	}
-	w := Weight{Share: t.Limits.Share, Rate: t.Limits.Rate}
+	w := Weight{Share: t.Limits.Share, Rate: float64(t.Limits.Rate)}
 	if others := n.others.Load(); w.Rate > 0 && others != nil {
-		w.Rate = max(1, w.Rate/max(1, len(*others)))
+		w.Rate /= max(1, float64(len(*others)))
 	}
 	return w
 }
@@ -314,6 +314,18 @@ func (n *Instance) tenantOf(in *Inbound) string {
 		return ""
 	}
 	return n.catalogue.Load().TenantAmong(in.Tenants, in.Identities[0])
+}
+
+// known reports whether a request whose account was found may go on: the rate of its
+// tenant, which may not have been known when it came, allows it.
+func (n *Instance) known(in *Inbound) bool {
+	if in.class == nil {
+		return true
+	}
+	name, _ := tenant.AccountOf(in.Account)
+	n.gate.Lock()
+	defer n.gate.Unlock()
+	return n.admission.Known(in, name, time.Now())
 }
 
 // turnAway answers a request that did not come into the loop.
@@ -580,6 +592,11 @@ func (n *Instance) deliver(r *Reply) {
 	case Forward:
 		if len(in.Request.Identity) > 0 && !in.indexed && !in.moved {
 			n.hints.put(string(in.Request.Identity), in.Account)
+		}
+		if !n.known(in) {
+			n.Load.Shed.Add(1)
+			n.answer(in, in.turnedAway())
+			return
 		}
 		n.submit(in)
 	case NeedPlan:

@@ -65,6 +65,7 @@ type Inbound struct {
 	seen    []looked
 	class   *Class    // it is in the loop, or waits for it, with those of its tenant
 	offered time.Time // when, by the clock of the Admission
+	rated   bool      // its tenant was not known then, and counts it among what it begins since
 }
 
 type progress uint8
