@@ -10,6 +10,7 @@ import (
 
 	"rtm"
 	"rtm/charging"
+	"rtm/rtmtest"
 	"rtm/store/storetest"
 	"rtm/tenant"
 )
@@ -484,4 +485,40 @@ func TestTheRateOfTheUnknown(t *testing.T) {
 			}
 		})
 	})
+}
+
+// With three instances and all traffic at one of them, a tenant begins about as
+// much as its rate there, not a third of it.
+func TestTheRateFollowsTheTraffic(t *testing.T) {
+	const rate = 60
+	m := storetest.NewMemory()
+	docs, err := tenant.Parse("t.yaml", []byte(strings.Replace(shop, "currency: EUR", fmt.Sprintf("currency: EUR\nlimits: {rate: %d}", rate), 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tenant.Apply(t.Context(), m, docs, false); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, m, "a")
+	subscribe(t, n)
+	start(t, m, "b")
+	start(t, m, "c")
+	rtmtest.Until(t, "a knows the others", func() bool { return len(n.Instances()) == 3 })
+	second, begun, most := time.Now(), 0, 0
+	for i, end := 0, time.Now().Add(15*time.Second); time.Now().Before(end) && begun < rate*3/4; i++ {
+		if time.Since(second) >= time.Second {
+			second, begun = time.Now(), 0
+		}
+		r := initial(fmt.Sprint("e", i))
+		r.Kind, r.Action, r.Content, r.Asks[0].Want.Octets = charging.Event, charging.DirectDebiting, 5, 1
+		a, err := n.Do(t.Context(), &rtm.Inbound{Account: alice, Request: r, OnceDoor: "gy", OnceName: fmt.Sprint(i)})
+		if err == nil && a.Result == charging.Success {
+			begun++
+		}
+		most = max(most, begun)
+		<-time.After(2 * time.Millisecond)
+	}
+	if most < rate*3/4 {
+		t.Errorf("%d in a second at most, of %d that may begin", most, rate)
+	}
 }

@@ -86,6 +86,7 @@ type Instance struct {
 	listed    []Neighbour // as the last records of them say; like the next two only used by attend
 	listedIn  int         // so many records
 	listedAt  time.Time
+	demand    demand // only used by present
 	leaving   atomic.Bool
 	pending   atomic.Int64                  // requests without a reply
 	dirty     [store.Partitions]atomic.Bool // events were written since TakeDirty
@@ -248,15 +249,15 @@ func (n *Instance) Submit(ins ...*Inbound) {
 }
 
 // weight is what the catalogue says of a tenant. Its rate is that of all
-// instances together.
+// instances together, of which this one has a part.
 func (n *Instance) weight(name string) Weight {
 	t := n.catalogue.Load().Tenant(name)
 	if t == nil {
 		return Weight{}
 	}
 	w := Weight{Share: t.Limits.Share, Rate: float64(t.Limits.Rate)}
-	if others := n.others.Load(); w.Rate > 0 && others != nil {
-		w.Rate /= max(1, float64(len(*others)))
+	if w.Rate > 0 {
+		w.Rate = part(w.Rate, name, n.Name, n.Instances())
 	}
 	return w
 }

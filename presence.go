@@ -45,6 +45,8 @@ type Presence struct {
 	Waited    int64       `json:"waited,omitempty"`    // nanoseconds of these trips
 	Offset    int64       `json:"offset,omitempty"`    // nanoseconds that the store's clock is ahead of its machine's
 
+	Demand map[string]float64 `json:"demand,omitempty"` // sessions and events a second that tenants with a rate want to begin there
+
 	Level uint32      `json:"level,omitempty"` // the highest store level that it knows; zero: 1
 	Audit AuditCounts `json:"audit,omitzero"`
 	Figures
@@ -198,6 +200,7 @@ func (n *Instance) present(ctx context.Context) error {
 	me.Trips, me.Waited, me.Offset = n.Load.Trips.Load(), n.Load.Waited.Load(), int64(n.Offset())
 	me.Leaving, me.Catalogue = n.leaving.Load(), n.Catalogue().Version()
 	me.Level, me.Audit = n.Knows, n.Audited()
+	me.Demand = n.demand.measure(n.asked(), time.Now())
 	me.Seen = n.Now()
 	list, err := swap(ctx, n.Store, presenceKey, n.version, 0, func(all *[]heard) (bool, error) {
 		*all = slices.DeleteFunc(*all, func(p heard) bool {
