@@ -13,6 +13,7 @@ const (
 	LimitMax    = 16_384 // … never more
 	limitFirst  = 1024
 	limitStep   = 32 // more, after a window in which somebody waited and the loop was quick
+	limitProbe  = 16 // … while it is measured how long a cycle takes by itself
 	limitWindow = 100 * time.Millisecond
 	samplesMin  = 20 // requests in a window, or it goes on
 
@@ -26,7 +27,8 @@ const (
 	classesMax  = 10_000           // tenants that are told apart
 	activeFor   = time.Second      // a tenant keeps its share after its last request
 	forgetAfter = 10 * time.Second // how fast a tenant's requests left, when it had as many as it may
-	floorFor    = 30 * time.Second // a cycle's best median, when nobody waits, counts for once to twice that long
+	probeMax    = 4                // windows, or fewer if it has not grown by half
+	floorFor    = 10 * time.Second // how long a cycle takes by itself is measured again after that
 )
 
 // A Shed is why a request was turned away.
@@ -91,8 +93,10 @@ type Admission struct {
 	ends    time.Time
 	cycles  [64]uint32 // requests of this window by the length of their cycle
 	seen    uint32
-	floors  [2]time.Duration // the best median of a window without hurry, in this span of time and the one before
-	turn    time.Time
+	floor   time.Duration // how long a cycle takes by itself: the least median of late
+	learnt  time.Time     // when that was measured
+	probing int           // windows that are left of measuring it with few in the loop
+	best    time.Duration // … the least median of these
 	Shed    [Sheds]int64
 }
 
@@ -273,7 +277,11 @@ func (a *Admission) shed(in *Inbound, why Shed) *Inbound {
 
 // share is how many requests of c may be in the loop.
 func (a *Admission) share(c *Class) int {
-	return max(1, int(a.limit)*c.weight.Share/a.total)
+	most := int(a.limit)
+	if a.probing > 0 {
+		most = limitProbe
+	}
+	return max(1, most*c.weight.Share/a.total)
 }
 
 // find finds or makes a class.
@@ -374,6 +382,7 @@ func (a *Admission) adapt(now time.Time) {
 		full = full || c.full
 		reach = max(reach, float64(c.peak)*float64(a.total)/float64(c.weight.Share))
 	}
+	probed := a.probing > 0
 	if a.seen >= samplesMin {
 		a.follow(full, reach, now)
 	}
@@ -381,6 +390,7 @@ func (a *Admission) adapt(now time.Time) {
 	kept := a.active[:0]
 	a.total = 0
 	for _, c := range a.active {
+		c.full = c.full && !probed
 		c.measure(span, now)
 		if c.in+c.queued == 0 && now.Sub(c.last) > activeFor {
 			c.active = false
@@ -416,23 +426,30 @@ func (c *Class) measure(span time.Duration, now time.Time) {
 func (a *Admission) follow(full bool, reach float64, now time.Time) {
 	median, slow := a.percentile(0.5), a.percentile(0.99)
 	a.cycles, a.seen = [64]uint32{}, 0
-	if !full { // nobody waits: this is how long a cycle takes by itself
-		if now.Sub(a.turn) > floorFor || now.Before(a.turn) {
-			a.floors[1], a.floors[0], a.turn = a.floors[0], 0, now
+	old := now.Sub(a.learnt) > floorFor || now.Before(a.learnt)
+	switch {
+	case a.probing > probeMax: // what had begun with more in the loop is out
+		a.probing--
+		return
+	case a.probing > 0: // one window alone may be a moment's
+		if a.probing--; a.best == 0 || median < a.best {
+			a.best = median
 		}
-		if a.floors[0] == 0 || median < a.floors[0] {
-			a.floors[0] = median
+		if a.probing == 0 || a.best <= a.floor*3/2 {
+			a.floor, a.learnt, a.probing = a.best, now, 0
 		}
-	}
-	floor := a.floors[0]
-	if floor == 0 || a.floors[1] > 0 && a.floors[1] < floor {
-		floor = a.floors[1]
+		return
+	case full && old: // a cycle with many in it does not tell
+		a.probing, a.best = probeMax+1, 0
+		return
+	case !full && (old || median <= a.floor):
+		a.floor, a.learnt = median, now
 	}
 	aim := CycleAim
 	if len(a.active) > 1 {
 		aim = CycleFair
 	}
-	switch aim = max(aim, 2*floor); { // a store that is far away is slow also for one request
+	switch aim = max(aim, 2*a.floor); { // a store that is far away is slow also for one request
 	case slow > aim && median > aim/3 && reach >= LimitMin: // a tail alone is the machine's, no queue's
 		a.limit = max(LimitMin, 0.8*min(a.limit, reach))
 	case slow <= aim && full:

@@ -319,6 +319,61 @@ func TestTheLimitFollowsTheStore(t *testing.T) {
 	}
 }
 
+// While the storm lasts, the store becomes slow for each trip, however little that
+// carries: fewer in the loop would not make it quicker, so more get in, until each
+// cycle takes about twice as long as one by itself. When it is quick again, fewer
+// do.
+func TestTheLimitRisesInAStorm(t *testing.T) {
+	w := newWorld(t, 50*time.Microsecond, time.Millisecond)
+	w.send("good", 200)
+	w.send("storm", 40_000)
+	w.run(5 * time.Second)
+	first := w.a.Limit()
+	w.trip = 20 * time.Millisecond
+	w.run(20 * time.Second)
+	slow := w.a.Limit()
+	w.forget()
+	w.run(12 * time.Second)
+	done := float64(len(w.took["storm"])+len(w.took["good"])) / 12
+	t.Logf("limit %d, with the slow store %d: %.0f a second, the other waits for up to %s", first, slow, done, worst(w.took["good"]))
+	if slow < 600 || slow > 1000 {
+		t.Errorf("the limit is %d; half of 840 take 41 ms", slow)
+	}
+	if done < 8000 { // 128 of them in 26 ms are 5,000
+		t.Errorf("%.0f a second are done", done)
+	}
+	if w.shed["good"] != 0 {
+		t.Errorf("%d of the other tenant were turned away", w.shed["good"])
+	}
+	w.trip = time.Millisecond
+	w.run(20 * time.Second)
+	w.forget()
+	w.run(2 * time.Second)
+	if got := worst(w.took["good"]); w.a.Limit() > first*3/2 || got > 2*rtm.CycleFair*2 {
+		t.Errorf("quick again, the limit is %d, and was %d; the other waits for up to %s", w.a.Limit(), first, got)
+	}
+}
+
+// A store that is slow for a moment, again and again, does not become one that is
+// slow by itself.
+func TestTheLimitIsNoMoments(t *testing.T) {
+	w := newWorld(t, 50*time.Microsecond, time.Millisecond)
+	w.send("good", 200)
+	w.send("storm", 40_000)
+	w.run(3 * time.Second)
+	most := 0
+	for range 100 {
+		w.run(250 * time.Millisecond)
+		w.trip = 30 * time.Millisecond
+		w.run(150 * time.Millisecond)
+		w.trip = time.Millisecond
+		most = max(most, w.a.Limit())
+	}
+	if most > 200 {
+		t.Errorf("the limit was %d", most)
+	}
+}
+
 // A store that hangs: what waits is bounded by time, and the rest is told at
 // once; when it is back, all is as before.
 func TestAHangingStore(t *testing.T) {
