@@ -17,6 +17,7 @@ import (
 type books struct {
 	buckets []bucketBook
 	holds   []holdBook
+	groups  []*groupBook
 	wake    time.Time // when the record wants to be looked at; zero: never
 }
 
@@ -65,10 +66,11 @@ func (m *Sim) checkCommit(d *node, c *store.Commit, was []*entry, changes []chan
 		old = was[0].books
 	}
 	m.checkTimer(d, first.Key, old)
-	b := &books{buckets: slices.Clone(old.buckets), wake: a.Wake()}
+	b := &books{buckets: slices.Clone(old.buckets), groups: slices.Clone(old.groups), wake: a.Wake()}
 	b.hold(d, a, old)
-	released := m.post(d, b, first.Key, c.Events, old)
+	released := m.post(b, a, first.Key, c.Events, old)
 	m.balance(b, a, first.Key)
+	m.checkGroups(b, a, first.Key)
 	for i := range old.holds {
 		h := &old.holds[i]
 		if released&(1<<i) != 0 && !b.has(h) && d.time()+d.cluster.jump() < h.since+m.validity {
@@ -177,7 +179,7 @@ func (b *books) has(h *holdBook) bool {
 
 // post adds the events of a commit to the books. It returns which of the old
 // reservations they say that time has released, as bits.
-func (m *Sim) post(d *node, b *books, account store.Key, events [][]byte, old *books) (released uint64) {
+func (m *Sim) post(b *books, a *charging.Account, account store.Key, events [][]byte, old *books) (released uint64) {
 	e := &m.entry
 	for _, ev := range events {
 		if err := e.Decode(ev); err != nil {
@@ -197,6 +199,7 @@ func (m *Sim) post(d *node, b *books, account store.Key, events [][]byte, old *b
 				m.failf("I4: %s held %d of bucket %d, which has %d", account, mv.Held, mv.Bucket, mv.Available)
 			}
 		}
+		m.checkMoney(b, a, account, e)
 		if e.Sort != charging.Released && (e.Sort != charging.FinalRecord || e.Cause != charging.Expired) {
 			continue
 		}

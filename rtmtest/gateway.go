@@ -38,10 +38,11 @@ type session struct {
 	account  *simAccount
 	identity string
 	foreign  bool // of a tenant that the gateway does not serve
+	services bool // it names a Service-Identifier beside a rating group
 	named    bool // every message names the subscriber
 	indexed  bool
 	number   uint32
-	granted  [4]int64 // by rating group
+	granted  [5]int64 // by rating group
 	messages []*message
 	flying   int
 	opened   bool
@@ -52,18 +53,20 @@ type session struct {
 
 // A message is a request of a session, until it is answered.
 type message struct {
-	s       *session
-	kind    charging.Kind
-	action  charging.Action
-	number  uint32
-	asks    []charging.Ask
-	first   time.Duration // when it was first sent
-	tries   int
-	calm    int // … when faults were over
-	arrived int // copies that an instance took
-	refused int // … and turned away as busy
-	answer  *charging.Answer
-	granted time.Duration // when the first answer that it was carried out left an instance; zero: none yet
+	s        *session
+	kind     charging.Kind
+	action   charging.Action
+	number   uint32
+	asks     []charging.Ask
+	first    time.Duration // when it was first sent
+	tries    int
+	calm     int // … when faults were over
+	arrived  int // copies that an instance took
+	refused  int // … and turned away as busy
+	answer   *charging.Answer
+	granting []grantBook     // what commits have granted it
+	costs    []rating.Micros // … or debited or refunded
+	granted  time.Duration   // when the first answer that it was carried out left an instance; zero: none yet
 }
 
 // A taken is a copy of a message in an instance.
@@ -111,6 +114,7 @@ func (g *gateway) open() {
 		identity: account.identities[g.rng.IntN(len(account.identities))], foreign: !slices.Contains(g.tenants, account.tenant.name),
 		named: g.oneIn(2),
 	}
+	s.services = g.oneIn(4)
 	s.indexed = !s.named || g.oneIn(2)
 	if s.foreign && g.oneIn(2) {
 		g.m.after(g.upTo(time.Second), g.open) // few gateways ask for what is not theirs
@@ -135,7 +139,7 @@ func (g *gateway) open() {
 }
 
 func (s *session) someGroups() []uint32 {
-	return [][]uint32{{1, 2}, {1}, {2}, {1, 2}}[s.g.rng.IntN(4)]
+	return [][]uint32{{1, 2}, {1}, {2}, {1, 2}, {1, 4}}[s.g.rng.IntN(5)]
 }
 
 // send sends the session's next message about these rating groups.
@@ -146,6 +150,9 @@ func (s *session) send(kind charging.Kind, groups []uint32) {
 	s.ending = s.ending || kind == charging.Termination
 	for _, group := range groups {
 		ask := charging.Ask{Group: group, Has: charging.HasGroup, Wants: kind != charging.Termination}
+		if s.services && group == 2 && (kind == charging.Initial || !s.g.oneIn(4)) { // some reports leave it out
+			ask.Service, ask.Has = 21, charging.HasGroup|charging.HasService
+		}
 		if kind != charging.Initial {
 			ask.Reports = true
 			ask.Used.Octets = s.usage(group)
@@ -153,9 +160,7 @@ func (s *session) send(kind charging.Kind, groups []uint32) {
 		}
 		m.asks = append(m.asks, ask)
 	}
-	s.messages = append(s.messages, m)
-	m.first = s.g.m.now
-	m.send()
+	m.begin()
 }
 
 // usage is what was used of the last grant: some, all, or a little more.
@@ -177,7 +182,15 @@ func (s *session) event() {
 		ask.Want = charging.Units{Money: rating.Micros(1 + s.g.rng.Int64N(50_000))}
 	}
 	m.asks = append(m.asks, ask)
+	m.begin()
+}
+
+// begin sends the message for the first time.
+func (m *message) begin() {
+	s := m.s
 	s.messages = append(s.messages, m)
+	r := request{s.name, s.sub, m.number}
+	s.g.m.sent[r] = append(s.g.m.sent[r], m)
 	m.first = s.g.m.now
 	m.send()
 }
@@ -248,6 +261,7 @@ func (m *taken) left(n *instance, in *rtm.Inbound, o rtm.Outcome) {
 		if sim := m.s.g.m; a.Result == charging.Success && m.granted == 0 {
 			m.granted = sim.now
 		}
+		m.s.g.m.checkGrants(m.message, &a)
 		before := m.granted == 0 || m.at < m.granted // it may have been decided first
 		m.s.g.m.send(func() { m.answered(&a, before) })
 	case rtm.Busy:
@@ -324,7 +338,7 @@ func (s *session) endIfOpen(end bool) {
 	switch {
 	case s.ending:
 	case end:
-		s.send(charging.Termination, []uint32{1, 2})
+		s.send(charging.Termination, []uint32{1, 2, 4}[:2+s.g.rng.IntN(2)])
 	default:
 		s.send(charging.Update, s.someGroups())
 	}

@@ -36,6 +36,7 @@ type Sim struct {
 	gateways  []*gateway
 	operator  operator
 	sessions  []*session
+	sent      map[request][]*message // by what names them
 	versions  uint64
 	hash      uint64
 	failures  []string
@@ -73,7 +74,7 @@ func Run(w World) (failures []string, hash uint64) {
 }
 
 func newSim(w World) *Sim {
-	m := &Sim{World: w, rng: rand.New(rand.NewPCG(w.Seed, 0x52544d))}
+	m := &Sim{World: w, rng: rand.New(rand.NewPCG(w.Seed, 0x52544d)), sent: make(map[request][]*message)}
 	m.drawFaults()
 	m.found()
 	m.settle()

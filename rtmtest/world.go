@@ -95,30 +95,32 @@ func (m *Sim) found() {
 // publish adds a version of the plan with prices of its own. It is in force a
 // little later.
 func (p *simPlan) publish(m *Sim, from time.Time) {
-	n := rating.Micros(len(p.versions) + 1)
+	n, here := rating.Micros(len(p.versions)+1), rating.Micros(p.place)
 	service := func(rule uint32, name string, unit rating.Unit, micro rating.Micros, per, size int64) rating.Service {
 		return rating.Service{
 			Price: rating.Price{
-				Rule: rule, Name: name, Unit: unit, Step: 1, Per: per, Micro: micro, Final: rating.Terminate,
+				Rule: rule, Name: name, Unit: unit, Step: 1 + 255*int64(p.place%2), Per: per, Micro: micro, Final: rating.Terminate,
 				Quota:      rating.Quota{Size: size, Threshold: size / 5, Validity: m.validity},
 				Allowances: []uint32{allowance},
 			},
 			Groups: []uint32{rule}, Default: rule == 1,
 		}
 	}
-	sessions := 64
+	sessions := 64 // an account, at most
 	if p.place%3 == 2 {
 		sessions = 3
 	}
 	p.versions = append(p.versions, &rating.Plan{
-		Name: p.name, Version: uint32(n), Currency: 978, Sessions: sessions, Groups: 16, Grace: m.grace,
+		Name: p.name, Version: uint32(n), Currency: 978, Sessions: sessions, Groups: 16, Grace: m.grace, Vanished: p.place%4 == 2,
 		Services: []rating.Service{
-			service(1, "one", rating.Octets, 333+17*n, 1000, 100_000),
-			service(2, "two", rating.Octets, 1000-100*min(n, 9), 1000, 50_000),
-			service(3, "three", rating.Events, 20_000+n, 1, 5),
+			service(1, "one", rating.Octets, 333+17*n+7*here, 1000, 100_000),
+			service(2, "two", rating.Octets, 1000-100*min(n, 9)+3*here, 1000, 50_000),
+			service(3, "three", rating.Events, 20_000+n+100*here, 1, 5),
+			service(4, "four", rating.Octets, 100, 1000, 30_000),
 		},
 		Allowances: []rating.Allowance{{ID: allowance, Name: "start", Unit: rating.Octets, Amount: 250_000, Priority: -1}},
 	})
+	p.versions[n-1].Services[3].NoMoney = true
 	p.from = append(p.from, from)
 }
 
