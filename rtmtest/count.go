@@ -1,9 +1,11 @@
 package rtmtest
 
 import (
+	"encoding/binary"
 	"slices"
 	"time"
 
+	"rtm"
 	"rtm/charging"
 )
 
@@ -11,19 +13,26 @@ import (
 // counts what the ledger of the store says, message by message, to be held
 // against what the gateways know.
 type count struct {
-	effects map[request]int  // times that a request took effect
-	used    map[usage]int64  // octets of a session's rating group
-	assumed map[usage]int64  // … of them, charged when nothing was heard any more
-	totals  map[usage]int64  // … as its final and supplementary records say
-	finals  map[request]int  // final records of a session, under number zero
-	topUps  map[string]int64 // credited under a key
-	times   map[string]int   // how often
+	effects map[request]int    // times that a request took effect
+	by      map[request]effect // … and the last time
+	used    map[usage]int64    // octets of a session's rating group
+	assumed map[usage]int64    // … of them, charged when nothing was heard any more
+	totals  map[usage]int64    // … as its final and supplementary records say
+	finals  map[request]int    // final records of a session, under number zero
+	topUps  map[string]int64   // credited under a key
+	times   map[string]int     // how often
 }
 
 type request struct {
 	session string
 	sub     uint64
 	number  uint32
+}
+
+// An effect is who decided a request, in the write of which version.
+type effect struct {
+	instance string
+	version  uint64
 }
 
 type usage struct {
@@ -35,7 +44,7 @@ type usage struct {
 // tally counts the entries of all streams.
 func (m *Sim) tally(s *state) *count {
 	c := &count{
-		effects: make(map[request]int), used: make(map[usage]int64), assumed: make(map[usage]int64), totals: make(map[usage]int64),
+		effects: make(map[request]int), by: make(map[request]effect), used: make(map[usage]int64), assumed: make(map[usage]int64), totals: make(map[usage]int64),
 		finals: make(map[request]int), topUps: make(map[string]int64), times: make(map[string]int),
 	}
 	for _, t := range s.streams {
@@ -57,12 +66,12 @@ func (c *count) add(e *charging.Entry) {
 			c.lines(c.assumed, e)
 			break
 		}
-		c.effects[r]++
+		c.effect(r, e)
 	case charging.Supplementary:
-		c.effects[r]++
+		c.effect(r, e)
 		c.lines(c.totals, e)
 	case charging.OneTime:
-		c.effects[r]++
+		c.effect(r, e)
 		return
 	case charging.FinalRecord:
 		c.finals[request{r.session, r.sub, 0}]++
@@ -77,6 +86,11 @@ func (c *count) add(e *charging.Entry) {
 		return
 	}
 	c.lines(into, e)
+}
+
+func (c *count) effect(r request, e *charging.Entry) {
+	c.effects[r]++
+	c.by[r] = effect{string(e.Instance), binary.BigEndian.Uint64(e.Version[:])}
 }
 
 func (c *count) lines(into map[usage]int64, e *charging.Entry) {
@@ -105,6 +119,14 @@ func (m *Sim) checkEnd() {
 	}
 	for _, s := range m.sessions {
 		m.checkSession(s, c)
+	}
+	for _, n := range m.instances {
+		for in, s := range n.inside {
+			if s.until+overtime < m.now {
+				m.failf("I12: %s of %s never left %s", in.Request.Kind, in.Request.Session, n.name)
+				break
+			}
+		}
 	}
 	for _, t := range m.operator.topUps {
 		n := c.times[t.key]
@@ -137,6 +159,28 @@ func (m *Sim) checkAccount(sa *simAccount, d *node) {
 	m.mixNumber(uint64(len(e.Bytes)))
 }
 
+// carriedOut: a message that took effect did so by a copy that was in the instance
+// which decided it when it drew the version of that write. That copy was not told
+// that nothing took effect (3004).
+func (m *Sim) carriedOut(s *session, msg *message, c *count) bool {
+	e := c.by[request{s.name, s.sub, msg.number}]
+	some := false
+	for _, t := range msg.copies {
+		if t.in == nil || t.in.name != e.instance || e.version <= t.from || t.to != 0 && e.version > t.to {
+			continue
+		}
+		if some = true; t.out != rtm.Busy {
+			return true
+		}
+	}
+	if some {
+		m.failf("I6: %s %s %d was turned away by %s and took effect", s.name, msg.kind, msg.number, e.instance)
+	} else {
+		m.failf("I6: %s %s %d took effect in %s, which did not have it", s.name, msg.kind, msg.number, e.instance)
+	}
+	return false
+}
+
 // checkSession: what the gateway knows to be acknowledged took effect once (I6),
 // nothing twice, what was turned away not at all, each use of it is recorded
 // (I3), and a session that was opened has one final record that says so (I8).
@@ -145,14 +189,13 @@ func (m *Sim) checkSession(s *session, c *count) {
 	for _, msg := range s.messages {
 		n := c.effects[request{s.name, s.sub, msg.number}]
 		changes := msg.kind != charging.Event || msg.action <= charging.RefundAccount
-		acked := msg.answer != nil && msg.answer.Result == charging.Success && changes
+		acked := msg.granted != 0 && changes
 		switch {
 		case n > 1:
 			m.failf("I6: %s %s %d took effect %d times", s.name, msg.kind, msg.number, n)
 		case acked && n != 1:
 			m.failf("I6: %s %s %d was acknowledged and took effect %d times", s.name, msg.kind, msg.number, n)
-		case n > msg.arrived-msg.refused:
-			m.failf("I6: %s %s %d was turned away and took effect", s.name, msg.kind, msg.number)
+		case n == 1 && !m.carriedOut(s, msg, c):
 		case s.foreign && n > 0:
 			m.failf("I11: %s %s took effect on %s of another tenant", s.name, msg.kind, s.account.key)
 		case msg.answer == nil && msg.calm > 2:

@@ -60,9 +60,8 @@ type message struct {
 	asks     []charging.Ask
 	first    time.Duration // when it was first sent
 	tries    int
-	calm     int // … when faults were over
-	arrived  int // copies that an instance took
-	refused  int // … and turned away as busy
+	calm     int      // … when faults were over
+	copies   []*taken // that instances took
 	answer   *charging.Answer
 	granting []grantBook     // what commits have granted it
 	costs    []rating.Micros // … or debited or refunded
@@ -72,7 +71,10 @@ type message struct {
 // A taken is a copy of a message in an instance.
 type taken struct {
 	*message
-	at time.Duration
+	at       time.Duration
+	in       *instance
+	from, to uint64      // versions that were drawn in the world when it came, and when it had left; zero: it did not
+	out      rtm.Outcome // how it left; zero: not
 }
 
 func newGateway(m *Sim, i int) *gateway {
@@ -220,8 +222,9 @@ func (m *message) sendTo(n *instance) {
 
 // inbound is the request as the door makes it of the message.
 func (m *message) inbound() *rtm.Inbound {
-	m.arrived++
 	s := m.s
+	copied := &taken{message: m, at: s.g.m.now}
+	m.copies = append(m.copies, copied)
 	if s.g.m.Trace != nil {
 		s.g.m.tracef("%s;%d %s %d arrives", s.name, s.sub, m.kind, m.number)
 	}
@@ -230,7 +233,7 @@ func (m *message) inbound() *rtm.Inbound {
 			Kind: m.kind, Realm: []byte("sim"), Session: []byte(s.name), Sub: s.sub, Host: []byte(s.g.host),
 			Number: m.number, Context: 32251, Asks: slices.Clone(m.asks), Content: m.content(), Indexed: s.indexed, Action: m.action,
 		},
-		Tenants: s.g.tenants, Token: &taken{m, s.g.m.now},
+		Tenants: s.g.tenants, Token: copied,
 	}
 	if m.kind == charging.Initial || m.kind == charging.Event || s.named {
 		in.Identities = []string{s.identity}
@@ -264,9 +267,7 @@ func (m *taken) left(n *instance, in *rtm.Inbound, o rtm.Outcome) {
 		m.s.g.m.checkGrants(m.message, &a)
 		before := m.granted == 0 || m.at < m.granted // it may have been decided first
 		m.s.g.m.send(func() { m.answered(&a, before) })
-	case rtm.Busy:
-		m.refused++ // 3004: the gateway sends it again
-	case rtm.Silent, rtm.Forward, rtm.NeedPlan, rtm.Above:
+	case rtm.Busy, rtm.Silent, rtm.Forward, rtm.NeedPlan, rtm.Above: // the gateway sends it again
 	}
 }
 

@@ -14,8 +14,9 @@ import (
 // Times and bounds of an instance, as production has them.
 const (
 	simShards   = 2
-	patience    = 2500 * time.Millisecond // an instance's deadline for a request (a peer's dialect)
-	refreshEach = time.Second             // the catalogue is read that often
+	patience    = 2500 * time.Millisecond               // an instance's deadline for a request (a peer's dialect)
+	overtime    = 2*operationMax + 500*time.Millisecond // a request is told so after its deadline, at the latest: a cycle, and a rest
+	refreshEach = time.Second                           // the catalogue is read that often
 )
 
 // An instance runs shards, timers, notices and a follower on the simulated
@@ -41,6 +42,8 @@ type instance struct {
 	routines []*routine
 	notices  *rtm.Notices
 	others   []rtm.Presence // as last heard
+	freezes  int            // so far
+	inside   map[*rtm.Inbound]stay
 }
 
 type pending struct {
@@ -77,7 +80,7 @@ func (n *instance) distance() time.Duration { return n.far/2 + n.m.upTo(n.far/2)
 
 func (n *instance) boot() {
 	n.timers, n.hints, n.ready, n.clock = &rtm.Timers{}, make(map[string]store.Key), false, store.Clock{}
-	n.client, n.needy = newClient(n), nil
+	n.client, n.needy, n.inside = newClient(n), nil, make(map[*rtm.Inbound]stay)
 	for i := range n.shards {
 		sh := n.m.shard(n.name)
 		sh.Plans = n.catalogue
@@ -172,6 +175,7 @@ func (n *instance) freeze() {
 		return
 	}
 	n.frozen = true
+	n.freezes++
 	n.m.tracef("%s stands still", n.name)
 	life := n.life
 	n.m.after(n.m.between(100*time.Millisecond, 9*time.Second), func() {
@@ -208,7 +212,7 @@ func (n *instance) poll() {
 			n.m.checkLateness(d, now)
 		}
 		for _, in := range n.timers.Claimed(due, next, now, elapsed) {
-			n.submit(in)
+			n.enter(in)
 		}
 		wait := max(n.timers.Poll().Sub(elapsed), time.Millisecond)
 		if n.m.quiet && len(due) == 0 { // nothing happens any more but what is due
@@ -228,9 +232,40 @@ func (n *instance) arrive(make func() *rtm.Inbound) {
 			in := make()
 			in.Arrived = n.now()
 			in.Deadline = in.Arrived.Add(patience)
-			n.submit(in)
+			n.enter(in)
 		}
 	})
+}
+
+// A stay is a request's in the loop.
+type stay struct {
+	until   time.Duration // its deadline, by the world's clock
+	freezes int           // of the instance before it
+}
+
+// enter sends a new request into the loop.
+func (n *instance) enter(in *rtm.Inbound) {
+	n.inside[in] = stay{n.m.now + in.Deadline.Sub(in.Arrived), n.freezes}
+	if to, ok := in.Token.(*taken); ok {
+		to.from, to.in = n.m.versions, n
+	}
+	n.submit(in)
+}
+
+// leave notes that a request has left the loop: once (I6), and no later after its
+// deadline than the cycles take that it was in (I12).
+func (n *instance) leave(in *rtm.Inbound, o rtm.Outcome) {
+	s, ok := n.inside[in]
+	delete(n.inside, in)
+	switch late := n.m.now - s.until - n.m.cluster.jump(); {
+	case !ok:
+		n.m.failf("I6: %s of %s leaves %s twice", in.Request.Kind, in.Request.Session, n.name)
+	case s.freezes == n.freezes && late > overtime:
+		n.m.failf("I12: %s of %s leaves %s %s after its deadline", in.Request.Kind, in.Request.Session, n.name, late)
+	}
+	if to, ok := in.Token.(*taken); ok {
+		to.to, to.out = n.m.versions, o
+	}
 }
 
 // submit sends a request to its shard, by hint where its account is not known.
@@ -307,6 +342,9 @@ type sender interface {
 // reply hands on what leaves a shard.
 func (n *instance) reply(r rtm.Reply) {
 	in := r.In
+	if r.Outcome != rtm.Forward && r.Outcome != rtm.NeedPlan {
+		n.leave(in, r.Outcome)
+	}
 	switch r.Outcome {
 	case rtm.Forward:
 		if id := string(in.Request.Identity); id != "" {
@@ -371,7 +409,10 @@ func (n *instance) reload() {
 	for _, in := range needy {
 		if n.now().Before(in.Deadline) {
 			n.submit(in)
-		} else if to, ok := in.Token.(sender); ok {
+			continue
+		}
+		n.leave(in, rtm.Silent)
+		if to, ok := in.Token.(sender); ok {
 			to.left(n, in, rtm.Silent)
 		}
 	}
