@@ -15,10 +15,12 @@ import (
 // up to, and since when each reservation is held. They go with the record from
 // node to node.
 type books struct {
-	buckets []bucketBook
-	holds   []holdBook
-	groups  []*groupBook
-	wake    time.Time // when the record wants to be looked at; zero: never
+	buckets  []bucketBook
+	holds    []holdBook
+	groups   []*groupBook
+	sessions []sessionBook
+	loose    []sessionBook // of the commit in hand: sessions that a message was granted nothing for
+	wake     time.Time     // when the record wants to be looked at; zero: never
 }
 
 type bucketBook struct {
@@ -28,11 +30,12 @@ type bucketBook struct {
 
 // A holdBook is the reservation of a rating group since a request number.
 type holdBook struct {
-	session string
-	sub     uint64
-	group   uint32
-	number  uint32
-	since   time.Duration // by the store's clock
+	session        string
+	sub            uint64
+	group, service uint32
+	number         uint32
+	since          time.Duration // by the store's clock
+	release        time.Time     // when it goes back; zero: when the session ends
 }
 
 // checkCommit holds a commit that is about to happen on a master against I1 to
@@ -67,10 +70,11 @@ func (m *Sim) checkCommit(d *node, c *store.Commit, was []*entry, changes []chan
 	}
 	m.checkTimer(d, first.Key, old)
 	b := &books{buckets: slices.Clone(old.buckets), groups: slices.Clone(old.groups), wake: a.Wake()}
-	b.hold(d, a, old)
+	m.hold(d, b, a, old, first.Key)
 	released := m.post(b, a, first.Key, c.Events, old)
 	m.balance(b, a, first.Key)
 	m.checkGroups(b, a, first.Key)
+	m.checkDeadlines(b, a, first.Key, old)
 	for i := range old.holds {
 		h := &old.holds[i]
 		if released&(1<<i) != 0 && !b.has(h) && d.time()+d.cluster.jump() < h.since+m.validity {
@@ -109,6 +113,9 @@ func (m *Sim) checkTimer(d *node, key store.Key, b *books) {
 	if b.wake.IsZero() {
 		return
 	}
+	if at := b.wake.Sub(epoch); at-d.cluster.jump() > m.sound() && d.time() > at+lateMax+d.cluster.jump() {
+		m.failf("I12: %s was due at %s, and nobody has looked", key, at)
+	}
 	latest := max(b.wake.Sub(epoch), d.time()+rtm.TickLease) + d.cluster.jump()
 	if m.rates[hazardPanic] > 0 {
 		latest += time.Minute // a tick that cannot be decided is put off
@@ -130,6 +137,7 @@ func (m *Sim) checkTimers() {
 			}
 		}
 	}
+	m.checkNotices()
 	if !m.quiet {
 		m.after(5*time.Second, m.checkTimers)
 	}
@@ -143,8 +151,9 @@ func (d *node) record(k store.Key) *entry {
 	return d.state.records[k]
 }
 
-// hold notes what a holds, and since when.
-func (b *books) hold(d *node, a *charging.Account, old *books) {
+// hold notes what a holds, since when, and until when: validity and grace after it
+// was granted (I9).
+func (m *Sim) hold(d *node, b *books, a *charging.Account, old *books, key store.Key) {
 	for i := range a.Sessions {
 		s := &a.Sessions[i]
 		for j := range s.Groups {
@@ -152,13 +161,17 @@ func (b *books) hold(d *node, a *charging.Account, old *books) {
 			if len(g.Holds) == 0 {
 				continue
 			}
-			h := holdBook{sub: s.Sub, group: g.Group, number: g.Number, since: d.sent + d.skew}
+			h := holdBook{sub: s.Sub, group: g.Group, service: g.Service, number: g.Number, since: d.sent + d.skew, release: g.Release}
+			want := a.Decided.Add(m.validity + m.grace)
 			for k := range old.holds {
-				if o := &old.holds[k]; o.group == h.group && o.sub == h.sub && o.session == string(s.ID) {
+				if o := &old.holds[k]; o.is(&h, string(s.ID)) {
 					if h.session = o.session; o.number == h.number {
-						h.since = o.since
+						h.since, want = o.since, o.release
 					}
 				}
+			}
+			if ended := g.Release.IsZero() && !a.Decided.Before(want); !g.Release.Equal(want) && !ended {
+				m.failf("I9: %s: what %s group %d holds goes back at %s, should at %s", key, s.ID, g.Group, g.Release.Sub(epoch), want.Sub(epoch))
 			}
 			if h.session == "" {
 				h.session = string(s.ID)
@@ -170,11 +183,16 @@ func (b *books) hold(d *node, a *charging.Account, old *books) {
 
 func (b *books) has(h *holdBook) bool {
 	for i := range b.holds {
-		if o := &b.holds[i]; o.group == h.group && o.sub == h.sub && o.session == h.session {
+		if b.holds[i].is(h, h.session) {
 			return true
 		}
 	}
 	return false
+}
+
+// is reports whether h and o, of that session, are of the same rating group.
+func (h *holdBook) is(o *holdBook, session string) bool {
+	return h.group == o.group && h.service == o.service && h.sub == o.sub && h.session == session
 }
 
 // post adds the events of a commit to the books. It returns which of the old
@@ -203,10 +221,16 @@ func (m *Sim) post(b *books, a *charging.Account, account store.Key, events [][]
 		if e.Sort != charging.Released && (e.Sort != charging.FinalRecord || e.Cause != charging.Expired) {
 			continue
 		}
+		if s := old.sessionOf(e.Session, e.Sub); s != nil && e.Sort == charging.FinalRecord {
+			m.checkOverdue(account, e, s.close)
+		}
 		for i := range old.holds {
 			h := &old.holds[i]
-			if h.session == string(e.Session) && h.sub == e.Sub && slices.ContainsFunc(e.Lines, func(l charging.Line) bool { return l.Group == h.group }) {
+			if h.session == string(e.Session) && h.sub == e.Sub && slices.ContainsFunc(e.Lines, func(l charging.Line) bool { return l.Group == h.group && l.Service == h.service }) {
 				released |= 1 << (i & 63)
+				if e.Sort == charging.Released {
+					m.checkOverdue(account, e, h.release)
+				}
 			}
 		}
 	}

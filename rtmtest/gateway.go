@@ -347,6 +347,7 @@ func (s *session) endIfOpen(end bool) {
 
 // notice takes a RAR or ASR, and answers it.
 func (g *gateway) notice(account store.Key, due charging.Due) {
+	g.m.hears(&due)
 	var s *session
 	for _, o := range g.m.sessions {
 		if o.name == string(due.Session) && o.sub == due.Sub && o.opened {

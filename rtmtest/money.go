@@ -138,6 +138,9 @@ func (m *Sim) checkUsage(b *books, a *charging.Account, key store.Key, e *chargi
 	if e.Kind == charging.Initial {
 		b.forget(e)
 	}
+	if !slices.ContainsFunc(e.Lines, func(l charging.Line) bool { return l.Granted > 0 }) {
+		b.loose = append(b.loose, sessionBook{session: string(e.Session), sub: e.Sub})
+	}
 	allowed, charged, paying := int64(0), int64(0), -1
 	for i := range e.Lines {
 		l := &e.Lines[i]

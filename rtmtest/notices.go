@@ -59,6 +59,7 @@ func (n *instance) hear() {
 
 // dispatch sends a notice, or has it routed.
 func (n *instance) dispatch(account store.Key, due charging.Due) {
+	n.m.sends(&due)
 	if n.notices.Dispatch(account, due) {
 		return
 	}

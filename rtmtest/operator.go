@@ -27,7 +27,8 @@ type command struct {
 	amount  int64
 	on      *simAccount
 	answer  *charging.Answer
-	session *session // that it is about, and that nobody asked to end before
+	about   *session // a RAR or ASR
+	session *session // likewise, if nobody asked it to end before
 }
 
 func (o *operator) start(m *Sim) {
@@ -41,6 +42,10 @@ func (o *operator) start(m *Sim) {
 func (o *operator) act() {
 	m := o.m
 	if m.calm {
+		if m.now < m.calmSince+promptUntil {
+			o.prompt()
+			m.after(m.between(time.Second, 4*time.Second), o.act)
+		}
 		return
 	}
 	account := m.accounts[m.rng.IntN(len(m.accounts))]
@@ -110,6 +115,7 @@ func (o *operator) prompt() {
 				Kind: kind, Realm: []byte("sim"), Session: []byte(s.name), Sub: s.sub,
 			}}
 		})
+		c.about = s
 		if sure {
 			c.session = s
 		}
@@ -139,6 +145,8 @@ func (c *command) left(_ *instance, in *rtm.Inbound, o rtm.Outcome) {
 		a := in.Answer
 		a.Grants = nil
 		c.answer = &a
-		c.m.checkPrompt(c)
+		if c.m.checkPrompt(c); c.about != nil {
+			c.checkPrompted(in)
+		}
 	}
 }

@@ -36,6 +36,7 @@ type Sim struct {
 	gateways  []*gateway
 	operator  operator
 	sessions  []*session
+	notices   []*noticeBook
 	sent      map[request][]*message // by what names them
 	versions  uint64
 	hash      uint64

@@ -57,6 +57,9 @@ func (m *Sim) found() {
 		m.tenants = append(m.tenants, &simTenant{name: fmt.Sprintf("t%d", i)})
 	}
 	m.validity, m.grace = m.between(6*time.Second, 20*time.Second).Truncate(time.Second), m.between(3*time.Second, 6*time.Second).Truncate(time.Second)
+	if m.oneIn(5) { // notices are given up before a session is
+		m.validity += 30 * time.Second
+	}
 	places := 0
 	for _, t := range m.tenants {
 		for _, name := range [...]string{"basic", "other"} {
