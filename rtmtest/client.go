@@ -143,7 +143,7 @@ func (k *client) commit(cs []store.Commit, done func([]store.Result)) {
 		k.execute(d, own, carried, need, func(rs []store.Result) {
 			now := d.time()
 			answer(func() {
-				k.n.clock.Learn(before, m.now, now)
+				k.n.learn(before, now)
 				if len(rs) > 0 && rs[0].Err == errMoved {
 					k.lookAgain()
 				}
@@ -250,7 +250,7 @@ func (k *client) due(n int, lease time.Duration, done func(due []store.Due, next
 		due, next := d.due(n, lease)
 		now := d.time()
 		answer(func() {
-			k.n.clock.Learn(before, m.now, now)
+			k.n.learn(before, now)
 			done(due, next, epoch.Add(now), true)
 		})
 	})
@@ -319,7 +319,7 @@ func (k *client) askTime(done func(ok bool)) {
 	before := m.now
 	k.ask(0, func() { done(false) }, func(d *node, answer func(func())) {
 		now := d.time()
-		answer(func() { k.n.clock.Learn(before, m.now, now); done(true) })
+		answer(func() { k.n.learn(before, now); done(true) })
 	})
 }
 

@@ -96,7 +96,7 @@ func (n *instance) follow() {
 	}
 	f, err := cdr.NewFollower(cdr.Config{
 		Store: &waiting{n: n}, Disk: n.disk, Instance: n.name, Single: true, Only: only, Version: m.version,
-		Now: func() time.Time { return epoch.Add(m.now) },
+		Now: func() time.Time { return epoch.Add(n.elapsed()) },
 		Share: func() (place, of int) {
 			if m.strikes(hazardShare) { // it believes to be alone
 				return 0, 1

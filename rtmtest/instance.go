@@ -97,7 +97,15 @@ func (n *instance) now() time.Time {
 	if n.m.Bug == "instance-clock" {
 		return epoch.Add(n.m.now + n.skew)
 	}
-	return epoch.Add(n.clock.Now(n.m.now))
+	return epoch.Add(n.clock.Now(n.elapsed()))
+}
+
+// elapsed is what the instance's own clock shows: any time.
+func (n *instance) elapsed() time.Duration { return n.m.now + n.skew }
+
+// learn takes the store's time from an operation that was begun before.
+func (n *instance) learn(before, store time.Duration) {
+	n.clock.Learn(before+n.skew, n.elapsed(), store)
 }
 
 // do runs what was begun in that life: now, or when the instance goes on.

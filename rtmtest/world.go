@@ -127,8 +127,11 @@ func (p *simPlan) publish(m *Sim, from time.Time) {
 	p.from = append(p.from, from)
 }
 
-// Current implements charging.Plans.
+// Current implements charging.Plans. It panics now and then.
 func (k *knownPlan) Current(at time.Time) *rating.Plan {
+	if k.panics() {
+		panic("a decision panics")
+	}
 	for i := k.versions - 1; i >= 0; i-- {
 		if !at.Before(k.plan.from[i]) {
 			return k.plan.versions[i]
@@ -151,6 +154,8 @@ func (k *knownPlan) Version(n uint32) *rating.Plan {
 // settle writes what the world begins with: accounts and the directory.
 func (m *Sim) settle() {
 	d := m.cluster.nodes[0]
+	m.sober = true
+	defer func() { m.sober = false }()
 	for i, a := range m.accounts {
 		profile := charging.Profile{Plan: "basic", Identities: a.identities, Money: rating.Micros(m.rng.Int64N(600_000))}
 		if m.oneIn(2) {
