@@ -143,6 +143,7 @@ func (n *instance) begin() {
 		n.refresh()
 		n.attend()
 		n.follow()
+		n.audit()
 	})
 }
 
@@ -211,6 +212,7 @@ func (n *instance) thaw() {
 func (n *instance) poll() {
 	n.client.due(rtm.TicksMax, rtm.TickLease, func(due []store.Due, next, now time.Time, ok bool) {
 		if !ok {
+			n.timers.Failed()
 			n.later(rtm.TickPoll, n.poll)
 			return
 		}
@@ -373,6 +375,9 @@ func (n *instance) reply(r rtm.Reply) {
 		if to, ok := in.Token.(sender); ok {
 			to.left(n, in, r.Outcome)
 		}
+		if in.Reply != nil {
+			in.Reply(in, r.Outcome)
+		}
 	}
 }
 
@@ -422,6 +427,9 @@ func (n *instance) reload() {
 		n.leave(in, rtm.Silent)
 		if to, ok := in.Token.(sender); ok {
 			to.left(n, in, rtm.Silent)
+		}
+		if in.Reply != nil {
+			in.Reply(in, rtm.Silent)
 		}
 	}
 }

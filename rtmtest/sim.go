@@ -47,6 +47,7 @@ type Sim struct {
 	validity  time.Duration                                                  // of each grant
 	grace     time.Duration
 	records   bool // events are followed into files
+	audited   bool // an auditor walks
 	sober     bool // decisions do not panic
 	Steps     int
 }

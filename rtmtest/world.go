@@ -78,7 +78,7 @@ func (m *Sim) found() {
 		}
 		m.accounts = append(m.accounts, a)
 	}
-	m.records = m.oneIn(2)
+	m.records, m.audited = m.oneIn(2), m.oneIn(4)
 	instances := 1
 	if kind != embedded {
 		instances += m.rng.IntN(4)
