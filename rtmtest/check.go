@@ -156,6 +156,8 @@ func (d *node) record(k store.Key) *entry {
 func (m *Sim) hold(d *node, b *books, a *charging.Account, old *books, key store.Key) {
 	for i := range a.Sessions {
 		s := &a.Sessions[i]
+		was := old.sessionOf(s.ID, s.Sub)
+		anew := was != nil && !was.opened.Equal(s.Opened)
 		for j := range s.Groups {
 			g := &s.Groups[j]
 			if len(g.Holds) == 0 {
@@ -165,7 +167,7 @@ func (m *Sim) hold(d *node, b *books, a *charging.Account, old *books, key store
 			want := a.Decided.Add(m.validity + m.grace)
 			for k := range old.holds {
 				if o := &old.holds[k]; o.is(&h, string(s.ID)) {
-					if h.session = o.session; o.number == h.number {
+					if h.session = o.session; o.number == h.number && !anew {
 						h.since, want = o.since, o.release
 					}
 				}

@@ -13,26 +13,26 @@ import (
 // counts what the ledger of the store says, message by message, to be held
 // against what the gateways know.
 type count struct {
-	effects map[request]int    // times that a request took effect
-	by      map[request]effect // … and the last time
-	used    map[usage]int64    // octets of a session's rating group
-	assumed map[usage]int64    // … of them, charged when nothing was heard any more
-	totals  map[usage]int64    // … as its final and supplementary records say
-	finals  map[request]int    // final records of a session, under number zero
-	topUps  map[string]int64   // credited under a key
-	times   map[string]int     // how often
+	m       *Sim
+	effects map[*message]int // times that a message took effect
+	used    map[usage]int64  // octets of a session's rating group
+	assumed map[usage]int64  // … of them, charged when nothing was heard any more
+	totals  map[usage]int64  // … as its final and supplementary records say
+	finals  map[named]int    // final records of sessions of that name
+	topUps  map[string]int64 // credited under a key
+	times   map[string]int   // how often
+}
+
+// named is what names a session, and those after it that are named like it.
+type named struct {
+	session string
+	sub     uint64
 }
 
 type request struct {
 	session string
 	sub     uint64
 	number  uint32
-}
-
-// An effect is who decided a request, in the write of which version.
-type effect struct {
-	instance string
-	version  uint64
 }
 
 type usage struct {
@@ -44,8 +44,8 @@ type usage struct {
 // tally counts the entries of all streams.
 func (m *Sim) tally(s *state) *count {
 	c := &count{
-		effects: make(map[request]int), by: make(map[request]effect), used: make(map[usage]int64), assumed: make(map[usage]int64), totals: make(map[usage]int64),
-		finals: make(map[request]int), topUps: make(map[string]int64), times: make(map[string]int),
+		m: m, effects: make(map[*message]int), used: make(map[usage]int64), assumed: make(map[usage]int64), totals: make(map[usage]int64),
+		finals: make(map[named]int), topUps: make(map[string]int64), times: make(map[string]int),
 	}
 	for _, t := range s.streams {
 		for _, ev := range t.events {
@@ -74,7 +74,7 @@ func (c *count) add(e *charging.Entry) {
 		c.effect(r, e)
 		return
 	case charging.FinalRecord:
-		c.finals[request{r.session, r.sub, 0}]++
+		c.finals[named{r.session, r.sub}]++
 		into = c.totals
 	case charging.Ledger:
 		for _, mv := range e.Movements {
@@ -88,9 +88,28 @@ func (c *count) add(e *charging.Entry) {
 	c.lines(into, e)
 }
 
+// effect counts an effect for the message that had it: by a copy that was in the
+// instance which decided it when that drew the version of the write. That copy was
+// not told that nothing took effect (3004).
 func (c *count) effect(r request, e *charging.Entry) {
-	c.effects[r]++
-	c.by[r] = effect{string(e.Instance), binary.BigEndian.Uint64(e.Version[:])}
+	version, away := binary.BigEndian.Uint64(e.Version[:]), (*message)(nil)
+	for _, msg := range slices.Backward(c.m.sent[r]) { // of those named alike the last one, which came when nothing was left of the others
+		for _, t := range msg.copies {
+			if t.in == nil || t.in.name != string(e.Instance) || version <= t.from || t.to != 0 && version > t.to {
+				continue
+			}
+			if t.out != rtm.Busy {
+				c.effects[msg]++
+				return
+			}
+			away = msg
+		}
+	}
+	if away != nil {
+		c.m.failf("I6: %s %s %d was turned away by %s and took effect", r.session, e.Kind, r.number, e.Instance)
+	} else {
+		c.m.failf("I6: %s %s %d took effect in %s, which did not have it", r.session, e.Kind, r.number, e.Instance)
+	}
 }
 
 func (c *count) lines(into map[usage]int64, e *charging.Entry) {
@@ -120,6 +139,7 @@ func (m *Sim) checkEnd() {
 	for _, s := range m.sessions {
 		m.checkSession(s, c)
 	}
+	m.checkRecords(c)
 	for _, n := range m.instances {
 		for in, s := range n.inside {
 			if s.until+overtime < m.now {
@@ -159,63 +179,59 @@ func (m *Sim) checkAccount(sa *simAccount, d *node) {
 	m.mixNumber(uint64(len(e.Bytes)))
 }
 
-// carriedOut: a message that took effect did so by a copy that was in the instance
-// which decided it when it drew the version of that write. That copy was not told
-// that nothing took effect (3004).
-func (m *Sim) carriedOut(s *session, msg *message, c *count) bool {
-	e := c.by[request{s.name, s.sub, msg.number}]
-	some := false
-	for _, t := range msg.copies {
-		if t.in == nil || t.in.name != e.instance || e.version <= t.from || t.to != 0 && e.version > t.to {
-			continue
-		}
-		if some = true; t.out != rtm.Busy {
-			return true
-		}
-	}
-	if some {
-		m.failf("I6: %s %s %d was turned away by %s and took effect", s.name, msg.kind, msg.number, e.instance)
-	} else {
-		m.failf("I6: %s %s %d took effect in %s, which did not have it", s.name, msg.kind, msg.number, e.instance)
-	}
-	return false
-}
-
 // checkSession: what the gateway knows to be acknowledged took effect once (I6),
-// nothing twice, what was turned away not at all, each use of it is recorded
-// (I3), and a session that was opened has one final record that says so (I8).
+// nothing twice, and what is not its tenants' not at all.
 func (m *Sim) checkSession(s *session, c *count) {
-	want := make(map[uint32]int64)
 	for _, msg := range s.messages {
-		n := c.effects[request{s.name, s.sub, msg.number}]
+		n := c.effects[msg]
 		changes := msg.kind != charging.Event || msg.action <= charging.RefundAccount
-		acked := msg.granted != 0 && changes
+		acked := msg.granted != 0 && changes && msg.other == nil
 		switch {
 		case n > 1:
 			m.failf("I6: %s %s %d took effect %d times", s.name, msg.kind, msg.number, n)
+		case n > 0 && msg.other != nil:
+			m.failf("I6: %s %s took effect under the number of another, %d", s.name, msg.kind, msg.number)
 		case acked && n != 1:
 			m.failf("I6: %s %s %d was acknowledged and took effect %d times", s.name, msg.kind, msg.number, n)
-		case n == 1 && !m.carriedOut(s, msg, c):
 		case s.foreign && n > 0:
 			m.failf("I11: %s %s took effect on %s of another tenant", s.name, msg.kind, s.account.key)
-		case msg.answer == nil && msg.calm > 2:
+		case msg.answer == nil && msg.calm > 2 && !s.dead:
 			m.failf("I12: %s %s %d was sent %d times when all was in order, and not answered", s.name, msg.kind, msg.number, msg.calm)
 		}
-		for i := range msg.asks {
-			want[msg.asks[i].Group] += int64(n) * msg.asks[i].Used.Octets
+	}
+}
+
+// checkRecords: each use of a session is recorded (I3), and one that was opened has
+// one final record that says so (I8).
+func (m *Sim) checkRecords(c *count) {
+	want, finals := make(map[usage]int64), make(map[named][2]int) // at least and at most
+	for _, s := range m.sessions {
+		if s.messages[0].kind == charging.Event {
+			continue
+		}
+		effective := false
+		for _, msg := range s.messages {
+			n := c.effects[msg]
+			effective = effective || n > 0
+			for i := range msg.asks {
+				want[usage{s.name, s.sub, msg.asks[i].Group}] += int64(n) * msg.asks[i].Used.Octets
+			}
+		}
+		k := named{s.name, s.sub}
+		n := finals[k]
+		if n[1]++; s.opened || effective {
+			n[0]++
+		}
+		finals[k] = n
+	}
+	for k, n := range finals {
+		if c.finals[k] < n[0] || c.finals[k] > n[1] {
+			m.failf("I8: %s has %d final records instead of %d", k.session, c.finals[k], n[0])
 		}
 	}
-	if s.messages[0].kind == charging.Event {
-		return
-	}
-	effective := slices.ContainsFunc(s.messages, func(msg *message) bool { return c.effects[request{s.name, s.sub, msg.number}] > 0 })
-	if n := c.finals[request{s.name, s.sub, 0}]; n > 1 || (s.opened || effective) && n != 1 {
-		m.failf("I8: %s has %d final records", s.name, n)
-	}
-	for group, used := range want {
-		k := usage{s.name, s.sub, group}
+	for k, used := range want {
 		if used += c.assumed[k]; c.used[k] != used || c.totals[k] != used {
-			m.failf("I8: %s group %d: %d octets reported or assumed, %d charged, %d in its records", s.name, group, used, c.used[k], c.totals[k])
+			m.failf("I8: %s group %d: %d octets reported or assumed, %d charged, %d in its records", k.session, k.group, used, c.used[k], c.totals[k])
 		}
 	}
 }

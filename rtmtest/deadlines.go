@@ -14,6 +14,7 @@ import (
 type sessionBook struct {
 	session string
 	sub     uint64
+	opened  time.Time
 	close   time.Time
 	notice  charging.Notice
 }
@@ -59,7 +60,10 @@ func (m *Sim) checkDeadlines(b *books, a *charging.Account, key store.Key, old *
 	for i := range a.Sessions {
 		s := &a.Sessions[i]
 		was := old.sessionOf(s.ID, s.Sub)
-		is := sessionBook{sub: s.Sub, close: s.Close, notice: s.Notice}
+		if was != nil && !was.opened.Equal(s.Opened) {
+			was = nil // another one of that name
+		}
+		is := sessionBook{sub: s.Sub, opened: s.Opened, close: s.Close, notice: s.Notice}
 		latest := until
 		if was != nil {
 			is.session = was.session
@@ -112,6 +116,11 @@ type noticeBook struct {
 	decided time.Duration // by the world's clock, as all here
 	sent    time.Duration // when it left the loop; zero: not yet
 	heard   time.Duration // by its gateway
+}
+
+// prompted reports whether a gateway was ever to be asked for a session of that name.
+func (m *Sim) prompted(session string) bool {
+	return slices.ContainsFunc(m.notices, func(n *noticeBook) bool { return n.session == session })
 }
 
 func (m *Sim) heard(session string, number uint32) bool {

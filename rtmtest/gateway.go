@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	txTimer    = 4 * time.Second // a gateway resends after that
+	forgotten  = 40 * time.Second // nothing is under way that long
+	txTimer    = 4 * time.Second  // a gateway resends after that
 	resendsMax = 40
 	recovery   = 15 * time.Second // after the last fault, elections and leases included
 	answerMax  = 7 * time.Second  // after that no answer leaves to an initial request or an update
@@ -28,6 +29,7 @@ type gateway struct {
 	tenants  []string
 	sessions int
 	links    uint8 // which instances it is connected to, as bits
+	reuses   bool  // it names a session like an earlier one, now and then: it has restarted
 }
 
 // A session is one as its gateway knows it.
@@ -41,6 +43,8 @@ type session struct {
 	services bool // it names a Service-Identifier beside a rating group
 	named    bool // every message names the subscriber
 	indexed  bool
+	life     uint64 // how many sessions of that name there were before
+	dead     bool   // its gateway has restarted, and knows nothing of it
 	number   uint32
 	granted  [5]int64 // by rating group
 	messages []*message
@@ -60,8 +64,11 @@ type message struct {
 	asks     []charging.Ask
 	first    time.Duration // when it was first sent
 	tries    int
-	calm     int      // … when faults were over
-	copies   []*taken // that instances took
+	last     time.Duration // when it was last sent
+	flying   int           // copies on their way to instances
+	other    *message      // it has that one's number, and other content
+	calm     int           // … when faults were over
+	copies   []*taken      // that instances took
 	answer   *charging.Answer
 	granting []grantBook     // what commits have granted it
 	costs    []rating.Micros // … or debited or refunded
@@ -79,7 +86,7 @@ type taken struct {
 
 func newGateway(m *Sim, i int) *gateway {
 	g := &gateway{m: m, host: fmt.Sprintf("gw%d.sim", i), rng: rand.New(rand.NewPCG(m.Seed, uint64(i)+1))}
-	g.links = uint8(1 + m.rng.IntN(15))
+	g.links, g.reuses = uint8(1+m.rng.IntN(15)), m.oneIn(2)
 	for _, t := range m.tenants {
 		if m.oneIn(2) {
 			g.tenants = append(g.tenants, t.name)
@@ -111,8 +118,16 @@ func (g *gateway) open() {
 		g.links ^= 1 << g.rng.IntN(4)
 	}
 	account := g.m.accounts[g.rng.IntN(len(g.m.accounts))]
+	name, before := fmt.Sprintf("%s;%d", g.host, g.sessions), (*session)(nil)
+	if g.reuses && g.oneIn(3) {
+		if before = g.restart(); before != nil {
+			if name = before.name; g.oneIn(2) {
+				account = before.account
+			}
+		}
+	}
 	s := &session{
-		g: g, name: fmt.Sprintf("%s;%d", g.host, g.sessions), account: account,
+		g: g, name: name, account: account,
 		identity: account.identities[g.rng.IntN(len(account.identities))], foreign: !slices.Contains(g.tenants, account.tenant.name),
 		named: g.oneIn(2),
 	}
@@ -122,22 +137,45 @@ func (g *gateway) open() {
 		g.m.after(g.upTo(time.Second), g.open) // few gateways ask for what is not theirs
 		return
 	}
-	if g.oneIn(6) {
+	if before != nil {
+		before.dead, before.ending = true, true
+		s.sub, s.life, s.aborted = before.sub, before.life+1, g.m.prompted(name)
+	} else if g.oneIn(6) {
 		s.sub = 1 + g.rng.Uint64N(2)
 	}
 	g.m.sessions = append(g.m.sessions, s)
-	if g.oneIn(5) {
+	if before == nil && g.oneIn(5) {
 		s.event()
 		return
 	}
 	s.send(charging.Initial, s.someGroups())
-	if s.sub == 1 { // its sibling
+	if s.sub == 1 && before == nil { // its sibling
 		twin := *s
 		twin.sub, twin.messages = 2, nil
 		g.m.sessions = append(g.m.sessions, &twin)
 		twin.number, twin.flying = 0, 0
 		twin.send(charging.Initial, twin.someGroups())
 	}
+}
+
+// restart is a session that the gateway has forgotten by now: nothing of it is on
+// its way any more. nil: there is none.
+func (g *gateway) restart() *session {
+	for range min(4, len(g.m.sessions)) {
+		s := g.m.sessions[g.rng.IntN(len(g.m.sessions))]
+		if s.g == g && !s.dead && s.messages[0].kind != charging.Event && !slices.ContainsFunc(s.messages, (*message).underWay) {
+			return s
+		}
+	}
+	return nil
+}
+
+// underWay reports whether a copy of the message may still take effect.
+func (m *message) underWay() bool {
+	if m.s.g.m.now > m.last+forgotten {
+		return false
+	}
+	return m.answer == nil || m.flying > 0 || slices.ContainsFunc(m.copies, func(t *taken) bool { return t.out != rtm.Answered && t.out != rtm.Busy })
 }
 
 func (s *session) someGroups() []uint32 {
@@ -200,7 +238,7 @@ func (m *message) begin() {
 // send sends the message to any instance, and again until it is answered.
 func (m *message) send() {
 	sim := m.s.g.m
-	if m.answer != nil {
+	if m.answer != nil || m.s.dead {
 		return
 	}
 	if m.tries++; m.tries > resendsMax || sim.quiet {
@@ -217,12 +255,14 @@ func (m *message) send() {
 }
 
 func (m *message) sendTo(n *instance) {
-	m.s.g.m.send(func() { n.arrive(m.inbound) })
+	m.last = m.s.g.m.now
+	m.flying += m.s.g.m.send(func() { n.arrive(m.inbound) })
 }
 
 // inbound is the request as the door makes it of the message.
 func (m *message) inbound() *rtm.Inbound {
 	s := m.s
+	m.flying--
 	copied := &taken{message: m, at: s.g.m.now}
 	m.copies = append(m.copies, copied)
 	if s.g.m.Trace != nil {
@@ -245,7 +285,7 @@ func (m *message) inbound() *rtm.Inbound {
 }
 
 func (m *message) content() uint64 {
-	h := uint64(m.kind)*1_000_003 + uint64(m.number)
+	h := (m.s.life*1_000_003+uint64(m.kind))*1_000_003 + uint64(m.number)
 	for _, a := range m.asks {
 		h = h*1_000_003 + uint64(a.Group)*31 + uint64(a.Used.Octets)
 	}

@@ -272,7 +272,7 @@ func (m *Sim) reported(e *charging.Entry, vanished bool) *message {
 	if vanished {
 		return nil
 	}
-	for _, msg := range m.sent[request{string(e.Session), e.Sub, e.Request}] {
+	for _, msg := range slices.Backward(m.sent[request{string(e.Session), e.Sub, e.Request}]) { // of those named alike the last
 		same := msg.kind == e.Kind
 		n := 0
 		for i := range msg.asks {

@@ -85,15 +85,17 @@ func (w *network) freeAll() {
 }
 
 // send lets a message between a gateway and an instance travel: late, twice, or
-// not at all.
-func (m *Sim) send(deliver func()) {
+// not at all. It returns how often.
+func (m *Sim) send(deliver func()) (copies int) {
 	if m.strikes(hazardDrop) {
-		return
+		return 0
 	}
 	m.after(m.travel(), deliver)
-	if m.strikes(hazardDuplicate) {
-		m.after(m.travel(), deliver)
+	if !m.strikes(hazardDuplicate) {
+		return 1
 	}
+	m.after(m.travel(), deliver)
+	return 2
 }
 
 // travel is how long a message takes, for most a little, for some very long, so
