@@ -315,6 +315,9 @@ func (m *Sim) checkAnswer(msg *message) {
 	if a.Result == charging.UserUnknown && !s.foreign && s.g.serves(s.account) {
 		m.failf("I10: %s %s was told that the user is unknown", s.name, msg.kind)
 	}
+	if a.Result == charging.UnableToComply && !m.disturbed() && !s.behind(msg) {
+		m.failf("§2: %s %s %d was refused, and nothing is wrong with it", s.name, msg.kind, msg.number)
+	}
 	if a.Result != charging.Success || msg.kind > charging.Update {
 		return
 	}
@@ -342,11 +345,42 @@ func (g *gateway) serves(a *simAccount) bool { return slices.Contains(g.tenants,
 // overtaken reports whether a later message names that rating group.
 func (s *session) overtaken(m *message, group uint32) bool {
 	for _, o := range s.messages {
-		if o.number > m.number && slices.ContainsFunc(o.asks, func(a charging.Ask) bool { return a.Group == group }) {
+		if o.number > m.number && o.other == nil && slices.ContainsFunc(o.asks, func(a charging.Ask) bool { return a.Group == group }) {
 			return true
 		}
 	}
 	return false
+}
+
+// disturbed reports whether decisions panic in this world.
+func (m *Sim) disturbed() bool { return m.rates[hazardPanic] > 0 }
+
+// behind reports whether a message is so far behind another that nobody knows any
+// more whether it took effect.
+func (s *session) behind(m *message) bool {
+	return slices.ContainsFunc(s.messages, func(o *message) bool { return o.number >= m.number+64 })
+}
+
+// checkOther: another content under a number that was used is refused, or, if that is
+// long ago, is told what a repeat is; it takes no effect (§2).
+func (m *Sim) checkOther(msg *message) {
+	s, n := msg.s, 0
+	for _, o := range s.messages {
+		if o.other == nil && o.number != msg.number && o.number+2 > msg.number {
+			n++
+		}
+	}
+	switch msg.answer.Result {
+	case charging.UnableToComply:
+	case charging.UnknownSession:
+		if s.opened && !s.aborted && !s.terminating() && m.now+time.Second < s.surely-m.cluster.jump() {
+			m.failf("I10: %s %s %d was told that the session is unknown", s.name, msg.kind, msg.number)
+		}
+	default:
+		if n < 4 {
+			m.failf("§2: %s %s %d came with other content, and was told %d", s.name, msg.kind, msg.number, msg.answer.Result)
+		}
+	}
 }
 
 // compare holds a second answer to the same request against the first (I7).
@@ -354,6 +388,9 @@ func (s *session) overtaken(m *message, group uint32) bool {
 func (m *message) compare(a *charging.Answer, before bool) {
 	if m.answer.Result != charging.Success || m.action > charging.RefundAccount {
 		return // a refusal is decided anew, and so is what has no effect
+	}
+	if a.Result == charging.UnableToComply && m.s.behind(m) {
+		return
 	}
 	if a.Result != charging.Success && before || a.Result == charging.UnableToComply && m.s.g.m.rates[hazardPanic] > 0 {
 		return // or its decision panicked

@@ -324,6 +324,10 @@ func (m *message) answered(a *charging.Answer, before bool) {
 		return
 	}
 	m.answer = a
+	if m.other != nil {
+		g.m.checkOther(m)
+		return
+	}
 	s.flying--
 	g.m.checkAnswer(m)
 	if g.oneIn(4) { // sends it once more, answered or not
@@ -362,6 +366,17 @@ func (s *session) goOn() {
 		}
 	case g.oneIn(5) || g.m.calm:
 		g.m.after(pause, func() { s.endIfOpen(true) })
+	case g.oneIn(12): // it has lost count, and goes on far ahead, perhaps with one message left behind
+		g.m.after(pause, func() {
+			if s.ending {
+				return
+			}
+			if g.oneIn(2) {
+				s.send(charging.Update, []uint32{2})
+			}
+			s.number += 60 + g.rng.Uint32N(20)
+			s.send(charging.Update, []uint32{1})
+		})
 	case g.oneIn(4): // two updates at once, about one rating group each
 		g.m.after(pause, func() {
 			if !s.ending {
@@ -371,7 +386,22 @@ func (s *session) goOn() {
 		})
 	default:
 		g.m.after(pause, func() { s.endIfOpen(false) })
+		if g.oneIn(6) {
+			g.m.after(g.upTo(2*pause+time.Second), s.confuse)
+		}
 	}
+}
+
+// confuse sends another content under the number of a message that was answered.
+func (s *session) confuse() {
+	i := s.g.rng.IntN(len(s.messages))
+	o := s.messages[i]
+	if s.dead || s.g.m.calm || o.other != nil || o.kind != charging.Update || o.answer == nil || o.answer.Result != charging.Success {
+		return
+	}
+	m := &message{s: s, kind: o.kind, number: o.number, asks: slices.Clone(o.asks), other: o}
+	m.asks[0].Used.Octets += 1000
+	m.begin()
 }
 
 // endIfOpen sends a termination, or an update, unless the session is over.

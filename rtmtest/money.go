@@ -465,6 +465,9 @@ func (m *Sim) checkGrants(msg *message, a *charging.Answer) {
 	if a.Result != charging.Success {
 		return
 	}
+	if msg.other != nil { // taken for a repeat of that
+		msg = msg.other
+	}
 	for i := range a.Grants {
 		g := &a.Grants[i]
 		if g.Units != 0 && msg.kind != charging.Event && !slices.Contains(msg.granting, grantBook{g.Group, g.Service, g.Units}) {

@@ -66,7 +66,7 @@ func (m *Sim) found() {
 			p := &simPlan{name: name, place: places}
 			places++
 			t.plans = append(t.plans, p)
-			p.publish(m, epoch)
+			p.publish(m, epoch.Add(-time.Minute)) // by any node's clock
 		}
 	}
 	for i := range 1 + m.rng.IntN(4) {
