@@ -57,6 +57,7 @@ type lane struct {
 	inbox []*rtm.Inbound
 	busy  bool
 	alarm time.Time
+	upset map[store.Key]bool // accounts of which a decision may have panicked on the record that is in hand
 }
 
 func newInstance(m *Sim, i int) *instance {
@@ -87,7 +88,7 @@ func (n *instance) boot() {
 		if n.m.Bug == "step-owns-after-panic" {
 			sh.Planted = n.m.Bug
 		}
-		n.shards[i] = &lane{shard: sh}
+		n.shards[i] = &lane{shard: sh, upset: make(map[store.Key]bool)}
 	}
 	n.read()
 }
@@ -313,26 +314,48 @@ func (n *instance) run(l *lane) {
 		return
 	}
 	l.busy = true
+	panics := l.shard.Counts.Panics
 	if len(keys) == 0 {
-		n.commit(l, l.shard.Loaded([]store.Record{}, n.now()))
+		n.commit(l, l.shard.Loaded([]store.Record{}, n.now()), panics)
 		return
 	}
 	twin := n.twin(l, fresh, now, keys)
 	n.client.load(keys, func(recs []store.Record) {
-		versions, panics, now := n.m.versions, l.shard.Counts.Panics, n.now()
+		versions, now := n.m.versions, n.now()
 		cs := l.shard.Loaded(recs, now)
 		if twin != nil && recs != nil && l.shard.Counts.Panics == panics {
 			twin.compare(recs, now, versions, cs)
 		}
-		n.commit(l, cs)
+		n.commit(l, cs, panics)
 	})
 }
 
-// commit sends the commits to the store.
-func (n *instance) commit(l *lane, cs []store.Commit) {
+// commit sends the commits to the store. panics is how many there were before they
+// were decided.
+func (n *instance) commit(l *lane, cs []store.Commit, panics uint64) {
+	for i := range cs {
+		if l.shard.Counts.Panics != panics {
+			l.upset[cs[i].Writes[0].Key] = true
+		}
+	}
+	keys := make([]store.Key, len(cs))
+	for i := range cs {
+		keys[i] = cs[i].Writes[0].Key
+	}
 	done := func(rs []store.Result) {
+		for i := range rs {
+			if rs[i].Outcome == store.Conflict {
+				delete(l.upset, keys[i])
+			}
+		}
 		for _, r := range l.shard.Committed(rs, n.now()) {
+			n.checkRefused(l, r)
 			n.reply(r)
+		}
+		for i := range rs {
+			if rs[i].Outcome == store.Done {
+				delete(l.upset, keys[i])
+			}
 		}
 		l.busy = false
 		n.run(l)
@@ -342,6 +365,15 @@ func (n *instance) commit(l *lane, cs []store.Commit) {
 		return
 	}
 	n.client.commit(n.planted(cs), done)
+}
+
+// checkRefused: a request is refused for a panic only by the record on which it
+// panicked (§2).
+func (n *instance) checkRefused(l *lane, r rtm.Reply) {
+	to, ok := r.In.Token.(*taken)
+	if ok && r.Outcome == rtm.Answered && r.In.Answer.Result == charging.UnableToComply && to.other == nil && !to.s.behind(to.message) && !l.upset[r.In.Account] {
+		n.m.failf("§2: %s %s %d was refused by %s for what it did on an older record", to.s.name, to.kind, to.number, n.name)
+	}
 }
 
 // A sender is told how its request left the loop.
