@@ -43,6 +43,7 @@ type holdBook struct {
 func (m *Sim) checkCommit(d *node, c *store.Commit, was []*entry, changes []change) {
 	first := &c.Writes[0]
 	for i := range c.Writes {
+		m.checkDirectory(d, &c.Writes[i], was[i])
 		switch k := &c.Writes[i].Key; k.Kind {
 		case tenant.KindAccount, tenant.KindClosed, tenant.KindOnce:
 			if k.Name != first.Key.Name && (!strings.HasPrefix(k.Name, first.Key.Name) || k.Name[len(first.Key.Name)] != '/') {
@@ -306,13 +307,13 @@ func (m *Sim) checkLateness(due store.Due, now time.Time) {
 // in its rating group is granted something or told why not.
 func (m *Sim) checkAnswer(msg *message) {
 	s, a := msg.s, msg.answer
-	if s.foreign && a.Result == charging.Success {
+	if s.g.strange(s.who) && a.Result == charging.Success {
 		m.failf("I11: %s was served %s of tenant %s", s.g.host, msg.kind, s.account.tenant.name)
 	}
 	if a.Result == charging.UnknownSession && s.opened && !s.aborted && !s.terminating() && m.now+time.Second < s.surely-m.cluster.jump() {
 		m.failf("I10: %s %s %d was told that the session is unknown", s.name, msg.kind, msg.number)
 	}
-	if a.Result == charging.UserUnknown && !s.foreign && s.g.serves(s.account) {
+	if a.Result == charging.UserUnknown && s.g.servesAll(s.who) && !s.who.unrest(msg.first) {
 		m.failf("I10: %s %s was told that the user is unknown", s.name, msg.kind)
 	}
 	if a.Result == charging.UnableToComply && !m.disturbed() && !s.behind(msg) {
@@ -389,8 +390,8 @@ func (m *message) compare(a *charging.Answer, before bool) {
 	if m.answer.Result != charging.Success || m.action > charging.RefundAccount {
 		return // a refusal is decided anew, and so is what has no effect
 	}
-	if a.Result == charging.UnableToComply && m.s.behind(m) {
-		return
+	if a.Result == charging.UnableToComply && m.s.behind(m) || a.Result == charging.UserUnknown && !m.s.g.servesAll(m.s.who) {
+		return // it is another tenant's subscriber by now
 	}
 	if a.Result != charging.Success && before || a.Result == charging.UnableToComply && m.s.g.m.rates[hazardPanic] > 0 {
 		return // or its decision panicked

@@ -7,6 +7,8 @@ import (
 
 	"rtm"
 	"rtm/charging"
+	"rtm/store"
+	"rtm/tenant"
 )
 
 // A count is the reference model. It knows no balances, prices or rules: it
@@ -14,13 +16,14 @@ import (
 // against what the gateways know.
 type count struct {
 	m       *Sim
-	effects map[*message]int // times that a message took effect
-	used    map[usage]int64  // octets of a session's rating group
-	assumed map[usage]int64  // … of them, charged when nothing was heard any more
-	totals  map[usage]int64  // … as its final and supplementary records say
-	finals  map[named]int    // final records of sessions of that name
-	topUps  map[string]int64 // credited under a key
-	times   map[string]int   // how often
+	homes   map[*session]store.Key // whose they were
+	effects map[*message]int       // times that a message took effect
+	used    map[usage]int64        // octets of a session's rating group
+	assumed map[usage]int64        // … of them, charged when nothing was heard any more
+	totals  map[usage]int64        // … as its final and supplementary records say
+	finals  map[named]int          // final records of sessions of that name
+	topUps  map[string]int64       // credited under a key
+	times   map[string]int         // how often
 }
 
 // named is what names a session, and those after it that are named like it.
@@ -44,7 +47,7 @@ type usage struct {
 // tally counts the entries of all streams.
 func (m *Sim) tally(s *state) *count {
 	c := &count{
-		m: m, effects: make(map[*message]int), used: make(map[usage]int64), assumed: make(map[usage]int64), totals: make(map[usage]int64),
+		m: m, homes: make(map[*session]store.Key), effects: make(map[*message]int), used: make(map[usage]int64), assumed: make(map[usage]int64), totals: make(map[usage]int64),
 		finals: make(map[named]int), topUps: make(map[string]int64), times: make(map[string]int),
 	}
 	for _, t := range s.streams {
@@ -88,6 +91,19 @@ func (c *count) add(e *charging.Entry) {
 	c.lines(into, e)
 }
 
+// at notes in which account an effect was: one of those that had the identity, and
+// all of a session in the same one.
+func (c *count) at(s *session, e *charging.Entry) {
+	account := tenant.AccountKey(e.Tenant, e.Account)
+	if !s.who.had(account) {
+		c.m.failf("I11: %s of %s took effect on %s, which never had it", s.name, s.who.name, account)
+	}
+	if was, ok := c.homes[s]; ok && was != account {
+		c.m.failf("I10: %s took effect on %s and on %s", s.name, was, account)
+	}
+	c.homes[s] = account
+}
+
 // effect counts an effect for the message that had it: by a copy that was in the
 // instance which decided it when that drew the version of the write. That copy was
 // not told that nothing took effect (3004).
@@ -100,6 +116,7 @@ func (c *count) effect(r request, e *charging.Entry) {
 			}
 			if t.out != rtm.Busy {
 				c.effects[msg]++
+				c.at(msg.s, e)
 				return
 			}
 			away = msg
@@ -193,7 +210,7 @@ func (m *Sim) checkSession(s *session, c *count) {
 			m.failf("I6: %s %s took effect under the number of another, %d", s.name, msg.kind, msg.number)
 		case acked && n != 1:
 			m.failf("I6: %s %s %d was acknowledged and took effect %d times", s.name, msg.kind, msg.number, n)
-		case s.foreign && n > 0:
+		case s.g.strange(s.who) && n > 0:
 			m.failf("I11: %s %s took effect on %s of another tenant", s.name, msg.kind, s.account.key)
 		case msg.answer == nil && msg.calm > 2 && !s.dead:
 			m.failf("I12: %s %s %d was sent %d times when all was in order, and not answered", s.name, msg.kind, msg.number, msg.calm)

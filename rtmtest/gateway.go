@@ -10,6 +10,7 @@ import (
 	"rtm/charging"
 	"rtm/rating"
 	"rtm/store"
+	"rtm/tenant"
 )
 
 const (
@@ -37,11 +38,12 @@ type session struct {
 	g        *gateway
 	name     string
 	sub      uint64
-	account  *simAccount
-	identity string
-	foreign  bool // of a tenant that the gateway does not serve
-	services bool // it names a Service-Identifier beside a rating group
-	named    bool // every message names the subscriber
+	account  *simAccount // whose identity it was when it was opened, as far as anybody knew
+	at       store.Key   // the account that has opened it, as a commit says
+	who      *simIdentity
+	key      store.Key // of its entry in the session index
+	services bool      // it names a Service-Identifier beside a rating group
+	named    bool      // every message names the subscriber
 	indexed  bool
 	life     uint64 // how many sessions of that name there were before
 	dead     bool   // its gateway has restarted, and knows nothing of it
@@ -117,23 +119,23 @@ func (g *gateway) open() {
 	if g.oneIn(5) { // a connection comes or goes
 		g.links ^= 1 << g.rng.IntN(4)
 	}
-	account := g.m.accounts[g.rng.IntN(len(g.m.accounts))]
+	who := g.m.identities[g.rng.IntN(len(g.m.identities))]
 	name, before := fmt.Sprintf("%s;%d", g.host, g.sessions), (*session)(nil)
 	if g.reuses && g.oneIn(3) {
-		if before = g.restart(); before != nil {
+		if before = g.restart(); before != nil && len(who.owners) > 1 {
+			before = nil // a hint may lead to the session that is there still
+		}
+		if before != nil {
 			if name = before.name; g.oneIn(2) {
-				account = before.account
+				who = before.who
 			}
 		}
 	}
-	s := &session{
-		g: g, name: name, account: account,
-		identity: account.identities[g.rng.IntN(len(account.identities))], foreign: !slices.Contains(g.tenants, account.tenant.name),
-		named: g.oneIn(2),
-	}
+	foreign := !g.serves(who.owner())
+	s := &session{g: g, name: name, account: who.owner(), who: who, named: g.oneIn(2)}
 	s.services = g.oneIn(4)
 	s.indexed = !s.named || g.oneIn(2)
-	if s.foreign && g.oneIn(2) {
+	if foreign && g.oneIn(2) {
 		g.m.after(g.upTo(time.Second), g.open) // few gateways ask for what is not theirs
 		return
 	}
@@ -143,6 +145,7 @@ func (g *gateway) open() {
 	} else if g.oneIn(6) {
 		s.sub = 1 + g.rng.Uint64N(2)
 	}
+	s.key = tenant.SessionKey("sim", s.name, s.sub)
 	g.m.sessions = append(g.m.sessions, s)
 	if before == nil && g.oneIn(5) {
 		s.event()
@@ -152,10 +155,19 @@ func (g *gateway) open() {
 	if s.sub == 1 && before == nil { // its sibling
 		twin := *s
 		twin.sub, twin.messages = 2, nil
+		twin.key = tenant.SessionKey("sim", twin.name, 2)
 		g.m.sessions = append(g.m.sessions, &twin)
 		twin.number, twin.flying = 0, 0
 		twin.send(charging.Initial, twin.someGroups())
 	}
+}
+
+// home is the account that the session is in, as far as anybody knows.
+func (s *session) home() store.Key {
+	if s.at != (store.Key{}) {
+		return s.at
+	}
+	return s.account.key
 }
 
 // restart is a session that the gateway has forgotten by now: nothing of it is on
@@ -163,7 +175,7 @@ func (g *gateway) open() {
 func (g *gateway) restart() *session {
 	for range min(4, len(g.m.sessions)) {
 		s := g.m.sessions[g.rng.IntN(len(g.m.sessions))]
-		if s.g == g && !s.dead && s.messages[0].kind != charging.Event && !slices.ContainsFunc(s.messages, (*message).underWay) {
+		if s.g == g && !s.dead && len(s.who.owners) == 1 && s.messages[0].kind != charging.Event && !slices.ContainsFunc(s.messages, (*message).underWay) {
 			return s
 		}
 	}
@@ -276,7 +288,7 @@ func (m *message) inbound() *rtm.Inbound {
 		Tenants: s.g.tenants, Token: copied,
 	}
 	if m.kind == charging.Initial || m.kind == charging.Event || s.named {
-		in.Identities = []string{s.identity}
+		in.Identities = []string{s.who.name}
 	}
 	if m.kind == charging.Event && m.action <= charging.RefundAccount {
 		in.OnceDoor, in.OnceName = "gy", fmt.Sprintf("%s;%d;%d", s.name, s.sub, m.number)

@@ -389,8 +389,8 @@ func (n *instance) reply(r rtm.Reply) {
 	}
 	switch r.Outcome {
 	case rtm.Forward:
-		if id := string(in.Request.Identity); id != "" {
-			n.hints[id] = in.Account
+		if id, account, ok := in.Hint(); ok {
+			n.hints[id] = account
 		}
 		l := n.lane(in.Account)
 		l.inbox = append(l.inbox, in)

@@ -137,6 +137,7 @@ func (m *Sim) checkUsage(b *books, a *charging.Account, key store.Key, e *chargi
 	}
 	if e.Kind == charging.Initial {
 		b.forget(e)
+		msg.s.at = key
 	}
 	if !slices.ContainsFunc(e.Lines, func(l charging.Line) bool { return l.Granted > 0 }) {
 		b.loose = append(b.loose, sessionBook{session: string(e.Session), sub: e.Sub})
@@ -482,7 +483,11 @@ func (m *Sim) checkGrants(msg *message, a *charging.Answer) {
 	case charging.PriceEnquiry:
 		want := int64(ask.Want.Money)
 		if want == 0 {
-			want, _ = m.eventCost(msg.s.account.tenant.name, int64(a.Cost), ask.Want.Events)
+			for _, o := range msg.s.who.owners {
+				if cost, ok := m.eventCost(o.tenant.name, int64(a.Cost), ask.Want.Events); ok {
+					want = cost
+				}
+			}
 		} else {
 			want = int64(a.Cost) // of money there is no price
 		}

@@ -10,11 +10,13 @@ import (
 )
 
 // An operator tops accounts up, aborts sessions, publishes versions of plans and
-// moves accounts to other plans, while all goes on.
+// moves accounts to other plans or identities to other accounts, while all goes on.
 type operator struct {
 	m      *Sim
 	topUps []*command
 	keys   int
+	moves  bool // it gives identities to other accounts, and leaves plans alone
+	moving bool
 }
 
 // A command is what an operator asks for, again under the same key until it is
@@ -32,7 +34,7 @@ type command struct {
 }
 
 func (o *operator) start(m *Sim) {
-	o.m = m
+	o.m, o.moves = m, m.oneIn(3)
 	if m.oneIn(4) {
 		return // this world has none
 	}
@@ -60,6 +62,10 @@ func (o *operator) act() {
 		p := account.tenant.plans[m.rng.IntN(2)]
 		p.publish(m, epoch.Add(m.cluster.nodes[0].time()).Add(m.upTo(3*time.Second)))
 	case 5:
+		if o.moves {
+			o.move()
+			break
+		}
 		plan := account.tenant.plans[m.rng.IntN(2)].name
 		o.command(account, func() *rtm.Inbound {
 			return &rtm.Inbound{Account: account.key, Request: charging.Request{
@@ -111,12 +117,12 @@ func (o *operator) prompt() {
 			kind, s.aborted = charging.Abort, true
 		}
 		c := o.command(s.account, func() *rtm.Inbound {
-			return &rtm.Inbound{Account: s.account.key, Request: charging.Request{
+			return &rtm.Inbound{Account: s.home(), Request: charging.Request{
 				Kind: kind, Realm: []byte("sim"), Session: []byte(s.name), Sub: s.sub,
 			}}
 		})
 		c.about = s
-		if sure {
+		if sure && len(s.who.owners) == 1 {
 			c.session = s
 		}
 		return

@@ -20,36 +20,37 @@ import (
 // of its clock.
 type Sim struct {
 	World
-	rng       *rand.Rand
-	now       time.Duration // since epoch
-	queue     queue
-	rates     [hazardsEnd]float64
-	luck      [hazardsEnd]uint64
-	calm      bool // faults and traffic have stopped
-	calmSince time.Duration
-	quiet     bool // … and long timers are all that is left
-	net       network
-	cluster   *cluster
-	instances []*instance
-	tenants   []*simTenant
-	accounts  []*simAccount
-	gateways  []*gateway
-	operator  operator
-	sessions  []*session
-	notices   []*noticeBook
-	sent      map[request][]*message // by what names them
-	versions  uint64
-	hash      uint64
-	failures  []string
-	check     func(d *node, c *store.Commit, was []*entry, changes []change) // of each commit; nil: none
-	account   charging.Account                                               // of a check; used again
-	entry     charging.Entry                                                 // likewise
-	validity  time.Duration                                                  // of each grant
-	grace     time.Duration
-	records   bool // events are followed into files
-	audited   bool // an auditor walks
-	sober     bool // decisions do not panic
-	Steps     int
+	rng        *rand.Rand
+	now        time.Duration // since epoch
+	queue      queue
+	rates      [hazardsEnd]float64
+	luck       [hazardsEnd]uint64
+	calm       bool // faults and traffic have stopped
+	calmSince  time.Duration
+	quiet      bool // … and long timers are all that is left
+	net        network
+	cluster    *cluster
+	instances  []*instance
+	tenants    []*simTenant
+	accounts   []*simAccount
+	identities []*simIdentity
+	gateways   []*gateway
+	operator   operator
+	sessions   []*session
+	notices    []*noticeBook
+	sent       map[request][]*message // by what names them
+	versions   uint64
+	hash       uint64
+	failures   []string
+	check      func(d *node, c *store.Commit, was []*entry, changes []change) // of each commit; nil: none
+	account    charging.Account                                               // of a check; used again
+	entry      charging.Entry                                                 // likewise
+	validity   time.Duration                                                  // of each grant
+	grace      time.Duration
+	records    bool // events are followed into files
+	audited    bool // an auditor walks
+	sober      bool // decisions do not panic
+	Steps      int
 }
 
 // epoch is when every world begins.

@@ -41,7 +41,7 @@ type simAccount struct {
 	tenant     *simTenant
 	name       string
 	key        store.Key
-	identities []string
+	identities []string // to begin with
 }
 
 // allowance is what every plan gives to begin with.
@@ -74,7 +74,8 @@ func (m *Sim) found() {
 		a := &simAccount{tenant: t, name: fmt.Sprintf("a%d", i)}
 		a.key = tenant.AccountKey(t.name, a.name)
 		for j := range 1 + m.rng.IntN(2) {
-			a.identities = append(a.identities, fmt.Sprintf("imsi:00101%05d%05d", i, j))
+			who := &simIdentity{name: fmt.Sprintf("imsi:00101%05d%05d", i, j), owners: []*simAccount{a}}
+			a.identities, m.identities = append(a.identities, who.name), append(m.identities, who)
 		}
 		m.accounts = append(m.accounts, a)
 	}
