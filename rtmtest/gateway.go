@@ -121,11 +121,8 @@ func (g *gateway) open() {
 	}
 	who := g.m.identities[g.rng.IntN(len(g.m.identities))]
 	name, before := fmt.Sprintf("%s;%d", g.host, g.sessions), (*session)(nil)
-	if g.reuses && g.oneIn(3) {
-		if before = g.restart(); before != nil && len(who.owners) > 1 {
-			before = nil // a hint may lead to the session that is there still
-		}
-		if before != nil {
+	if g.reuses && !g.m.operator.moves && g.oneIn(3) { // with moves, the one that is forgotten may be found again
+		if before = g.restart(); before != nil {
 			if name = before.name; g.oneIn(2) {
 				who = before.who
 			}
@@ -175,7 +172,7 @@ func (s *session) home() store.Key {
 func (g *gateway) restart() *session {
 	for range min(4, len(g.m.sessions)) {
 		s := g.m.sessions[g.rng.IntN(len(g.m.sessions))]
-		if s.g == g && !s.dead && len(s.who.owners) == 1 && s.messages[0].kind != charging.Event && !slices.ContainsFunc(s.messages, (*message).underWay) {
+		if s.g == g && !s.dead && s.messages[0].kind != charging.Event && !slices.ContainsFunc(s.messages, (*message).underWay) {
 			return s
 		}
 	}
