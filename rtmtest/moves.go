@@ -49,7 +49,7 @@ func (o *operator) move() {
 	m := o.m
 	who := m.identities[m.rng.IntN(len(m.identities))]
 	to := m.accounts[m.rng.IntN(len(m.accounts))]
-	if o.moving || to == who.owner() || len(who.owners) > movesMax {
+	if o.moving || who.had(to.key) || len(who.owners) > movesMax { // back: a hint from before that may be there still
 		return
 	}
 	o.moving, who.moving = true, true

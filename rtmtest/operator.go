@@ -51,7 +51,11 @@ func (o *operator) act() {
 		return
 	}
 	account := m.accounts[m.rng.IntN(len(m.accounts))]
-	switch m.rng.IntN(8) {
+	what := m.rng.IntN(8)
+	if o.moves && m.oneIn(2) {
+		what = 5
+	}
+	switch what {
 	case 6, 7:
 		o.prompt()
 	case 0, 1:
