@@ -127,6 +127,7 @@ func (s *Shard) proved(in *Inbound, r *store.Result) {
 	}
 	if in.broken {
 		s.rest = s.now.Add(s.jittered())
+		in.doubt = in.doubt || in.state == answered // its usage is on record already
 		s.afresh(in)
 		return
 	}

@@ -68,11 +68,13 @@ func (s *Shard) recall(in *Inbound, owner []byte) {
 	if in.moved {
 		return
 	}
-	formers := slices.DeleteFunc(tenant.Formers(owner, s.now), func(k store.Key) bool {
+	formers := tenant.Formers(owner, s.now)
+	in.moved = len(formers) > 0 // for everybody: another peer may name those whom this one may not
+	formers = slices.DeleteFunc(formers, func(k store.Key) bool {
 		t, _ := tenant.AccountOf(k)
 		return !in.serves([]byte(t))
 	})
-	if in.moved = len(formers) > 0; in.later() {
+	if in.later() {
 		in.before = formers
 	} else {
 		in.formers = formers
@@ -244,6 +246,9 @@ const stepOwns = "step-owns-after-panic"
 func (s *Shard) attempt(w *work) (d draft, ok bool) {
 	for i := range w.extras {
 		w.extras[i].restore()
+	}
+	for _, in := range w.batch {
+		w.bring(in)
 	}
 	a := &s.account
 	err := a.Decode(w.record.Bytes)

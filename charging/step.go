@@ -224,7 +224,7 @@ func (d *decision) initial() {
 		d.repeat(d.w.Closed)
 		return
 	case !d.known(): // a repeat is answered also if the identity is another's by now
-		d.o.Answer.Result, d.o.Stranger = UserUnknown, true
+		d.o.Answer.Result, d.o.Stranger, d.o.Closed = UserUnknown, true, Relied
 		return
 	case d.plan == nil:
 		d.o.Answer.Result = RatingFailed
