@@ -330,7 +330,12 @@ func (r *Report) safe() error {
 			return lacks("replicas for each master, two if its slots are to be served while one is away, and %s has none: CLUSTER REPLICATE at a new node", m.Addr)
 		}
 		if fit < replicasMin && !r.cluster {
-			return lacks("two replicas that could be promoted, and %s has %d: start another one with replicaof %s", m.Addr, fit, strings.ReplaceAll(m.Addr, ":", " "))
+			those := ""
+			if fit < have {
+				those = " that could be promoted"
+			}
+			host, port, _ := net.SplitHostPort(m.Addr)
+			return lacks("two replicas, and %s has %d%s: start another one with replicaof %s %s", m.Addr, fit, those, host, port)
 		}
 		if m.Replicas > have && !r.cluster {
 			return lacks("every replica to be known to the Sentinels, and %s has %d that are not: CONFIG SET replica-announced yes there, or stop them", m.Addr, m.Replicas-have)

@@ -33,7 +33,7 @@ func TestWhatIsRefused(t *testing.T) {
 		"Sentinels":                         {false, func(*Report) {}, ""},
 		"a Cluster":                         {true, func(*Report) {}, ""},
 		"a replica that needs no replica":   {false, func(r *Report) { r.Nodes[2].Writes = 0 }, "min-replicas-to-write 1 at every node, and " + two},
-		"a replica that is never promoted":  {false, func(r *Report) { r.Nodes[2].Never = true }, "two replicas that could be promoted"},
+		"a replica that is never promoted":  {false, func(r *Report) { r.Nodes[2].Never = true }, "two replicas, and " + master + " has 1 that could be promoted"},
 		"a replica that no Sentinel names":  {false, func(r *Report) { r.Nodes[0].Replicas = 3 }, "has 1 that are not"},
 		"a silent replica":                  {false, func(r *Report) { r.Nodes, r.silent = r.Nodes[:2], []string{two} }, ""},
 		"a follower outside the Cluster":    {true, func(r *Report) { r.Nodes[0].Replicas = 3 }, "there are 1 that are not"},

@@ -575,7 +575,7 @@ func TestWhatSafeAsksFor(t *testing.T) {
 		s.Close()
 	}
 	servers.Replicas()[0].Must("CONFIG", "SET", "replica-priority", "0")
-	if _, err := Open(t.Context(), Config{URL: servers.URL()}); err == nil || !strings.Contains(err.Error(), "two replicas that could be promoted") {
+	if _, err := Open(t.Context(), Config{URL: servers.URL()}); err == nil || !strings.Contains(err.Error(), "has 1 that could be promoted") {
 		t.Errorf("a replica that is never promoted: %v", err)
 	}
 	servers.Replicas()[0].Must("CONFIG", "SET", "replica-priority", "100")
