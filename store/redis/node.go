@@ -347,22 +347,21 @@ type sighting struct {
 // believe chooses among what Sentinels say: the newest epoch and, of several in
 // it, the master that is known already. Another master than that needs a newer
 // epoch than was ever believed. In no newer one it is believed only when all
-// Sentinels that are known name it, as they do when they were set up anew: some
-// of them may have been cut off since before the last failover.
-func believe(seen []sighting, whole bool, known string, epoch int64) (*sighting, error) {
-	best := &seen[0]
+// Sentinels that are known have agreed on it, as they do when they were set up
+// anew, and count from there: some of them may have been cut off since before the
+// last failover.
+func believe(seen []sighting, whole bool, known string, epoch int64) (best *sighting, agreed bool, err error) {
+	best = &seen[0]
 	for i := range seen {
 		if v := &seen[i]; v.epoch > best.epoch || v.epoch == best.epoch && v.master == known {
 			best = v
 		}
 	}
-	if known == "" || best.master == known || best.epoch > epoch {
-		return best, nil
+	agreed = whole && !slices.ContainsFunc(seen, func(v sighting) bool { return v.master != best.master })
+	if agreed || known == "" || best.master == known || best.epoch > epoch {
+		return best, agreed, nil
 	}
-	if whole && !slices.ContainsFunc(seen, func(v sighting) bool { return v.master != best.master }) {
-		return best, nil
-	}
-	return nil, fmt.Errorf("some Sentinels name %s as master in epoch %d, which is not newer than epoch %d, in which it was %s: it is believed when all of them do",
+	return nil, false, fmt.Errorf("some Sentinels name %s as master in epoch %d, which is not newer than epoch %d, in which it was %s: it is believed when all of them do",
 		best.master, best.epoch, epoch, known)
 }
 
@@ -376,9 +375,10 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 		known = was.addr
 	}
 	var best *sighting
+	var agreed bool
 	seen, whole, err := s.sight(ctx)
 	if err == nil {
-		best, err = believe(seen, whole, known, s.epoch)
+		best, agreed, err = believe(seen, whole, known, s.epoch)
 	}
 	if err != nil {
 		was.linger(ctx)
@@ -404,9 +404,10 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 		if was != nil && best.epoch > s.epoch {
 			m.quorum = was.quorum.Inherit(m.addr)
 		}
+	}
+	if agreed || best.epoch > s.epoch {
 		s.epoch = best.epoch
 	}
-	s.epoch = max(s.epoch, best.epoch)
 	watchers, named := 0, map[string]bool{m.addr: true}
 	var heard [][]Replica
 	for i := range seen {
