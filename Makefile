@@ -42,6 +42,7 @@ check: ## the fast round before a commit: gofmt, vet, staticcheck, tests without
 
 race: ## tests with the race detector, where goroutines are
 	CGO_ENABLED=1 $(GO) test -race $(RACE)
+	CGO_ENABLED=1 $(GO) test -race ./backup -skip 'Damaged|Interrupted|Dies|ServersFail' # those take three times as long as the rest
 
 test: install ## exactly what CI runs: install what is missing, check, race
 	$(MAKE) check
