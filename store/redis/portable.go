@@ -281,8 +281,9 @@ func (s *Store) Mark(ctx context.Context) (mark string, err error) {
 }
 
 // SetMark implements store.Portable. The mark of a store that is being filled is
-// only replaced if the same servers hold it as at the beginning. In a Cluster the first master decides
-// between two who set marks at the same time: all begin there.
+// only replaced if the same servers hold it as at the beginning. In a Cluster the
+// first master decides between two who set marks at the same time: all begin
+// there.
 func (s *Store) SetMark(ctx context.Context, was, mark string) error {
 	if s.closed.Load() {
 		return store.ErrClosed
