@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rtm"
+	"rtm/charging"
 	"rtm/store"
 )
 
@@ -98,6 +99,9 @@ func (n *instance) judge(ctx context.Context, a *rtm.Auditor, ins []*rtm.Inbound
 		})
 	}
 	for _, f := range append(found, a.Judged(ins, outcomes)...) {
+		if f.Faults == charging.FaultTimer && n.m.disturbed() {
+			continue // a tick that could not be decided was put off for as long as the auditor waits
+		}
 		n.m.failf("audit: %s finds that %s breaks %s", n.name, f.Account, f.Faults)
 	}
 }

@@ -365,9 +365,9 @@ func (s *session) behind(m *message) bool {
 // checkOther: another content under a number that was used is refused, or, if that is
 // long ago, is told what a repeat is; it takes no effect (§2).
 func (m *Sim) checkOther(msg *message) {
-	s, n := msg.s, 0
-	for _, o := range s.messages {
-		if o.other == nil && o.number != msg.number && o.number+2 > msg.number {
+	s, n := msg.s, 0 // messages that may have been carried out after that one
+	for _, o := range s.messages[max(slices.Index(s.messages, msg.other)-2, 0):] {
+		if o.other == nil && o != msg.other {
 			n++
 		}
 	}
@@ -390,7 +390,8 @@ func (m *message) compare(a *charging.Answer, before bool) {
 	if m.answer.Result != charging.Success || m.action > charging.RefundAccount {
 		return // a refusal is decided anew, and so is what has no effect
 	}
-	if a.Result == charging.UnableToComply && m.s.behind(m) || a.Result == charging.UserUnknown && !m.s.g.servesAll(m.s.who) {
+	if a.Result == charging.UnableToComply && m.s.behind(m) ||
+		(a.Result == charging.UserUnknown || a.Result == charging.UnknownSession) && !m.s.g.servesAll(m.s.who) {
 		return // it is another tenant's subscriber by now
 	}
 	if a.Result != charging.Success && before || a.Result == charging.UnableToComply && m.s.g.m.rates[hazardPanic] > 0 {

@@ -43,6 +43,7 @@ type session struct {
 	who      *simIdentity
 	key      store.Key // of its entry in the session index
 	services bool      // it names a Service-Identifier beside a rating group
+	plain    bool      // its units are at message level, without a rating group
 	named    bool      // every message names the subscriber
 	indexed  bool
 	life     uint64 // how many sessions of that name there were before
@@ -130,7 +131,7 @@ func (g *gateway) open() {
 	}
 	foreign := !g.serves(who.owner())
 	s := &session{g: g, name: name, account: who.owner(), who: who, named: g.oneIn(2)}
-	s.services = g.oneIn(4)
+	s.services, s.plain = g.oneIn(4), g.oneIn(8)
 	s.indexed = !s.named || g.oneIn(2)
 	if foreign && g.oneIn(2) {
 		g.m.after(g.upTo(time.Second), g.open) // few gateways ask for what is not theirs
@@ -188,6 +189,9 @@ func (m *message) underWay() bool {
 }
 
 func (s *session) someGroups() []uint32 {
+	if s.plain {
+		return []uint32{0}
+	}
 	return [][]uint32{{1, 2}, {1}, {2}, {1, 2}, {1, 4}}[s.g.rng.IntN(5)]
 }
 
@@ -199,6 +203,9 @@ func (s *session) send(kind charging.Kind, groups []uint32) {
 	s.ending = s.ending || kind == charging.Termination
 	for _, group := range groups {
 		ask := charging.Ask{Group: group, Has: charging.HasGroup, Wants: kind != charging.Termination}
+		if group == 0 {
+			ask.Has = charging.AtMessage
+		}
 		if s.services && group == 2 && (kind == charging.Initial || !s.g.oneIn(4)) { // some reports leave it out
 			ask.Service, ask.Has = 21, charging.HasGroup|charging.HasService
 		}
@@ -380,13 +387,14 @@ func (s *session) goOn() {
 			if s.ending {
 				return
 			}
-			if g.oneIn(2) {
-				s.send(charging.Update, []uint32{2})
+			groups := s.someGroups()
+			if !s.plain && g.oneIn(2) {
+				s.send(charging.Update, groups[len(groups)-1:])
 			}
 			s.number += 60 + g.rng.Uint32N(20)
-			s.send(charging.Update, []uint32{1})
+			s.send(charging.Update, groups[:1])
 		})
-	case g.oneIn(4): // two updates at once, about one rating group each
+	case g.oneIn(4) && !s.plain: // two updates at once, about one rating group each
 		g.m.after(pause, func() {
 			if !s.ending {
 				s.send(charging.Update, []uint32{1})
@@ -417,6 +425,8 @@ func (s *session) confuse() {
 func (s *session) endIfOpen(end bool) {
 	switch {
 	case s.ending:
+	case end && s.plain:
+		s.send(charging.Termination, []uint32{0})
 	case end:
 		s.send(charging.Termination, []uint32{1, 2, 4}[:2+s.g.rng.IntN(2)])
 	default:

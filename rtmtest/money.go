@@ -240,8 +240,9 @@ func (m *Sim) pin(g *groupBook, key store.Key, at time.Time, plan string, versio
 	g.plan, g.version, g.rule, g.paid, g.charged, g.anew = plan, version, rule, 0, 0, false
 }
 
-// ruleOf is the rule of each plan that prices a rating group.
-func ruleOf(group uint32) uint32 { return group }
+// ruleOf is the rule of each plan that prices a rating group; zero: units at message
+// level.
+func ruleOf(group uint32) uint32 { return max(group, 1) }
 
 // forget drops what is known of an earlier session of that name.
 func (b *books) forget(e *charging.Entry) {

@@ -126,7 +126,7 @@ func (o *operator) prompt() {
 			}}
 		})
 		c.about = s
-		if sure && len(s.who.owners) == 1 {
+		if sure && len(s.who.owners) == 1 && !s.plain { // a refusal ends a plain one
 			c.session = s
 		}
 		return
