@@ -11,26 +11,40 @@ import (
 	"rtm/tenant"
 )
 
+// A Bug is a mistake that can be planted in a simulation, and what a failure that
+// shows it begins with: it was found for what it is, and not for something else.
+type Bug struct {
+	Name string
+	By   []string
+}
+
 // Bugs are mistakes that can be planted in a simulation, to see it find them.
 // Most are made in what surrounds the loop here: the store's model, its client,
 // the instance. One needs a hook in the loop, rtm.Shard.Planted.
-var Bugs = []string{
-	"doubt-is-done",                // a commit in doubt is taken for done
-	"version-unchecked",            // the store does not compare versions
-	"counter-version",              // versions count up, and what a commit in doubt has written is kept
-	"hint-kept-in-doubt",           // what a commit in doubt would have written is taken for the record
-	"wait-elsewhere",               // WAIT on another connection than the commits'
-	"ack-one-of-two",               // one replica is enough
-	"answer-repeat-before-durable", // what only checks is answered before the running sync
-	"read-not-fenced",              // what only checks is answered without a write
-	"rearm-unchecked",              // a conflict moves the wake-up time all the same
-	"remove-on-claim",              // a claimed wake-up is gone
-	"ship-before-durable",          // events are read, and cursors moved, before that is durable
-	"step-owns-after-panic",        // what a panic left of an account is used further
-	"instance-clock",               // decisions are by the instance's date
-	"index-after-answer",           // the session index is written when the answer has left
-	"closed-session-dropped",       // closed sessions are not kept
-	"overtaken-without-grant",      // a message that came behind a higher number is granted nothing
+var Bugs = []Bug{
+	{"doubt-is-done", []string{"I6"}},                // a commit in doubt is taken for done
+	{"version-unchecked", []string{"I1", "I6"}},      // the store does not compare versions
+	{"counter-version", []string{"I6"}},              // versions count up, and what a commit in doubt has written is kept
+	{"hint-kept-in-doubt", []string{"I6"}},           // what a commit in doubt would have written is taken for the record
+	{"wait-elsewhere", []string{"I6"}},               // WAIT on another connection than the commits'
+	{"ack-one-of-two", []string{"I6"}},               // one replica is enough
+	{"answer-repeat-before-durable", []string{"I6"}}, // what only checks is answered before the running sync
+	{"read-not-fenced", []string{"I10"}},             // what only checks is answered without a write
+	{"rearm-unchecked", []string{"I12"}},             // a conflict moves the wake-up time all the same
+	{"remove-on-claim", []string{"I12"}},             // a claimed wake-up is gone
+	{"ship-before-durable", []string{"I8"}},          // events are read, and cursors moved, before that is durable
+	{"step-owns-after-panic", []string{"money"}},     // what a panic left of an account is used further
+	{"instance-clock", []string{"I9"}},               // decisions are by the instance's date
+	{"index-after-answer", []string{"I10"}},          // the session index is written when the answer has left
+	{"closed-session-dropped", []string{"I7"}},       // closed sessions are not kept
+	{"overtaken-without-grant", []string{"§2"}},      // a message that came behind a higher number is granted nothing
+	{"reply-twice", []string{"I6"}},                  // a request leaves the loop twice
+	{"reply-lost", []string{"I12"}},                  // … or never
+	{"doubt-is-busy", []string{"I6"}},                // what may have taken effect is answered 3004
+	{"notice-lost", []string{"I12"}},                 // notices are decided, and not sent
+	{"price-of-today", []string{"money"}},            // what was granted is charged by the newest version of the plan
+	{"usage-halved", []string{"money"}},              // half of what was used is charged
+	{"content-ignored", []string{"§2"}},              // a number alone makes a repeat
 }
 
 // count numbers the versions of accounts' records, with a planted bug.
@@ -87,9 +101,41 @@ func (k *client) trusts(c *store.Commit) bool {
 	return false
 }
 
+// spoil is what leaves a shard, with a planted bug.
+func (n *instance) spoil(replies []rtm.Reply) []rtm.Reply {
+	switch n.m.Bug {
+	case "reply-twice", "reply-lost", "doubt-is-busy", "notice-lost":
+	default:
+		return replies
+	}
+	replies = slices.Clone(replies)
+	for i := range replies {
+		r := &replies[i]
+		switch last := i == len(replies)-1; {
+		case n.m.Bug == "doubt-is-busy" && r.Outcome == rtm.Silent:
+			r.Outcome = rtm.Busy
+		case n.m.Bug == "notice-lost":
+			r.In.Notices = nil
+		case n.m.Bug == "reply-twice" && last && r.Outcome == rtm.Answered && n.m.versions%20 == 0:
+			return append(replies, *r)
+		case n.m.Bug == "reply-lost" && last && r.Outcome == rtm.Answered && n.m.versions%20 == 0:
+			return replies[:i]
+		}
+	}
+	return replies
+}
+
 // plant takes away what an overtaken message wants, with a planted bug: as if a
 // higher number had named its rating groups too.
 func (n *instance) plant(in *rtm.Inbound) {
+	switch n.m.Bug {
+	case "usage-halved":
+		for i := range in.Request.Asks {
+			in.Request.Asks[i].Used.Octets /= 2
+		}
+	case "content-ignored":
+		in.Request.Content = uint64(in.Request.Number) | 1
+	}
 	if n.m.Bug != "overtaken-without-grant" || in.Request.Kind != charging.Update {
 		return
 	}

@@ -348,7 +348,7 @@ func (n *instance) commit(l *lane, cs []store.Commit, panics uint64) {
 				delete(l.upset, keys[i])
 			}
 		}
-		for _, r := range l.shard.Committed(rs, n.now()) {
+		for _, r := range n.spoil(l.shard.Committed(rs, n.now())) {
 			n.checkRefused(l, r)
 			n.reply(r)
 		}

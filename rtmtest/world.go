@@ -149,6 +149,9 @@ func (k *knownPlan) Version(n uint32) *rating.Plan {
 	if n == 0 || int(n) > k.versions {
 		return nil
 	}
+	if k.n.m.Bug == "price-of-today" {
+		n = uint32(k.versions)
+	}
 	return k.plan.versions[n-1]
 }
 
