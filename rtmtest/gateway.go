@@ -451,8 +451,8 @@ func (g *gateway) notice(account store.Key, due charging.Due) {
 			g.m.after(g.upTo(2*time.Second), func() { s.endIfOpen(true) })
 		}
 	}
-	if s != nil {
-		s.aborted = s.aborted || result != charging.Success // it says that it does not know it
+	for _, o := range g.m.sessions {
+		o.aborted = o.aborted || result != charging.Success && o.name == string(due.Session) // it says that it does not know it
 	}
 	n := g.m.instances[g.rng.IntN(len(g.m.instances))]
 	g.m.send(func() {

@@ -101,9 +101,13 @@ func (m *Sim) found() {
 func (p *simPlan) publish(m *Sim, from time.Time) {
 	n, here := rating.Micros(len(p.versions)+1), rating.Micros(p.place)
 	service := func(rule uint32, name string, unit rating.Unit, micro rating.Micros, per, size int64) rating.Service {
+		step := int64(1)
+		if unit == rating.Octets && p.place%2 == 1 {
+			step = 256
+		}
 		return rating.Service{
 			Price: rating.Price{
-				Rule: rule, Name: name, Unit: unit, Step: 1 + 255*int64(p.place%2), Per: per, Micro: micro, Final: rating.Terminate,
+				Rule: rule, Name: name, Unit: unit, Step: step, Per: per, Micro: micro, Final: rating.Terminate,
 				Quota:      rating.Quota{Size: size, Threshold: size / 5, Validity: m.validity},
 				Allowances: []uint32{allowance},
 			},
@@ -167,6 +171,13 @@ func (m *Sim) settle() {
 				{Unit: rating.Octets, Allowance: allowance, Credited: m.rng.Int64N(200_000), Until: epoch.Add(m.between(20*time.Second, 2*time.Minute)), Priority: 1},
 				{Unit: rating.Octets, Credited: m.rng.Int64N(100_000), Priority: int32(i)},
 				{Unit: rating.Money, Credited: m.rng.Int64N(200_000), Until: epoch.Add(m.between(10*time.Second, time.Minute))},
+			}
+		}
+		if i == 0 && m.oneIn(10) { // it has nearly as many as it may; the oldest will be forgotten
+			for len(profile.Buckets) < charging.BucketsMax-2 {
+				profile.Buckets = append(profile.Buckets, charging.Bucket{
+					Unit: rating.Octets, Credited: 1 + m.rng.Int64N(1000), Until: epoch.Add(m.between(10*time.Second, 20*time.Second)),
+				})
 			}
 		}
 		now := epoch.Add(d.time())
