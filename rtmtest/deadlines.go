@@ -102,8 +102,8 @@ func (m *Sim) checkNotice(a *charging.Account, key store.Key, s, was *sessionBoo
 		if want := a.Decided.Add(firstPause << (n.Tries - 1)); !n.Next.Equal(want) {
 			m.failf("I12: %s: try %d of the notice of %s is followed by another at %s, should be at %s", key, n.Tries, s.session, n.Next.Sub(epoch), want.Sub(epoch))
 		}
-		m.notices = append(m.notices, &noticeBook{session: s.session, number: n.Number, tries: n.Tries, decided: m.now})
-	case n.Kind == 0 && same && before.Kind != 0 && !m.heard(s.session, n.Number) && (before.Tries < retries || a.Decided.Before(before.Next)):
+		m.notices = append(m.notices, &noticeBook{session: s.session, sub: s.sub, number: n.Number, tries: n.Tries, decided: m.now})
+	case n.Kind == 0 && same && before.Kind != 0 && !m.heard(s, n.Number) && (before.Tries < retries || a.Decided.Before(before.Next)):
 		m.failf("I12: %s: the notice of %s ends after %d tries, and its gateway has not heard it", key, s.session, before.Tries)
 	}
 }
@@ -111,6 +111,7 @@ func (m *Sim) checkNotice(a *charging.Account, key store.Key, s, was *sessionBoo
 // A noticeBook is one try of a notice.
 type noticeBook struct {
 	session string
+	sub     uint64
 	number  uint32
 	tries   uint8
 	decided time.Duration // by the world's clock, as all here
@@ -123,14 +124,16 @@ func (m *Sim) prompted(session string) bool {
 	return slices.ContainsFunc(m.notices, func(n *noticeBook) bool { return n.session == session })
 }
 
-func (m *Sim) heard(session string, number uint32) bool {
-	return slices.ContainsFunc(m.notices, func(n *noticeBook) bool { return n.session == session && n.number == number && n.heard != 0 })
+func (m *Sim) heard(s *sessionBook, number uint32) bool {
+	return slices.ContainsFunc(m.notices, func(n *noticeBook) bool {
+		return n.session == s.session && n.sub == s.sub && n.number == number && n.heard != 0
+	})
 }
 
 // sends notes that a notice has left the loop.
 func (m *Sim) sends(due *charging.Due) {
 	for _, n := range m.notices {
-		if n.number == due.Number && n.tries == due.Tries && n.session == string(due.Session) && n.sent == 0 {
+		if n.number == due.Number && n.tries == due.Tries && n.sub == due.Sub && n.session == string(due.Session) && n.sent == 0 {
 			n.sent = m.now
 		}
 	}
@@ -139,7 +142,7 @@ func (m *Sim) sends(due *charging.Due) {
 // hears notes that a gateway got it.
 func (m *Sim) hears(due *charging.Due) {
 	for _, n := range m.notices {
-		if n.number == due.Number && n.session == string(due.Session) && n.heard == 0 {
+		if n.number == due.Number && n.sub == due.Sub && n.session == string(due.Session) && n.heard == 0 {
 			n.heard = m.now
 		}
 	}
