@@ -245,10 +245,14 @@ func (n *Instance) direct(ctx context.Context, id, tenantName, account string, m
 			}
 			mine := store.Record{Version: commit.Writes[0].New, Bytes: commit.Writes[0].Bytes}
 			rs, _ := n.Store.Commit(ctx, []store.Commit{tenant.Reassign(id, t, a, mine, n.version(), n.Now())})
-			if rs[0].Outcome == store.Refused || rs[0].Outcome == store.InDoubt {
-				return unavailable(rs[0].Err) // the next try finds that the other lists it
+			switch rs[0].Outcome {
+			case store.Done:
+				return held
+			case store.Conflict: // the next try finds who has it by now
+				return fmt.Errorf("directory, %s: others change it: %w", id, ErrBusy)
+			case store.InDoubt, store.Refused:
 			}
-			return held // with a Conflict somebody else has it by now
+			return unavailable(rs[0].Err) // the next try finds that the other lists it
 		case store.Conflict:
 			rec = rs[0].Fresh[0]
 		case store.InDoubt, store.Refused:
@@ -492,21 +496,27 @@ func (n *Instance) enter(ctx context.Context, account store.Key, s *charging.Ses
 	if err != nil {
 		return err
 	}
-	value, alone := tenant.EncodeEntry(recs[0].Bytes, tenant.Entry{Account: account, Host: string(s.Host)})
-	if bytes.Equal(recs[0].Bytes, value) {
-		return nil
+	rec := recs[0]
+	for range casTries {
+		value, alone := tenant.EncodeEntry(rec.Bytes, tenant.Entry{Account: account, Host: string(s.Host)})
+		w := store.Write{Op: store.Put, Key: key, Seen: rec.Version, New: n.version(), Bytes: value, Expire: max(s.Close.Sub(n.Now()), 0) + reassignedFor}
+		if !alone {
+			w.Expire = max(w.Expire, tenant.FormerFor)
+		}
+		if bytes.Equal(rec.Bytes, value) {
+			w = store.Write{Op: store.Check, Key: key, Seen: rec.Version}
+		}
+		rs, _ := n.Store.Commit(ctx, []store.Commit{{Writes: []store.Write{w}}})
+		switch rs[0].Outcome {
+		case store.Done:
+			return nil
+		case store.Conflict:
+			rec = rs[0].Fresh[0]
+		case store.InDoubt, store.Refused:
+			return fmt.Errorf("session index, %s: %w", s.ID, unavailable(rs[0].Err))
+		}
 	}
-	keep := max(s.Close.Sub(n.Now()), 0) + reassignedFor
-	if !alone {
-		keep = max(keep, tenant.FormerFor)
-	}
-	rs, _ := n.Store.Commit(ctx, []store.Commit{{Writes: []store.Write{{
-		Op: store.Put, Key: key, Seen: recs[0].Version, New: n.version(), Bytes: value, Expire: keep,
-	}}}})
-	if rs[0].Outcome == store.Done || rs[0].Outcome == store.Conflict { // then the session's own message was faster
-		return nil
-	}
-	return fmt.Errorf("session index, %s: %w", s.ID, rs[0].Err)
+	return fmt.Errorf("session index, %s: others change it all the time: %w", s.ID, ErrBusy)
 }
 
 // reassignedFor is how long a session is found by its Session-Id beyond the time

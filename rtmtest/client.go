@@ -22,6 +22,7 @@ type client struct {
 	c        *cluster
 	node     *node
 	quorum   Quorum
+	epoch    int                         // the newest in which a Sentinel was believed
 	acks     int                         // replicas that were in step with the node when it was last asked
 	looking  bool                        // for another master, soon
 	doubtful map[store.Key]*store.Record // with a planted bug
@@ -29,7 +30,7 @@ type client struct {
 
 func newClient(n *instance) *client {
 	c := n.m.cluster
-	k := &client{n: n, c: c, quorum: NewQuorum(), node: c.nodes[0]}
+	k := &client{n: n, c: c, quorum: NewQuorum(), node: c.nodes[0], epoch: -1}
 	if c.mode == safe {
 		k.discover()
 	}
@@ -346,7 +347,8 @@ func (k *client) keepLooking() {
 }
 
 // discover asks the Sentinels who is master, believes the one with the newest
-// epoch, and goes there if that node says so too.
+// epoch, if it is not older than one that was believed, and goes there if that
+// node says so too.
 func (k *client) discover() {
 	m, best := k.c.m, (*sentinel)(nil)
 	for _, s := range k.c.sentinels {
@@ -354,8 +356,8 @@ func (k *client) discover() {
 			best = s
 		}
 	}
-	if best == nil {
-		return
+	if best == nil || best.epoch < k.epoch {
+		return // it was cut off since before the last failover
 	}
 	to := k.c.nodes[best.master]
 	if !to.master() || to.paused || !m.net.open(k.n.place, to.place) {
@@ -363,7 +365,7 @@ func (k *client) discover() {
 	}
 	if to != k.node {
 		k.quorum = k.quorum.Inherit(addr(to.id))
-		k.node = to
+		k.node, k.epoch = to, best.epoch
 		m.tracef("%s goes to %s", k.n.name, addr(to.id))
 	}
 	k.hear()
