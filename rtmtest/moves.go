@@ -150,23 +150,29 @@ func (n *instance) dismiss(ctx context.Context, w *waiting, identity string, fro
 // index enters a session in the session index.
 func (n *instance) index(ctx context.Context, w *waiting, account store.Key, s *charging.Session) error {
 	key := tenant.SessionKey(string(s.Realm), string(s.ID), s.Sub)
-	entry := tenant.Entry{Account: account, Host: string(s.Host)}
-	keep := max(s.Close.Sub(n.now()), 0) + 24*time.Hour
 	recs, err := w.Load(ctx, []store.Key{key})
 	if err != nil {
 		return err
 	}
-	value, _ := tenant.EncodeEntry(recs[0].Bytes, entry)
-	if bytes.Equal(recs[0].Bytes, value) {
-		return nil
+	for rec := recs[0]; ; {
+		value, alone := tenant.EncodeEntry(rec.Bytes, tenant.Entry{Account: account, Host: string(s.Host)})
+		write := store.Write{Op: store.Put, Key: key, Seen: rec.Version, New: n.m.version(), Bytes: value, Expire: max(s.Close.Sub(n.now()), 0) + 24*time.Hour}
+		if !alone {
+			write.Expire = tenant.FormerFor
+		}
+		if bytes.Equal(rec.Bytes, value) {
+			write = store.Write{Op: store.Check, Key: key, Seen: rec.Version}
+		}
+		rs, _ := w.Commit(ctx, []store.Commit{{Writes: []store.Write{write}}})
+		switch rs[0].Outcome {
+		case store.Done:
+			return nil
+		case store.Conflict:
+			rec = rs[0].Fresh[0]
+		case store.InDoubt, store.Refused:
+			return errStore
+		}
 	}
-	rs, _ := w.Commit(ctx, []store.Commit{{Writes: []store.Write{{
-		Op: store.Put, Key: key, Seen: recs[0].Version, New: n.m.version(), Bytes: value, Expire: max(keep, tenant.FormerFor),
-	}}}})
-	if o := rs[0].Outcome; o != store.Done && o != store.Conflict {
-		return errStore
-	}
-	return nil
 }
 
 // direct makes the directory lead an identity to an account.
