@@ -81,6 +81,13 @@ func (h *hints) get(id string) (store.Key, bool) {
 	return k, ok
 }
 
+func (h *hints) drop(id string) {
+	s := &h.stripes[h.stripe(id)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.of, id)
+}
+
 func (h *hints) put(id string, k store.Key) {
 	s := &h.stripes[h.stripe(id)]
 	s.mu.Lock()

@@ -159,7 +159,7 @@ func (s *Shard) indexedAt(in *Inbound, r *store.Result) {
 // learns again who else is there.
 func (s *Shard) share(x *indexWrite, was []byte) {
 	var alone bool
-	if x.value, alone = tenant.EncodeEntry(was, x.entry); !alone {
+	if x.value, alone = tenant.EncodeEntry(was, x.entry, true); !alone {
 		x.new, x.keep = s.Version(), max(x.keep, tenant.FormerFor)
 	}
 }

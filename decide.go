@@ -29,13 +29,21 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 	in.asked = true
 	for i := range n {
 		t, account, ok := tenant.Owner(recs[i].Bytes)
-		if !ok || !in.serves(t) {
-			continue // to a peer that does not serve its tenant an identity is unknown, also beside others
+		if !ok {
+			continue
 		}
-		in.Account = tenant.AccountKey(string(t), string(account))
 		in.Request.Identity = []byte(in.Identities[i])
-		s.recall(in, recs[i].Bytes)
-		break
+		if s.recall(in, recs[i].Bytes); in.serves(t) {
+			in.Account = tenant.AccountKey(string(t), string(account))
+			break
+		}
+		// To a peer that does not serve its tenant an identity is unknown, also
+		// beside others; what it did for one that the peer serves is not.
+		if len(in.formers)+len(in.before) > 0 {
+			in.formers, in.before = append(in.formers, in.before...), nil
+			break
+		}
+		in.Request.Identity = nil
 	}
 	switch {
 	case len(in.formers) > 0:
@@ -61,15 +69,19 @@ func (in *Inbound) later() bool {
 	return in.Request.Kind == charging.Update || in.Request.Kind == charging.Termination
 }
 
+// recallsMax bounds how often a request asks the owners that its identity had: one of
+// them may close the session while it is asked.
+const recallsMax = 3
+
 // recall notes whose the identity of in was before, if that is not long ago and
 // the peer may name those accounts' tenants too. What opens or ends by itself asks
 // there first; what is about a session, if its present owner does not know it.
 func (s *Shard) recall(in *Inbound, owner []byte) {
-	if in.moved {
+	formers := tenant.Formers(owner, s.now)
+	in.moved = in.moved || len(formers) > 0 // for everybody: another peer may name those whom this one may not
+	if in.recalls++; in.recalls > recallsMax {
 		return
 	}
-	formers := tenant.Formers(owner, s.now)
-	in.moved = len(formers) > 0 // for everybody: another peer may name those whom this one may not
 	formers = slices.DeleteFunc(formers, func(k store.Key) bool {
 		t, _ := tenant.AccountOf(k)
 		return !in.serves([]byte(t))
@@ -122,13 +134,15 @@ func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 			return
 		}
 	}
-	named := in.entry(recs[len(asked)].Bytes)
+	index := recs[len(asked)].Bytes
+	for _, e := range slices.Backward(tenant.Entries(index)) {
+		if in.Request.Kind != charging.Event && slices.Contains(asked, e.Account) {
+			s.known(in, e.Account)
+			return
+		}
+	}
+	named := in.entry(index)
 	switch {
-	case in.Request.Kind == charging.Event:
-		named = store.Key{}
-	case slices.Contains(asked, named):
-		s.known(in, named)
-		return
 	case !in.later() || !in.indexed: // whose it was before did not know it; the index comes after the present owner
 		named = store.Key{}
 	}
@@ -143,8 +157,11 @@ func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 	case home != (store.Key{}):
 		in.home = store.Key{}
 		s.forward(in, home)
+	case s.ask(in):
 	default:
-		in.Answer.Result = charging.UnknownSession
+		if in.Answer.Result = charging.UserUnknown; in.later() {
+			in.Answer.Result = charging.UnknownSession
+		}
 		s.proveLooked(in)
 	}
 }
@@ -282,7 +299,7 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			continue
 		}
 		w.bring(in)
-		if s.ahead(w, i) {
+		if in.Hinted && !in.Request.Formerly && !s.account.Sure(in.Request.Identity, s.now) && s.strange(w, i) || s.ahead(w, i) {
 			i--
 			continue
 		}
@@ -494,7 +511,7 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 		seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
 		entry: tenant.Entry{Account: w.key, Host: string(in.Request.Host)},
 	}
-	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry)
+	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry, true)
 	if o.Index.Op == charging.Relied { // a conflict tells that it is there
 		in.index.seen, in.index.new = store.Version{}, o.Index.Seen
 	}

@@ -591,8 +591,10 @@ func (n *Instance) deliver(r *Reply) {
 	in := r.In
 	switch r.Outcome {
 	case Forward:
-		if len(in.Request.Identity) > 0 && !in.indexed && !in.moved {
-			n.hints.put(string(in.Request.Identity), in.Account)
+		if id, account, ok := in.Hint(); ok {
+			n.hints.put(id, account)
+		} else if id != "" {
+			n.hints.drop(id)
 		}
 		if !n.known(in) {
 			n.Load.Shed.Add(1)

@@ -498,7 +498,7 @@ func (n *Instance) enter(ctx context.Context, account store.Key, s *charging.Ses
 	}
 	rec := recs[0]
 	for range casTries {
-		value, alone := tenant.EncodeEntry(rec.Bytes, tenant.Entry{Account: account, Host: string(s.Host)})
+		value, alone := tenant.EncodeEntry(rec.Bytes, tenant.Entry{Account: account, Host: string(s.Host)}, false)
 		w := store.Write{Op: store.Put, Key: key, Seen: rec.Version, New: n.version(), Bytes: value, Expire: max(s.Close.Sub(n.Now()), 0) + reassignedFor}
 		if !alone {
 			w.Expire = max(w.Expire, tenant.FormerFor)

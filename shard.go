@@ -51,7 +51,8 @@ type Inbound struct {
 	state   progress
 	home    store.Key       // the account of its identities, while others are asked whether they know in
 	asked   bool            // the directory was asked
-	moved   bool            // … also for owners that the identity had not long ago
+	moved   bool            // the identity had other owners not long ago
+	recalls int             // how often those were asked
 	before  []store.Key     // those, to be asked if the present one does not know the session
 	formers []store.Key     // accounts that are being asked
 	carried *extra          // what the account that knows in has of it: its closed session, or its answer

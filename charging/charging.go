@@ -430,6 +430,7 @@ type Account struct {
 	Armed       time.Time // what the time index was last set to; zero: nothing
 	Level       uint32    // the lowest store level that may decide on it; below 2: any
 	Booked      uint64    // what the credits and debits of all its entries add up to (audit.go)
+	Moved       time.Time // until then one of its identities may have had another owner when it was used: ask the directory
 
 	next     later  // what a build of the next level keeps (now.go, next.go)
 	unbooked uint64 // Booked less what the buckets say, as decoded: no decision changes it

@@ -25,6 +25,7 @@ const (
 	accountLevel       protowire.Number = 9 // the lowest store level that may decide on it; absent: 1
 	accountPlanVersion protowire.Number = 10
 	accountBooked      protowire.Number = 20 // fixed: what the ledger adds up to (Account.Booked)
+	accountMoved       protowire.Number = 21
 )
 
 const (
@@ -147,6 +148,8 @@ func (a *Account) Decode(b []byte) error {
 			a.Armed = f.time()
 		case accountBooked:
 			a.Booked = f.value
+		case accountMoved:
+			a.Moved = f.time()
 		default:
 			if !a.next.decode(&f) {
 				a.unknown = append(a.unknown, f.raw...)
@@ -230,6 +233,7 @@ func (a *Account) Append(b []byte) []byte {
 	b = appendTime(b, accountArmed, a.Armed)
 	b = appendUint(b, accountPlanVersion, uint64(a.PlanVersion))
 	b = appendFixed(b, accountBooked, a.Booked)
+	b = appendTime(b, accountMoved, a.Moved)
 	return append(a.next.append(b), a.unknown...)
 }
 

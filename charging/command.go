@@ -3,6 +3,7 @@ package charging
 import (
 	"bytes"
 	"math"
+	"slices"
 	"time"
 
 	"rtm/rating"
@@ -505,6 +506,9 @@ func (d *decision) provision() {
 	if string(a.Plan) != p.Plan {
 		a.PlanVersion = 0
 	}
+	if !fresh && slices.ContainsFunc(p.Identities, func(id string) bool { return !a.lists([]byte(id)) }) {
+		a.Moved = d.now.Add(OnceRefund)
+	}
 	a.Exists, a.Plan, a.Identities = true, []byte(p.Plan), a.Identities[:0]
 	for _, id := range p.Identities {
 		a.Identities = append(a.Identities, []byte(id))
@@ -549,7 +553,7 @@ func (d *decision) identify() {
 		e.Text = "gives up " + drops
 	}
 	if adds != "" && !has(adds) {
-		kept = append(kept, []byte(adds))
+		kept, a.Moved = append(kept, []byte(adds)), d.now.Add(OnceRefund)
 		e.Text = "takes " + adds
 	}
 	a.Identities = kept

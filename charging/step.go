@@ -199,6 +199,12 @@ func (d *decision) owns(s *Session) bool {
 	return d.known() || d.r.Formerly || bytes.Equal(s.Identity, d.r.Identity)
 }
 
+// Sure reports whether the identity is the account's, and was nobody else's for so
+// long that nothing is repeated any more that it was used for there.
+func (a *Account) Sure(identity []byte, now time.Time) bool {
+	return !now.Before(a.Moved) && a.lists(identity)
+}
+
 // lists reports whether the identity is one of the account's.
 func (a *Account) lists(identity []byte) bool {
 	for _, id := range a.Identities {

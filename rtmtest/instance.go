@@ -14,9 +14,9 @@ import (
 // Times and bounds of an instance, as production has them.
 const (
 	simShards   = 2
-	patience    = 2500 * time.Millisecond               // an instance's deadline for a request (a peer's dialect)
+	patience    = 2500 * time.Millisecond      // an instance's deadline for a request (a peer's dialect)
 	overtime    = 2*operationMax + time.Second // a request is told so after its deadline, at the latest: a cycle, and a rest
-	refreshEach = time.Second                           // the catalogue is read that often
+	refreshEach = time.Second                  // the catalogue is read that often
 )
 
 // An instance runs shards, timers, notices and a follower on the simulated
@@ -391,6 +391,8 @@ func (n *instance) reply(r rtm.Reply) {
 	case rtm.Forward:
 		if id, account, ok := in.Hint(); ok {
 			n.hints[id] = account
+		} else {
+			delete(n.hints, id)
 		}
 		l := n.lane(in.Account)
 		l.inbox = append(l.inbox, in)

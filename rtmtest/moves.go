@@ -155,7 +155,7 @@ func (n *instance) index(ctx context.Context, w *waiting, account store.Key, s *
 		return err
 	}
 	for rec := recs[0]; ; {
-		value, alone := tenant.EncodeEntry(rec.Bytes, tenant.Entry{Account: account, Host: string(s.Host)})
+		value, alone := tenant.EncodeEntry(rec.Bytes, tenant.Entry{Account: account, Host: string(s.Host)}, false)
 		write := store.Write{Op: store.Put, Key: key, Seen: rec.Version, New: n.m.version(), Bytes: value, Expire: max(s.Close.Sub(n.now()), 0) + 24*time.Hour}
 		if !alone {
 			write.Expire = tenant.FormerFor

@@ -92,7 +92,7 @@ func Owner(b []byte) (tenant, account []byte, ok bool) {
 	return tenant, account, true
 }
 
-// An Entry says whose a session is. Tenants may share a name of a session; each has
+// An Entry says whose a session is. Accounts may share a name of a session; each has
 // its own entry in the record of that name.
 type Entry struct {
 	Account store.Key
@@ -110,26 +110,29 @@ func Entries(b []byte) (all []Entry) {
 	return all
 }
 
-// entriesMax bounds the tenants that have an entry in one record.
+// entriesMax bounds the accounts that have an entry in one record.
 const entriesMax = 8
 
-// EncodeEntry appends the value of a session's record: an entry, and what was says
-// of other tenants, so that nobody can take the session of another one out of the
-// index by naming his own so. alone: it says nothing of others.
-func EncodeEntry(was []byte, e Entry) (value []byte, alone bool) {
-	tenant, _ := AccountOf(e.Account)
-	all := slices.DeleteFunc(Entries(was), func(o Entry) bool {
-		t, _ := AccountOf(o.Account)
-		return t == tenant
-	})
+// EncodeEntry is the value of a session's record: an entry, and what was says of
+// other accounts, so that nobody can take the session of another one out of the
+// index by naming his own so. An entry of a message is the newest; one that somebody
+// else makes is the oldest. alone: it says nothing of others.
+func EncodeEntry(was []byte, e Entry, newest bool) (value []byte, alone bool) {
+	all := slices.DeleteFunc(Entries(was), func(o Entry) bool { return o.Account == e.Account })
 	all = all[max(0, len(all)-entriesMax+1):]
-	for _, o := range append(all, e) {
+	alone = len(all) == 0
+	if newest {
+		all = append(all, e)
+	} else {
+		all = slices.Insert(all, 0, e)
+	}
+	for _, o := range all {
 		if len(value) > 0 {
 			value = append(value, '\n')
 		}
 		value = append(append(append(value, o.Account.Name...), ' '), o.Host...)
 	}
-	return value, len(all) == 0
+	return value, alone
 }
 
 // DecodeOwner is Owner with texts that outlive b, for one allocation.

@@ -102,7 +102,7 @@ func FuzzOwner(f *testing.F) {
 				t.Errorf("%q was of %v, and then of %v", b, formers, again)
 			}
 		}
-		value, _ := tenant.EncodeEntry(b, tenant.Entry{Account: tenant.AccountKey("a", "b"), Host: "gw"})
+		value, _ := tenant.EncodeEntry(b, tenant.Entry{Account: tenant.AccountKey("a", "b"), Host: "gw"}, true)
 		if all := tenant.Entries(value); len(all) == 0 || all[len(all)-1] != (tenant.Entry{Account: tenant.AccountKey("a", "b"), Host: "gw"}) {
 			t.Errorf("%q: %v", value, all)
 		}

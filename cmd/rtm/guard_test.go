@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"rtm"
 	"rtm/diameter"
 	"rtm/diameter/peer"
 	"rtm/rtmtest"
@@ -254,6 +255,7 @@ func TestAStormOfOneTenant(t *testing.T) {
 	f := debit("calm", 0, 1)
 	at := bytes.Index(f, []byte("00000000"))
 	var passed []int64
+	var may int64 // how many may be in the loop: on a slow machine more than on a quick one
 	for i := range 20 {
 		copy(f[at:], fmt.Sprintf("%08d", i))
 		before := storm.Granted.Load()
@@ -261,12 +263,13 @@ func TestAStormOfOneTenant(t *testing.T) {
 			t.Errorf("the other tenant's request %d: %d", i, got)
 		}
 		passed = append(passed, storm.Granted.Load()-before)
+		core.Admission(func(a *rtm.Admission) { may = max(may, int64(a.Limit())) })
 	}
 	slices.Sort(passed)
-	t.Logf("storm: %d sent, %d granted, %d busy, %d other; while one of the others was worked on, %d of it were granted (median), %d at most",
-		storm.Sent.Load(), storm.Granted.Load(), storm.Busy.Load(), storm.Other.Load(), passed[10], passed[19])
-	if passed[10] > 600 {
-		t.Errorf("while one request of the other tenant was worked on, %d of the storm were", passed[10])
+	t.Logf("storm: %d sent, %d granted, %d busy, %d other; while one of the others was worked on, %d of it were granted (median), %d at most, and %d may be in the loop",
+		storm.Sent.Load(), storm.Granted.Load(), storm.Busy.Load(), storm.Other.Load(), passed[10], passed[19], may)
+	if passed[10] > may {
+		t.Errorf("while one request of the other tenant was worked on, %d of the storm were, and %d may be in the loop", passed[10], may)
 	}
 	if storm.Other.Load() > 0 {
 		t.Errorf("%d answers are neither granted nor busy", storm.Other.Load())

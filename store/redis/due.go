@@ -41,9 +41,9 @@ func (h *haul) sooner(ms int64) {
 // Due implements store.Store. It looks at the first entry of each partition,
 // which costs little, and claims only where something is due: two round trips to
 // each node, however many partitions that is. A claim is a hint, so it waits for
-// no replica. now is the earliest of the nodes' answers: nothing is done too early
-// by it. What one node gave is returned also if another failed;
-// partitions that are on their way to another node are left for the next time.
+// no replica. now is the earliest of the nodes' answers, but not before what is
+// due. What one node gave is returned also if another failed; partitions that are
+// on their way to another node are left for the next time.
 func (s *Store) Due(ctx context.Context, ps []store.Partition, n int, lease time.Duration) (due []store.Due, next, now time.Time, err error) {
 	if s.closed.Load() {
 		return nil, next, now, store.ErrClosed
@@ -91,6 +91,11 @@ func (s *Store) Due(ctx context.Context, ps []store.Partition, n int, lease time
 		}
 		if !h.now.IsZero() && (now.IsZero() || h.now.Before(now)) {
 			now = h.now
+		}
+	}
+	for i := range due { // the node that claimed it read its clock after that
+		if w := due[i].Wake; w.After(now) {
+			now = w
 		}
 	}
 	return due, next, now, err
@@ -144,7 +149,7 @@ func (h *haul) claim(ctx context.Context, n int, lease time.Duration) {
 		h.sooner(h.now.UnixMilli()) // the others are for the next time, which is now
 	}
 	args := []string{strconv.Itoa(n / len(ps)), strconv.FormatInt(lease.Milliseconds(), 10),
-		strconv.FormatInt(time.Duration(m.ahead.Load()).Milliseconds(), 10)}
+		strconv.FormatInt((m.ahead.Load()+int64(time.Millisecond)-1)/int64(time.Millisecond), 10)}
 	for _, whole := range []bool{false, true} {
 		cmds := make(rueidis.Commands, len(ps))
 		for i, p := range ps {
