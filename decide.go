@@ -127,23 +127,21 @@ func (in *Inbound) entry(b []byte) (account store.Key) {
 func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 	asked, home := in.formers, in.home
 	in.formers = nil
-	for i, account := range asked {
-		if recs[i].Version != (store.Version{}) {
+	index := recs[len(asked)].Bytes
+	entries := tenant.Entries(index)
+	for i, account := range asked { // whoever had the identity last knows what was done last
+		there := s.finished(in, &recs[i])
+		if there {
 			in.carried = &extra{key: in.seen[i].key, seen: recs[i].Version, stored: slices.Clone(recs[i].Bytes)}
+		}
+		open := account != home && in.Request.Kind != charging.Event && slices.ContainsFunc(entries, func(e tenant.Entry) bool { return e.Account == account })
+		if there || open {
 			s.known(in, account)
 			return
 		}
 	}
-	index := recs[len(asked)].Bytes
-	for _, e := range slices.Backward(tenant.Entries(index)) {
-		if in.Request.Kind != charging.Event && slices.Contains(asked, e.Account) {
-			s.known(in, e.Account)
-			return
-		}
-	}
 	named := in.entry(index)
-	switch {
-	case !in.later() || !in.indexed: // whose it was before did not know it; the index comes after the present owner
+	if !in.later() || !in.indexed { // whose it was before did not know it; the index comes after the present owner
 		named = store.Key{}
 	}
 	switch {
@@ -166,10 +164,19 @@ func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 	}
 }
 
+// finished reports whether that record, found where an account remembers in, says
+// that it was done there: not if only usage came there that was nobody's.
+func (s *Shard) finished(in *Inbound, r *store.Record) bool {
+	if r.Version == (store.Version{}) {
+		return false
+	}
+	return in.OnceName != "" || s.closed.DecodeClosed(r.Bytes) != nil || s.closed.Cause != charging.Unopened
+}
+
 // known sends in to an account that knows it. If the directory led there, it is as
 // by a hint: if that was wrong, the directory leads to the owner.
 func (s *Shard) known(in *Inbound, account store.Key) {
-	if !in.indexed {
+	if !in.indexed && account != in.home {
 		in.Hinted, in.Request.Formerly, in.home = true, true, store.Key{}
 	}
 	s.forward(in, account)
@@ -361,7 +368,8 @@ func (s *Shard) ahead(w *work, i int) bool {
 	case s.strange(w, i):
 		return true
 	case len(in.before) > 0:
-		in.formers, in.before, in.home, in.Account = in.before, nil, in.Account, store.Key{}
+		in.formers, in.before = slices.Insert(in.before, 0, in.Account), nil // what that has closed is its own
+		in.home, in.Account = in.Account, store.Key{}
 		s.seeking = append(s.seeking, in)
 	case !s.ask(in):
 		return false

@@ -231,3 +231,29 @@ func TestAPanicAfterDoubt(t *testing.T) {
 		}
 	}
 }
+
+// A number goes to bob and comes back. What it was used for meanwhile is done once,
+// also at an instance that knew it as alice's before.
+func TestAHintFromBeforeTwoMoves(t *testing.T) {
+	m := storetest.NewMemory()
+	open(t, m)
+	n, other := start(t, m, "a"), start(t, m, "b")
+	both(t, n)
+	event := func(name string) *rtm.Inbound {
+		r := initial(name)
+		r.Kind, r.Content, r.Action = charging.Event, 5, charging.DirectDebiting
+		r.Asks[0].Want.Octets = 1 << 20
+		return &rtm.Inbound{Request: r, Identities: []string{"msisdn:49"}, Tenants: []string{"shop"}, OnceDoor: "gy", OnceName: name}
+	}
+	do(t, n, event("before"), charging.Success)
+	for _, to := range []store.Key{bob, alice} {
+		if _, err := other.Reassign(t.Context(), "msisdn:49", to); err != nil {
+			t.Fatal(err)
+		}
+		do(t, other, event("meanwhile"), charging.Success)
+	}
+	do(t, n, event("meanwhile"), charging.Success)
+	if a, b := debited(t, n, alice), debited(t, n, bob); a != 1_000_000 || b != 1_000_000 {
+		t.Errorf("alice paid %d, bob %d", a, b)
+	}
+}

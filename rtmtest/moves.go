@@ -49,7 +49,10 @@ func (o *operator) move() {
 	m := o.m
 	who := m.identities[m.rng.IntN(len(m.identities))]
 	to := m.accounts[m.rng.IntN(len(m.accounts))]
-	if o.moving || who.had(to.key) || len(who.owners) > movesMax { // back: a hint from before that may be there still
+	if n := len(who.owners); n > 1 && m.oneIn(2) { // back
+		to = who.owners[n-2]
+	}
+	if o.moving || to == who.owner() || len(who.owners) > movesMax {
 		return
 	}
 	o.moving, who.moving = true, true

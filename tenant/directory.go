@@ -116,9 +116,14 @@ const entriesMax = 8
 // EncodeEntry is the value of a session's record: an entry, and what was says of
 // other accounts, so that nobody can take the session of another one out of the
 // index by naming his own so. An entry of a message is the newest; one that somebody
-// else makes is the oldest. alone: it says nothing of others.
+// else makes is the oldest, if there is none yet. alone: it says nothing of others.
 func EncodeEntry(was []byte, e Entry, newest bool) (value []byte, alone bool) {
-	all := slices.DeleteFunc(Entries(was), func(o Entry) bool { return o.Account == e.Account })
+	mine := func(o Entry) bool { return o.Account == e.Account }
+	all := Entries(was)
+	if !newest && slices.ContainsFunc(all, mine) {
+		return was, len(all) == 1
+	}
+	all = slices.DeleteFunc(all, mine)
 	all = all[max(0, len(all)-entriesMax+1):]
 	alone = len(all) == 0
 	if newest {
