@@ -228,6 +228,7 @@ func (d *decision) initial() {
 	case s == nil && d.w.Closed != nil && d.w.Closed.First == d.r.Content:
 		d.o.Closed = Relied
 		d.repeat(d.w.Closed)
+		d.reindex(d.w.Closed) // what comes late must find it, too
 		return
 	case !d.known(): // a repeat is answered also if the identity is another's by now
 		d.o.Answer.Result, d.o.Stranger, d.o.Closed = UserUnknown, true, Relied
