@@ -401,6 +401,11 @@ func (d *decision) unattributed(c *Session) {
 func (d *decision) remember(c *Session, keep time.Duration) {
 	c.number(d.r.Number, d.r.Content)
 	c.Late |= 1 << (c.Top - d.r.Number)
+	for i := range c.Groups {
+		if g := &c.Groups[i]; len(g.PlanName) == 0 {
+			g.PlanName = d.a.Plan // which the account may change
+		}
+	}
 	d.o.Changed, d.o.Closed = true, Untouched
 	d.o.Closings = append(d.o.Closings, Closing{Session: *c, For: keep})
 }
