@@ -108,12 +108,13 @@ func (n *instance) follow() {
 		m.failf("follower: %s", err)
 		return
 	}
-	n.keepFollowing(f, -1)
+	n.keepFollowing(f, -1, -1)
 }
 
 // keepFollowing makes passes; when all is quiet, only if there are other events
-// than at the last one, which found nothing to do.
-func (n *instance) keepFollowing(f *cdr.Follower, seen int) {
+// than at the last two, which found nothing to do: what the first of them did not
+// see since it was not durable yet, the second one sees.
+func (n *instance) keepFollowing(f *cdr.Follower, seen, before int) {
 	pause := n.m.between(followMin, followMax)
 	if n.m.quiet {
 		pause = lookEvery
@@ -121,7 +122,7 @@ func (n *instance) keepFollowing(f *cdr.Follower, seen int) {
 	n.later(pause, func() {
 		total := n.m.cluster.events()
 		if n.m.quiet && total == seen {
-			n.keepFollowing(f, seen)
+			n.keepFollowing(f, seen, before)
 			return
 		}
 		failed, written := f.Failed.Load(), n.disk.written
@@ -132,7 +133,12 @@ func (n *instance) keepFollowing(f *cdr.Follower, seen int) {
 			if f.Failed.Load() != failed || n.disk.written != written || pause < cdr.SweepEvery {
 				total = -1
 			}
-			n.keepFollowing(f, total)
+			if total == before {
+				seen = total
+			} else {
+				seen = -1
+			}
+			n.keepFollowing(f, seen, total)
 		})
 	})
 }
