@@ -213,7 +213,9 @@ func (d *node) arming(c *store.Commit) []indexed {
 	}
 	a := indexed{key: c.Writes[0].Key}
 	if !c.Wake.IsZero() {
-		a.at = c.Wake.Truncate(time.Millisecond).Sub(epoch)
+		if a.at = c.Wake.Truncate(time.Millisecond).Sub(epoch); a.at == 0 { // which is never, here
+			a.at = 1
+		}
 	}
 	was := d.state.armed(a.key)
 	switch {
