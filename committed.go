@@ -154,7 +154,7 @@ func (s *Shard) indexedAt(in *Inbound, r *store.Result) {
 	s.indexes = append(s.indexes, in)
 }
 
-// share keeps what was says of other tenants' sessions. Then the version is not the
+// share keeps what was says of other accounts' sessions. Then the version is not the
 // one that the session remembers, so that whatever it writes later conflicts, and
 // learns again who else is there.
 func (s *Shard) share(x *indexWrite, was []byte) {

@@ -105,8 +105,8 @@ func (in *Inbound) memory(account store.Key) store.Key {
 
 // entry is the account that the session index names for in: of what the peer
 // serves the newest, first what a message of the same gateway wrote.
-func (in *Inbound) entry(b []byte) (account store.Key) {
-	for _, e := range slices.Backward(tenant.Entries(b)) {
+func (in *Inbound) entry(all []tenant.Entry) (account store.Key) {
+	for _, e := range slices.Backward(all) {
 		if t, _ := tenant.AccountOf(e.Account); !in.serves([]byte(t)) {
 			continue
 		}
@@ -127,8 +127,7 @@ func (in *Inbound) entry(b []byte) (account store.Key) {
 func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 	asked, home := in.formers, in.home
 	in.formers = nil
-	index := recs[len(asked)].Bytes
-	entries := tenant.Entries(index)
+	entries := tenant.Entries(recs[len(asked)].Bytes)
 	for i, account := range asked { // whoever had the identity last knows what was done last
 		there := s.finished(in, &recs[i])
 		if there {
@@ -140,7 +139,7 @@ func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 			return
 		}
 	}
-	named := in.entry(index)
+	named := in.entry(entries)
 	if !in.later() || !in.indexed { // whose it was before did not know it; the index comes after the present owner
 		named = store.Key{}
 	}
@@ -305,7 +304,6 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			in.Notices, in.Opened, in.index = in.Notices[:0], false, indexWrite{}
 			continue
 		}
-		w.bring(in)
 		if in.Hinted && !in.Request.Formerly && !s.account.Sure(in.Request.Identity, s.now) && s.strange(w, i) || s.ahead(w, i) {
 			i--
 			continue

@@ -223,7 +223,7 @@ type indexWrite struct {
 	keep  time.Duration
 	due   bool
 	entry tenant.Entry
-	value []byte // the entry, and those of other tenants
+	value []byte // the entry, and those of other accounts
 }
 
 // NewShard returns an empty shard.

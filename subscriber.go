@@ -94,6 +94,6 @@ func unix(t time.Time) uint64 {
 func (in *Inbound) Reset() {
 	*in = Inbound{
 		Request: charging.Request{Asks: in.Request.Asks[:0]}, Identities: in.Identities[:0],
-		Answer: charging.Answer{Grants: in.Answer.Grants[:0]}, Notices: in.Notices[:0], seen: in.seen[:0],
+		Answer: charging.Answer{Grants: in.Answer.Grants[:0]}, Notices: in.Notices[:0], seen: in.seen[:0], proofs: in.proofs[:0],
 	}
 }

@@ -115,7 +115,8 @@ const entriesMax = 8
 
 // EncodeEntry is the value of a session's record: an entry, and what was says of
 // other accounts, so that nobody can take the session of another one out of the
-// index by naming his own so. An entry of a message is the newest; one that somebody
+// index by naming his own so: when there are too many, the oldest of the entry's own
+// tenant goes first. An entry of a message is the newest; one that somebody
 // else makes is the oldest, if there is none yet. alone: it says nothing of others.
 func EncodeEntry(was []byte, e Entry, newest bool) (value []byte, alone bool) {
 	mine := func(o Entry) bool { return o.Account == e.Account }
@@ -124,7 +125,11 @@ func EncodeEntry(was []byte, e Entry, newest bool) (value []byte, alone bool) {
 		return was, len(all) == 1
 	}
 	all = slices.DeleteFunc(all, mine)
-	all = all[max(0, len(all)-entriesMax+1):]
+	of, _ := AccountOf(e.Account)
+	for len(all) >= entriesMax {
+		i := slices.IndexFunc(all, func(o Entry) bool { t, _ := AccountOf(o.Account); return t == of })
+		all = slices.Delete(all, max(i, 0), max(i, 0)+1)
+	}
 	alone = len(all) == 0
 	if newest {
 		all = append(all, e)

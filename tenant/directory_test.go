@@ -3,6 +3,7 @@ package tenant_test
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,22 @@ func FuzzOwner(f *testing.F) {
 			t.Errorf("%q: %v", value, all)
 		}
 	})
+}
+
+// However many sessions of a tenant have one name, that of another one stays.
+func TestEntriesOfATenantPushOutTheirOwn(t *testing.T) {
+	var value []byte
+	put := func(tenantName, account string) {
+		value, _ = tenant.EncodeEntry(value, tenant.Entry{Account: tenant.AccountKey(tenantName, account), Host: "gw"}, true)
+	}
+	put("shop", "alice")
+	for i := range 30 {
+		put("other", strconv.Itoa(i))
+	}
+	all := tenant.Entries(value)
+	if len(all) != 8 || all[0].Account != tenant.AccountKey("shop", "alice") || all[7].Account != tenant.AccountKey("other", "29") {
+		t.Errorf("%v", all)
+	}
 }
 
 func TestKeysFindTheirAccount(t *testing.T) {
