@@ -10,6 +10,7 @@ import (
 // Bounds of what waits in front of the loop.
 const (
 	LimitMin    = 128    // requests in the loop, of all tenants: so many always
+	LimitStorm  = 32     // … while one tenant storms beside others
 	LimitMax    = 16_384 // … never more
 	limitFirst  = 1024
 	limitStep   = 32 // more, after a window in which somebody waited and the loop was quick
@@ -23,6 +24,7 @@ const (
 	AgeMax    = 2 * time.Second        // who has waited longer is not worked on any more
 	CycleAim  = 20 * time.Millisecond  // p99 of a cycle of the loop, when one tenant has it for itself
 	CycleFair = 5 * time.Millisecond   // … when several share it: who sends little must not wait for who sends much
+	CycleCalm = 2 * time.Millisecond   // … and while one of them storms: it is refused so much that a little more does not count
 
 	classesMax  = 10_000           // tenants that are told apart
 	activeFor   = time.Second      // a tenant keeps its share after its last request
@@ -79,7 +81,8 @@ type Weight struct {
 
 // An Admission decides who comes into the loop. It keeps the requests that are in
 // it so few that a cycle takes about CycleAim, or CycleFair when several tenants
-// are there (additive increase, multiplicative decrease); each tenant that is
+// are there, or CycleCalm while one of these storms (additive increase,
+// multiplicative decrease); each tenant that is
 // active has its share of them, and what is beyond waits, within bounds, for
 // requests of the same tenant to leave. So the queue of one does not delay
 // another. Like a Shard it has no clock and no lock.
@@ -93,6 +96,7 @@ type Admission struct {
 	ends    time.Time
 	cycles  [64]uint32 // requests of this window by the length of their cycle
 	seen    uint32
+	storm   bool          // some tenants storm, and not all
 	floor   time.Duration // how long a cycle takes by itself: the least median of late
 	learnt  time.Time     // when that was measured
 	probing int           // windows that are left of measuring it with few in the loop
@@ -109,9 +113,12 @@ type Class struct {
 	in       int
 	waiting  [priorities]queue
 	queued   int
+	storms   bool      // in the last window more of its requests were refused than came into the loop
 	peak     int       // of in, in this window
 	full     bool      // … it had as many as it may, and more waited
 	left     int       // requests that left in this window
+	entered  int       // … that came into the loop
+	refused  int       // … that could not even wait for it
 	pace     float64   // a second, while it had as many as it may; zero: not known
 	paced    time.Time // when that was
 	last     time.Time
@@ -186,7 +193,7 @@ func (a *Admission) Offer(in *Inbound, name, tenant string, now time.Time) (ente
 		return false, a.shed(in, ShedRate)
 	}
 	if c.in < a.share(c) && c.queued == 0 {
-		a.enter(c)
+		a.enter(in)
 		return true, nil
 	}
 	c.full = true
@@ -245,7 +252,7 @@ func (a *Admission) Left(in *Inbound, now time.Time, enter, turned []*Inbound) (
 			turned = append(turned, a.shed(next, ShedAge))
 			continue
 		}
-		a.enter(c)
+		a.enter(next)
 		enter = append(enter, next)
 	}
 	return enter, turned
@@ -262,8 +269,11 @@ func (a *Admission) Cycle(took time.Duration, n int, now time.Time) {
 // ShedOf counts a request that was turned away elsewhere.
 func (a *Admission) ShedOf(s Shed) { a.Shed[s]++ }
 
-func (a *Admission) enter(c *Class) {
+func (a *Admission) enter(in *Inbound) {
+	c := in.class
+	in.aside = a.storm && c.storms
 	c.in++
+	c.entered++
 	c.Admitted++
 	c.peak = max(c.peak, c.in)
 }
@@ -271,6 +281,9 @@ func (a *Admission) enter(c *Class) {
 func (a *Admission) shed(in *Inbound, why Shed) *Inbound {
 	a.Shed[why]++
 	in.class.Shed++
+	if why != ShedRate {
+		in.class.refused++
+	}
 	in.class = nil
 	return in
 }
@@ -377,11 +390,16 @@ func (a *Admission) adapt(now time.Time) {
 		return
 	}
 	span := limitWindow + now.Sub(a.ends)
-	full, reach := false, 0.0
+	full, storms, reach := false, 0, 0.0
 	for _, c := range a.active {
+		if c.storms = c.refused > c.entered; c.storms {
+			storms++
+		}
 		full = full || c.full
 		reach = max(reach, float64(c.peak)*float64(a.total)/float64(c.weight.Share))
 	}
+	a.storm = storms > 0 && storms < len(a.active)
+	a.limit = max(a.limit, a.least())
 	probed := a.probing > 0
 	if a.seen >= samplesMin {
 		a.follow(full, reach, now)
@@ -418,7 +436,15 @@ func (c *Class) measure(span time.Duration, now time.Time) {
 	case now.Sub(c.paced) > forgetAfter:
 		c.pace = 0
 	}
-	c.left, c.peak, c.full = 0, c.in, false
+	c.left, c.entered, c.refused, c.peak, c.full = 0, 0, 0, c.in, false
+}
+
+// least is how many may be in the loop always.
+func (a *Admission) least() float64 {
+	if a.storm {
+		return LimitStorm
+	}
+	return LimitMin
 }
 
 // follow moves the limit. full: somebody waited for it. reach is the limit at
@@ -446,12 +472,15 @@ func (a *Admission) follow(full bool, reach float64, now time.Time) {
 		a.floor, a.learnt = median, now
 	}
 	aim := CycleAim
-	if len(a.active) > 1 {
+	switch {
+	case a.storm:
+		aim = CycleCalm
+	case len(a.active) > 1:
 		aim = CycleFair
 	}
 	switch aim = max(aim, 2*a.floor); { // a store that is far away is slow also for one request
-	case slow > aim && median > aim/3 && reach >= LimitMin: // a tail alone is the machine's, no queue's
-		a.limit = max(LimitMin, 0.8*min(a.limit, reach))
+	case slow > aim && median > aim/3 && reach >= a.least(): // a tail alone is the machine's, no queue's
+		a.limit = max(a.least(), 0.8*min(a.limit, reach))
 	case slow <= aim && full:
 		a.limit = min(LimitMax, a.limit+limitStep)
 	}

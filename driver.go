@@ -34,7 +34,7 @@ type Config struct {
 	Name   string // shown in records: who decided
 	Store  store.Store
 	Log    *slog.Logger
-	Shards int // zero: Shards
+	Shards int // zero: Shards; as many again are there for tenants that storm
 	// Presence is what others are told; PeerHost must be this instance's own.
 	Presence Presence
 	// Notify sends a RAR or ASR over the connection of the client itself, or of
@@ -171,7 +171,7 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 		n.retire()
 		return nil, err
 	}
-	for range n.Shards {
+	for range 2 * n.Shards { // one half aside
 		l := &lane{shard: NewShard(), wake: make(chan struct{}, 1)}
 		l.shard.Version, l.shard.Jitter = randomVersion(), mathrand.Int64N
 		l.shard.Instance, l.shard.Plans, l.shard.Level = []byte(n.Name), n.plans, n.Level
@@ -365,7 +365,7 @@ func (n *Instance) submit(in *Inbound) {
 	if in.Account == (store.Key{}) && len(in.Identities) > 0 {
 		p = tenant.Partition(in.Identities[0])
 	}
-	l := n.lane(p)
+	l := n.lane(p, in.aside)
 	l.mu.Lock()
 	full := len(l.inbox) >= InboxMax
 	if !full {
@@ -385,13 +385,19 @@ func (n *Instance) submit(in *Inbound) {
 }
 
 // lane is where requests of that partition are worked on: with none of another
-// node's, so that a node that does not answer holds up only its own.
-func (n *Instance) lane(p store.Partition) *lane {
-	i, of := n.node(p)
-	if of > len(n.lanes) {
-		return n.lanes[int(p)%len(n.lanes)]
+// node's, so that a node that does not answer holds up only its own. Those of a
+// tenant that storms are worked on aside, so that others need not wait for the end of
+// their cycles.
+func (n *Instance) lane(p store.Partition, aside bool) *lane {
+	lanes := n.lanes[:n.Shards]
+	if aside {
+		lanes = n.lanes[n.Shards:]
 	}
-	return n.lanes[i+of*(int(p)%(len(n.lanes)/of))]
+	i, of := n.node(p)
+	if of > len(lanes) {
+		return lanes[int(p)%len(lanes)]
+	}
+	return lanes[i+of*(int(p)%(len(lanes)/of))]
 }
 
 // node is which of how many nodes of the store has that partition.

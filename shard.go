@@ -65,6 +65,7 @@ type Inbound struct {
 	index   indexWrite
 	seen    []looked
 	class   *Class    // it is in the loop, or waits for it, with those of its tenant
+	aside   bool      // it came into the loop while its tenant stormed beside others
 	offered time.Time // when, by the clock of the Admission
 	rated   bool      // its tenant was not known then, and counts it among what it begins since
 }

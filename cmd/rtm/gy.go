@@ -363,6 +363,7 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 		c.answer()
 	case rtm.Busy:
 		d.Counts.Busy.Add(1)
+		c.request.TurnedAway()
 		if c.peer.dialect.SilentWhenBusy && in.Request.Kind != charging.Initial {
 			c.request.Drop()
 			return

@@ -45,18 +45,18 @@ func (c *Conn) base(m *diameter.Message) bool {
 		return m.Command == diameter.CapabilitiesExchange && !c.dialled && c.capabilities(m)
 	}
 	if m.Flags&diameter.FlagError != 0 {
-		c.bad.Add(1)
+		c.misused()
 		c.refuse(m, diameter.InvalidHdrBits)
 		return true
 	}
 	if m.Application != diameter.ApplicationBase && m.Command != diameter.DeviceWatchdog {
-		c.bad.Add(1)
+		c.misused()
 		c.refuse(m, diameter.ApplicationUnsupported)
 		return true
 	}
 	if err := m.Check(diameter.DefaultLimits); err != nil {
 		c.node.Counts.Malformed.Add(1)
-		c.bad.Add(1)
+		c.misused()
 		c.failed(m, err)
 		return true
 	}
@@ -67,19 +67,19 @@ func (c *Conn) base(m *diameter.Message) bool {
 		c.leaving.Store(true)
 		c.answer(m, diameter.Success, nil)
 		if c.parting {
-			c.bad.Add(1)
+			c.misused()
 			break
 		}
 		c.parting = true
 		time.AfterFunc(c.node.config.SlowMax, c.Close) // who sent the DPR closes; not for ever
 	case diameter.CapabilitiesExchange:
-		c.bad.Add(1)
+		c.misused()
 		c.answer(m, diameter.UnableToComply, c.describe)
 	case diameter.CreditControl, diameter.ReAuth, diameter.AbortSession:
-		c.bad.Add(1)
+		c.misused()
 		c.refuse(m, diameter.ApplicationUnsupported)
 	default:
-		c.bad.Add(1)
+		c.misused()
 		c.refuse(m, diameter.CommandUnsupported)
 	}
 	return true

@@ -44,6 +44,7 @@ type Conn struct {
 	suspect      atomic.Bool // a DWR has no answer yet
 	inFlight     atomic.Int64
 	bad          atomic.Int64 // messages of this second that could not be used
+	wasted       atomic.Int64 // these, and requests that were turned away, since it was last looked
 	Received     atomic.Int64
 	Sent         atomic.Int64
 	heard        atomic.Int64 // when something last came, unix nanoseconds
@@ -237,6 +238,7 @@ func (c *Conn) read() {
 		have += n
 		full := have == len(buf)
 		rest, ok := buf[:have], true
+		begun, before := time.Now(), c.Received.Load()
 		c.came = c.node.pulse.came()
 		rest, batch, ok = c.cut(rest, batch[:0])
 		if len(rest) < have || began.IsZero() {
@@ -251,7 +253,7 @@ func (c *Conn) read() {
 			c.drain(buf)
 			return
 		}
-		if !c.room() || !c.patience(&second) {
+		if !c.thrifty(begun, before) || !c.room() || !c.patience(&second) {
 			return
 		}
 		if full { // there is more, and reading it at once would keep others waiting
@@ -271,6 +273,25 @@ func (c *Conn) read() {
 	}
 }
 
+// thrifty holds up who sends what serves nobody, while that takes more of the
+// processors than it may: what was read since begun, when so many messages had
+// come before. False: the connection is closed.
+func (c *Conn) thrifty(begun time.Time, before int64) bool {
+	wasted := c.wasted.Swap(0)
+	if wasted == 0 {
+		return true
+	}
+	now := time.Now()
+	came := max(wasted, c.Received.Load()-before)
+	pause := c.node.thrift.spend(now.Sub(begun)*time.Duration(wasted)/time.Duration(came), now)
+	if pause <= 0 {
+		return true
+	}
+	defer c.node.thrift.rested()
+	c.node.limited(LimitWaste)
+	return c.rest(now.Add(pause))
+}
+
 // patience holds up who sends more than BadMax messages a second that cannot be
 // used: it is not read until the second that began at *second is over. False: the
 // connection is closed.
@@ -278,31 +299,41 @@ func (c *Conn) patience(second *time.Time) bool {
 	if c.bad.Load() == 0 {
 		return true
 	}
-	left := time.Second - time.Since(*second)
-	if left > 0 && c.bad.Load() <= int64(c.node.config.BadMax) {
-		return true
-	}
-	if left > 0 {
-		c.node.limited(LimitBad)
-		over := time.AfterFunc(left, func() {
-			c.out.Lock()
-			defer c.out.Unlock()
-			c.space.Broadcast()
-		})
-		defer over.Stop()
-		c.out.Lock()
-		for !c.closed && time.Since(*second) < time.Second {
-			c.space.Wait()
+	over := second.Add(time.Second)
+	if time.Now().Before(over) {
+		if c.bad.Load() <= int64(c.node.config.BadMax) {
+			return true
 		}
-		closed := c.closed
-		c.out.Unlock()
-		if closed {
+		c.node.limited(LimitBad)
+		if !c.rest(over) {
 			return false
 		}
 	}
 	*second = time.Now()
 	c.bad.Store(0)
 	return true
+}
+
+// rest does not read until then. False: the connection is closed.
+func (c *Conn) rest(until time.Time) bool {
+	over := time.AfterFunc(time.Until(until), func() {
+		c.out.Lock()
+		defer c.out.Unlock()
+		c.space.Broadcast()
+	})
+	defer over.Stop()
+	c.out.Lock()
+	defer c.out.Unlock()
+	for !c.closed && time.Now().Before(until) {
+		c.space.Wait()
+	}
+	return !c.closed
+}
+
+// misused notes a message that cannot be used.
+func (c *Conn) misused() {
+	c.bad.Add(1)
+	c.wasted.Add(1)
 }
 
 // handshake is TLS, within the time for the CER.
@@ -422,7 +453,7 @@ func (c *Conn) protected(m *diameter.Message) (ok bool) {
 			return
 		}
 		c.node.Counts.Panics.Add(1)
-		c.bad.Add(1) // a line in the log for each, so not too many
+		c.misused() // a line in the log for each, so not too many
 		if c.node.config.Panicked != nil {
 			c.node.config.Panicked()
 		}
@@ -444,11 +475,11 @@ func (c *Conn) protected(m *diameter.Message) (ok bool) {
 func (c *Conn) request(m *diameter.Message) *Request {
 	switch {
 	case m.Flags&diameter.FlagError != 0:
-		c.bad.Add(1)
+		c.misused()
 		c.refuse(m, diameter.InvalidHdrBits)
 		return nil
 	case m.Command != diameter.CreditControl && !c.dialled, c.dialled && m.Command != diameter.ReAuth && m.Command != diameter.AbortSession:
-		c.bad.Add(1)
+		c.misused()
 		c.refuse(m, diameter.CommandUnsupported)
 		return nil
 	case c.inFlight.Load() >= int64(c.node.config.InFlight):
@@ -472,6 +503,7 @@ func (c *Conn) request(m *diameter.Message) *Request {
 // Silent(*diameter.Message) bool.
 func (c *Conn) busy(m *diameter.Message, l Limit) {
 	c.node.limited(l)
+	c.wasted.Add(1)
 	if p, ok := c.Peer.(interface {
 		Silent(m *diameter.Message) bool
 	}); ok && p.Silent(m) {

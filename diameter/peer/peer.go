@@ -157,11 +157,12 @@ const (
 	LimitWrite                    // WriteTimeout: closed
 	LimitOwed                     // OwedMax: not sent
 	LimitBad                      // BadMax: not read for a while
+	LimitWaste                    // wasteShare: likewise
 	Limits
 )
 
 var limitNames = [Limits]string{
-	"rate", "open", "connections", "tls", "cer", "per-peer", "slow", "frame", "in-flight", "in-flight-all", "write", "owed", "bad",
+	"rate", "open", "connections", "tls", "cer", "per-peer", "slow", "frame", "in-flight", "in-flight-all", "write", "owed", "bad", "waste",
 }
 
 // String is its name in metrics.
@@ -177,6 +178,7 @@ type Node struct {
 	handler Handler
 	pool    sync.Pool // of *Request
 	pulse   pulse
+	thrift  thrift
 
 	mu        sync.Mutex // guards all below
 	conns     map[*Conn]bool
@@ -222,7 +224,11 @@ func (r *Request) Answer(frame []byte) {
 }
 
 // Bad notes that r could not be used: who sends many such is read more slowly.
-func (r *Request) Bad() { r.Conn.bad.Add(1) }
+func (r *Request) Bad() { r.Conn.misused() }
+
+// TurnedAway notes that r is not worked on: that is cheap, but so many can come
+// that their sender must be read more slowly.
+func (r *Request) TurnedAway() { r.Conn.wasted.Add(1) }
 
 // Drop ends r without an answer.
 func (r *Request) Drop() { r.end() }
