@@ -21,6 +21,7 @@ import (
 // Times and bounds of an instance.
 const (
 	Shards         = 16
+	Asides         = 4           // lanes beside these, for tenants that storm
 	InboxMax       = 4096        // requests that wait in front of one shard
 	storeTimeout   = time.Second // of one store operation
 	catalogueEvery = time.Second // plans and peers are looked for that often
@@ -34,7 +35,7 @@ type Config struct {
 	Name   string // shown in records: who decided
 	Store  store.Store
 	Log    *slog.Logger
-	Shards int // zero: Shards; as many again are there for tenants that storm
+	Shards int // zero: Shards
 	// Presence is what others are told; PeerHost must be this instance's own.
 	Presence Presence
 	// Notify sends a RAR or ASR over the connection of the client itself, or of
@@ -171,7 +172,7 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 		n.retire()
 		return nil, err
 	}
-	for range 2 * n.Shards { // one half aside
+	for range n.Shards + Asides {
 		l := &lane{shard: NewShard(), wake: make(chan struct{}, 1)}
 		l.shard.Version, l.shard.Jitter = randomVersion(), mathrand.Int64N
 		l.shard.Instance, l.shard.Plans, l.shard.Level = []byte(n.Name), n.plans, n.Level
