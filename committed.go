@@ -2,6 +2,7 @@ package rtm
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"rtm/charging"
@@ -62,10 +63,12 @@ func (s *Shard) settle(w *work, r *store.Result) {
 		for _, in := range w.batch {
 			in.doubt = true
 		}
+		s.lookAgain(w)
 		s.pause(w)
 	case store.Refused:
 		w.fresh, w.extras = false, w.extras[:0]
 		if !errors.Is(r.Err, store.ErrTooLarge) {
+			s.lookAgain(w)
 			s.pause(w)
 			break
 		}
@@ -77,6 +80,19 @@ func (s *Shard) settle(w *work, r *store.Result) {
 		in.broken = true
 	}
 	s.again(w)
+}
+
+// lookAgain sends those of a batch whom the session index led here back to it: the
+// store may have another master now, and what the last one said may have been old.
+func (s *Shard) lookAgain(w *work) {
+	w.batch = slices.DeleteFunc(w.batch, func(in *Inbound) bool {
+		led := in.indexed
+		if led {
+			in.broken = true
+			s.afresh(in)
+		}
+		return led
+	})
 }
 
 // done lets the answers of a batch leave.

@@ -391,7 +391,7 @@ func (s *Shard) strange(w *work, i int) bool {
 // afresh looks again for the account of in, from the directory on.
 func (s *Shard) afresh(in *Inbound) {
 	in.state, in.Hinted, in.asked, in.indexed, in.Request.Formerly = resolving, false, false, false, false
-	in.Account, in.home, in.carried = store.Key{}, store.Key{}, nil
+	in.Account, in.home, in.carried, in.spoilt = store.Key{}, store.Key{}, nil, 0
 	in.proofs, in.seen, in.before, in.formers = in.proofs[:0], in.seen[:0], nil, nil
 	s.seeking = append(s.seeking, in)
 }
@@ -603,7 +603,8 @@ func (s *Shard) finish(w *work, d draft) {
 	s.commit(span{work: w, sort: accountSpan}, c)
 	for _, in := range w.batch {
 		in.waits, in.broken = 1, false
-		if r := in.Answer.Result; r == charging.UnknownSession || r == charging.UserUnknown {
+		switch in.Answer.Result {
+		case charging.UnknownSession, charging.UserUnknown, charging.UnableToComply:
 			s.prove(in, w)
 		}
 		if in.index.due {

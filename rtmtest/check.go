@@ -86,12 +86,17 @@ func (m *Sim) checkCommit(d *node, c *store.Commit, was []*entry, changes []chan
 }
 
 // checkProof: what a commit that is done has checked was not overwritten before it
-// was sent, by a write that was told to be durable, on whatever node (I10).
+// was sent, by a write that was told to be durable, on whatever node; nor was it sent
+// after another node had become the master (I10).
 func (m *Sim) checkProof(d *node, cs []store.Commit, rs []store.Result, sent time.Duration) {
-	master := m.cluster.nodes[m.cluster.view().master]
+	view := m.cluster.view()
+	master := m.cluster.nodes[view.master]
 	for i := range cs {
 		if rs[i].Outcome != store.Done {
 			continue
+		}
+		if d != master && sent > m.cluster.promoted {
+			m.failf("I10: %s proved a record of %s, %s after %s was promoted", addr(d.id), cs[i].Writes[0].Key, sent-m.cluster.promoted, addr(view.master))
 		}
 		for j := range cs[i].Writes {
 			w := &cs[i].Writes[j]

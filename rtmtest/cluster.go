@@ -35,6 +35,7 @@ type cluster struct {
 	sentinels []*sentinel
 	faulty    bool // a fault is not mended yet: the Sentinels have something to look at
 	electing  bool
+	promoted  time.Duration // when a node last became the master by election
 	epoch     int
 }
 
@@ -543,7 +544,7 @@ func (s *sentinel) promote() {
 	d.marks = make(map[store.Key]uint8)
 	old := s.master
 	c.epoch++
-	s.master, s.epoch = best, c.epoch
+	s.master, s.epoch, c.promoted = best, c.epoch, c.m.now
 	c.m.tracef("%s is promoted with %d of %d ops", addr(best), len(d.ops), len(c.nodes[old].ops))
 	c.m.mixNumber(uint64(best))
 }
