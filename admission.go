@@ -10,7 +10,7 @@ import (
 // Bounds of what waits in front of the loop.
 const (
 	LimitMin    = 128    // requests in the loop, of all tenants: so many always
-	LimitStorm  = 32     // … while one tenant storms beside others
+	LimitStorm  = 32     // … of which a tenant that storms beside others has its share
 	LimitMax    = 16_384 // … never more
 	limitFirst  = 1024
 	limitStep   = 32 // more, after a window in which somebody waited and the loop was quick
@@ -288,9 +288,13 @@ func (a *Admission) shed(in *Inbound, why Shed) *Inbound {
 	return in
 }
 
-// share is how many requests of c may be in the loop.
+// share is how many requests of c may be in the loop. What a storm costs, only those
+// who storm pay.
 func (a *Admission) share(c *Class) int {
 	most := int(a.limit)
+	if a.storm && !c.storms {
+		most = max(most, LimitMin)
+	}
 	if a.probing > 0 {
 		most = limitProbe
 	}
@@ -392,7 +396,7 @@ func (a *Admission) adapt(now time.Time) {
 	span := limitWindow + now.Sub(a.ends)
 	full, storms, reach := false, 0, 0.0
 	for _, c := range a.active {
-		if c.storms = c.refused > c.entered; c.storms {
+		if c.storms = c.refused > max(c.entered, samplesMin); c.storms {
 			storms++
 		}
 		full = full || c.full
@@ -411,7 +415,7 @@ func (a *Admission) adapt(now time.Time) {
 		c.full = c.full && !probed
 		c.measure(span, now)
 		if c.in+c.queued == 0 && now.Sub(c.last) > activeFor {
-			c.active = false
+			c.active, c.storms = false, false
 			continue
 		}
 		c.weight = a.weigh(c)

@@ -298,6 +298,28 @@ func TestAStormLeavesTheOthersAlone(t *testing.T) {
 	}
 }
 
+// A tenant that sends much, but has its fair share still, is not refused beside a
+// storm, nor taken for one; what the storm costs, the storm pays.
+func TestAHeavyTenantBesideAStorm(t *testing.T) {
+	for _, rate := range []int{5000, 8000} {
+		w := newWorld(t, 50*time.Microsecond, time.Millisecond) // 20,000 a second
+		w.send("heavy", rate)
+		w.run(2 * time.Second)
+		w.send("storm", 100_000)
+		w.run(2 * time.Second)
+		w.forget()
+		w.run(4 * time.Second)
+		got := worst(w.took["heavy"])
+		t.Logf("%d a second: %d of the storm are done, heavy at most %s, limit %d", rate, len(w.took["storm"])/4, got, w.a.Limit())
+		if w.shed["heavy"] != 0 || got > 4*rtm.CycleFair {
+			t.Errorf("of %d a second %d are turned away, and answers take up to %s", rate, w.shed["heavy"]/4, got)
+		}
+		if len(w.took["storm"])/4 < 2000 {
+			t.Errorf("beside %d a second, %d of the storm are done", rate, len(w.took["storm"])/4)
+		}
+	}
+}
+
 // A tenant that sends somewhat more than can be done, beside another one, is no
 // storm: nearly all that can be done is done.
 func TestWhoIsRefusedLittleIsNoStorm(t *testing.T) {

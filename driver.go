@@ -21,7 +21,7 @@ import (
 // Times and bounds of an instance.
 const (
 	Shards         = 16
-	Asides         = 4           // lanes beside these, for tenants that storm
+	Asides         = 4           // lanes beside these, for tenants that storm, if the store has no more nodes
 	InboxMax       = 4096        // requests that wait in front of one shard
 	storeTimeout   = time.Second // of one store operation
 	catalogueEvery = time.Second // plans and peers are looked for that often
@@ -390,11 +390,11 @@ func (n *Instance) submit(in *Inbound) {
 // tenant that storms are worked on aside, so that others need not wait for the end of
 // their cycles.
 func (n *Instance) lane(p store.Partition, aside bool) *lane {
+	i, of := n.node(p)
 	lanes := n.lanes[:n.Shards]
-	if aside {
+	if aside && of <= Asides {
 		lanes = n.lanes[n.Shards:]
 	}
-	i, of := n.node(p)
 	if of > len(lanes) {
 		return lanes[int(p)%len(lanes)]
 	}

@@ -54,18 +54,19 @@ const (
 )
 
 // prompt prepares the Go runtime for a process in which a message must not wait long
-// while others keep it busy. Where processors are few, more goroutines run at a time
-// than there are processors: then the system gives a message that comes its turn at
-// once, while the runtime looks for what comes only when nothing else can run, or 10
-// ms later. And a heap of some 30 MiB is collected several times a second under
-// load, each time at the cost of all; with heapSpare octets in it, which are never
-// touched and so take no memory, it is collected a third as often. Whoever has set
-// GOMAXPROCS or GOGC has decided that. What prompt returns must be kept.
+// while others keep it busy. Where processors are few, and the process has all of
+// them, more goroutines run at a time than there are processors: then the system
+// gives a message that comes its turn at once, while the runtime looks for what comes
+// only when nothing else can run, or 10 ms later. And a heap of some 30 MiB is
+// collected several times a second under load, each time at the cost of all: with
+// heapSpare octets in it, which are never touched, it is collected a third as often,
+// and grows by about as much in between. Whoever has set GOMAXPROCS, GOGC or
+// GOMEMLIMIT has decided that. What prompt returns must be kept.
 func prompt() []byte {
-	if n := runtime.GOMAXPROCS(0); n <= processorsFew && os.Getenv("GOMAXPROCS") == "" {
+	if n := runtime.GOMAXPROCS(0); n <= processorsFew && n == runtime.NumCPU() && os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2 * n)
 	}
-	if os.Getenv("GOGC") != "" {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return nil
 	}
 	return make([]byte, heapSpare)

@@ -16,10 +16,11 @@ import (
 )
 
 const (
-	readFirst  = 4 << 10  // octets read at once at first: who has not sent a CER takes up no more
-	readBuffer = 16 << 10 // … and at most, where so much comes: some forty messages, then it is the turn of others
-	cerMax     = 16 << 10 // of a CER
-	slowRate   = 1 << 10  // octets a second of a message that is not whole after half of SlowMax
+	readFirst  = 4 << 10   // octets read at once at first: who has not sent a CER takes up no more
+	readBuffer = 16 << 10  // … and at most, where so much comes: some forty messages, then it is the turn of others
+	cerMax     = 16 << 10  // of a CER
+	socketMax  = 256 << 10 // octets wait in the system before they are read: who is read slowly notices
+	slowRate   = 1 << 10   // octets a second of a message that is not whole after half of SlowMax
 )
 
 // A Conn is one connection.
@@ -48,6 +49,7 @@ type Conn struct {
 	Received     atomic.Int64
 	Sent         atomic.Int64
 	heard        atomic.Int64 // when something last came, unix nanoseconds
+	spent        time.Time    // what serves nobody has used its part of the time until then; likewise
 	came         time.Time    // the earliest that what is being cut may have come; only the reader uses it
 	ready        chan error   // a dialled connection: capabilities are exchanged, or why not
 
@@ -283,7 +285,7 @@ func (c *Conn) thrifty(begun time.Time, before int64) bool {
 	}
 	now := time.Now()
 	came := max(wasted, c.Received.Load()-before)
-	pause := c.node.thrift.spend(now.Sub(begun)*time.Duration(wasted)/time.Duration(came), now)
+	pause := c.node.thrift.spend(&c.spent, now.Sub(begun)*time.Duration(wasted)/time.Duration(came), now)
 	if pause <= 0 {
 		return true
 	}
@@ -310,7 +312,9 @@ func (c *Conn) patience(second *time.Time) bool {
 		}
 	}
 	*second = time.Now()
-	c.bad.Store(0)
+	if c.bad.Swap(0) > int64(c.node.config.BadMax) {
+		c.spent = *second // nothing of it is free then
+	}
 	return true
 }
 

@@ -278,6 +278,9 @@ func (n *Node) Accept(nc net.Conn) { n.accept(nc, nil) }
 
 // accept looks at bounds first; TLS begins after them.
 func (n *Node) accept(nc net.Conn, secure *tls.Config) {
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		tcp.SetReadBuffer(socketMax)
+	}
 	c := n.conn(nc, false)
 	if secure != nil {
 		c.secure = tls.Server(nc, secure)

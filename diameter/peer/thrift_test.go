@@ -13,7 +13,7 @@ func TestThrift(t *testing.T) {
 		var budget thrift
 		now, spent := time.Now(), make([]time.Duration, senders)
 		begun, next := now, make([]time.Time, senders)
-		resting := make([]bool, senders)
+		resting, own := make([]bool, senders), make([]time.Time, senders)
 		for ; now.Sub(begun) < time.Second; now = now.Add(10 * time.Microsecond) {
 			for i := range senders {
 				if now.Before(next[i]) {
@@ -23,7 +23,7 @@ func TestThrift(t *testing.T) {
 					budget.rested()
 				}
 				spent[i] += turn
-				pause := budget.spend(turn, now)
+				pause := budget.spend(&own[i], turn, now)
 				resting[i], next[i] = pause > 0, now.Add(max(turn, pause))
 			}
 		}
@@ -32,21 +32,26 @@ func TestThrift(t *testing.T) {
 			sum, most, least = sum+s, max(most, s), min(least, s)
 		}
 		whole := time.Second * processors / wasteShare
-		if sum > whole*5/4+time.Duration(senders)*turn || sum < whole*3/4 {
+		if sum > whole*5/4+time.Duration(senders)*(turn+wasteOwn*processors/wasteShare) || sum < whole*3/4 {
 			t.Errorf("%d senders took %s of %s", senders, sum, whole)
 		}
 		if most-least > 2*turn+most/5 {
 			t.Errorf("one of %d senders took %s, another %s", senders, most, least)
 		}
-		if pause := budget.spend(turn/40, now); pause > time.Duration(senders+1)*turn/40*wasteShare/processors {
-			t.Errorf("beside %d senders, a fortieth of a buffer is held up for %s", senders, pause)
+		var mine time.Time
+		for range 10 { // a message a tenth of a second
+			if pause := budget.spend(&mine, turn/40, now); pause > 0 {
+				t.Errorf("beside %d senders, one message is held up for %s", senders, pause)
+			}
+			now = now.Add(time.Second / 10)
 		}
 	}
 	var budget thrift
-	if pause := budget.spend(time.Hour, time.Now()); pause > wasteTurn*wasteShare {
+	var own time.Time
+	if pause := budget.spend(&own, time.Hour, time.Now()); pause > wasteTurn*wasteShare {
 		t.Errorf("who was not let run is held up for %s", pause)
 	}
-	if pause := budget.spend(0, time.Now().Add(time.Minute)); pause > 0 {
+	if pause := budget.spend(&own, 0, time.Now().Add(time.Minute)); pause > 0 {
 		t.Errorf("a minute later nothing is owed, but who comes is held up for %s", pause)
 	}
 }

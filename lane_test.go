@@ -1,0 +1,39 @@
+package rtm
+
+import (
+	"testing"
+
+	"rtm/store"
+)
+
+// spread is a store whose partitions lie on so many nodes, in turn.
+type spread struct {
+	store.Store
+	of int
+}
+
+func (s spread) Node(p store.Partition) (i, of int) { return int(p) % s.of, s.of }
+
+// However many nodes a store has, no lane works on partitions of two of them, as
+// long as there are as many lanes; who storms is aside if there are enough of those.
+func TestLanesHaveOneNode(t *testing.T) {
+	for of := 1; of <= Shards; of++ {
+		n := &Instance{Config: Config{Shards: Shards, Store: spread{of: of}}}
+		for range Shards + Asides {
+			n.lanes = append(n.lanes, &lane{})
+		}
+		nodes := make(map[*lane]int)
+		for p := range store.Partition(store.Partitions) {
+			for _, aside := range []bool{false, true} {
+				l := n.lane(p, aside)
+				if node, ok := nodes[l]; ok && node != int(p)%of {
+					t.Fatalf("of %d nodes, one lane has nodes %d and %d", of, node, int(p)%of)
+				}
+				nodes[l] = int(p) % of
+			}
+			if one := n.lane(p, true) == n.lane(p, false); one != (of > Asides) {
+				t.Fatalf("of %d nodes, partition %d: who storms has the others' lane: %t", of, p, one)
+			}
+		}
+	}
+}
