@@ -15,7 +15,7 @@ import (
 const (
 	simShards   = 2
 	patience    = 2500 * time.Millisecond      // an instance's deadline for a request (a peer's dialect)
-	overtime    = 2*operationMax + time.Second // a request is told so after its deadline, at the latest: a cycle, and a rest
+	overtime    = 4*operationMax + time.Second // a request is told so after its deadline, at the latest: the cycle of a lane that it is sent to then, one there, and a rest
 	refreshEach = time.Second                  // the catalogue is read that often
 )
 
