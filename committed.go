@@ -147,6 +147,11 @@ func (s *Shard) proved(in *Inbound, r *store.Result) {
 		s.afresh(in)
 		return
 	}
+	if in.state == checking {
+		in.checked = true
+		s.forward(in, in.Account)
+		return
+	}
 	s.reply(in, Answered)
 }
 

@@ -213,6 +213,13 @@ func (s *Shard) proveLooked(in *Inbound) {
 	}
 }
 
+// check commits that the directory still says what has led in to its account, which
+// has no such session open: if it was old, what is charged there is another's.
+func (s *Shard) check(in *Inbound) {
+	in.state, in.waits, in.broken = checking, 0, false
+	s.prove(in, nil)
+}
+
 // prove adds commits of checks for all that was looked at on the way of in, but
 // for what w's own commit names.
 func (s *Shard) prove(in *Inbound, w *work) {
@@ -355,11 +362,19 @@ func (s *Shard) drop(w *work, i int) { w.batch = slices.Delete(w.batch, i, i+1) 
 // elsewhere before anything is decided: to the directory if a hint led it here,
 // to the account that had the identity before, to the session index. Directory,
 // account, index, in this order, find every session, whoever gets the identity
-// meanwhile: the index is written before the directory changes.
+// meanwhile: the index is written before the directory changes. What the
+// index led here, and is not open here, waits until it is known that this holds.
 func (s *Shard) ahead(w *work, i int) bool {
 	in := w.batch[i]
 	r := &in.Request
-	if !in.later() || s.account.Has(r) || w.extra(s.closedKey(w, r)).there() {
+	switch {
+	case !in.later() || s.account.Has(r):
+		return false
+	case in.indexed && !in.checked: // before anything is charged or said here
+		s.drop(w, i)
+		s.checking = append(s.checking, in)
+		return true
+	case w.extra(s.closedKey(w, r)).there():
 		return false
 	}
 	switch {
@@ -390,7 +405,7 @@ func (s *Shard) strange(w *work, i int) bool {
 
 // afresh looks again for the account of in, from the directory on.
 func (s *Shard) afresh(in *Inbound) {
-	in.state, in.Hinted, in.asked, in.indexed, in.Request.Formerly = resolving, false, false, false, false
+	in.state, in.Hinted, in.asked, in.indexed, in.checked, in.Request.Formerly = resolving, false, false, false, false, false
 	in.Account, in.home, in.carried, in.spoilt = store.Key{}, store.Key{}, nil, 0
 	in.proofs, in.seen, in.before, in.formers = in.proofs[:0], in.seen[:0], nil, nil
 	s.seeking = append(s.seeking, in)

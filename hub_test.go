@@ -1,7 +1,9 @@
 package rtm_test
 
 import (
+	"context"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,7 +35,11 @@ var (
 // and zed of the other, imsi:9.
 func hub(t *testing.T) *rtm.Instance {
 	t.Helper()
-	m := storetest.NewMemory()
+	return hubOn(t, storetest.NewMemory())
+}
+
+func hubOn(t *testing.T, m store.Store) *rtm.Instance {
+	t.Helper()
 	docs, err := tenant.Parse("t.yaml", []byte(shop+secondShop))
 	if err == nil {
 		_, err = tenant.Apply(t.Context(), m, docs, false)
@@ -75,6 +81,77 @@ func (m said) to(t *testing.T, n *rtm.Instance) {
 	paid := [2]int64{debited(t, n, alice) / 1_000_000, debited(t, n, zed) / 1_000_000}
 	if err != nil || a.Result != m.want || paid != m.paid {
 		t.Fatalf("%s %d of %q: %d %v, paid %v; want %d, %v", m.kind, m.number, m.whose, a.Result, err, paid, m.want, m.paid)
+	}
+}
+
+// lagging is a store whose master was another a moment ago, which still says of one
+// record what it said then; that takes no commit any more.
+type lagging struct {
+	store.Store
+	mu     sync.Mutex
+	key    store.Key
+	said   store.Record
+	behind int // so many times it says so
+	gone   int // so many commits it does not take
+}
+
+func (l *lagging) Load(ctx context.Context, keys []store.Key) ([]store.Record, error) {
+	recs, err := l.Store.Load(ctx, keys)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := slices.Index(keys, l.key); i >= 0 && err == nil && l.behind > 0 {
+		l.behind--
+		recs[i] = l.said
+	}
+	return recs, err
+}
+
+func (l *lagging) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
+	l.mu.Lock()
+	gone := l.gone > 0
+	if gone {
+		l.gone--
+	}
+	l.mu.Unlock()
+	if !gone {
+		return l.Store.Commit(ctx, cs)
+	}
+	facts, _ := l.Store.Facts(ctx)
+	return slices.Repeat([]store.Result{{Outcome: store.Refused}}, len(cs)), facts.Clock
+}
+
+// The session index was read where it was old already, and led a message that names
+// nobody to who had a session of that name before. It is not told what became of
+// that one, nor is its usage charged there when the store goes on.
+func TestAnIndexThatWasOld(t *testing.T) {
+	const i, u, e = charging.Initial, charging.Update, charging.Termination
+	for name, c := range map[string]struct {
+		number uint32
+		gone   int
+	}{
+		"its number had another content there":          {1, 0},
+		"it would be late there":                        {7, 0},
+		"it would be late there, and the store goes on": {7, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &lagging{Store: storetest.NewMemory(), key: tenant.SessionKey(string(initial("s").Realm), "s", 0)}
+			n := hubOn(t, l)
+			said{i, "s", "gw", "imsi:7", 0, 0, 2001, [2]int64{}}.to(t, n)
+			said{u, "s", "gw", "imsi:7", 1, 1, 2001, [2]int64{1, 0}}.to(t, n)
+			said{e, "s", "gw", "imsi:7", 2, 1, 2001, [2]int64{2, 0}}.to(t, n)
+			recs, err := l.Store.Load(t.Context(), []store.Key{l.key})
+			if err != nil || recs[0].Version == (store.Version{}) {
+				t.Fatalf("no index: %v", err)
+			}
+			said{i, "s", "gw", "imsi:9", 0, 0, 2001, [2]int64{2, 0}}.to(t, n)
+			l.mu.Lock()
+			l.said, l.behind, l.gone = recs[0], 1, c.gone
+			l.mu.Unlock()
+			said{u, "s", "gw", "", c.number, 1, 2001, [2]int64{2, 1}}.to(t, n)
+			if l.behind+l.gone > 0 {
+				t.Error("it was not asked where the index was old")
+			}
+		})
 	}
 }
 
