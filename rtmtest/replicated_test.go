@@ -151,7 +151,10 @@ func TestNetFaults(t *testing.T) {
 		l.want("PONG", "PING")
 		heal := n.Part(Cut, me, server)
 		dead(t, l)
-		dead(t, dial(t, r.Addr))
+		if c, err := net.DialTimeout("tcp", r.Addr, time.Second); err == nil { // else it was reset before that
+			dead(t, &line{t, c, bufio.NewReader(c)})
+			c.Close()
+		}
 		heal()
 		dial(t, r.Addr).want("PONG", "PING")
 	})
