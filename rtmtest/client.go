@@ -42,6 +42,7 @@ func newClient(n *instance) *client {
 type Quorum interface {
 	Hear(watchers int, heard [][]Replica, attached []string)
 	Need() int
+	Proves(have, need int, all map[string]int64) bool
 	Inherit(addr string) Quorum
 }
 
@@ -141,9 +142,15 @@ func (k *client) commit(cs []store.Commit, done func([]store.Result)) {
 			answer = func(func()) {}
 		}
 		d.sent = before
-		k.execute(d, own, carried, need, func(rs []store.Result) {
+		k.execute(d, own, carried, need, func(rs []store.Result, w *waited) {
 			now := d.time()
 			answer(func() {
+				if w != nil && w.ok && m.Bug != "ack-one-of-two" && !(k.node == d && k.quorum.Proves(w.have, max(need, k.need()), w.all)) {
+					rs = results(len(rs), store.InDoubt)
+				}
+				if w != nil {
+					m.checkProof(d, own, rs, before)
+				}
 				k.n.learn(before, now)
 				if len(rs) > 0 && rs[0].Err == errMoved {
 					k.lookAgain()
@@ -157,10 +164,18 @@ func (k *client) commit(cs []store.Commit, done func([]store.Result)) {
 // errMoved is READONLY, or LOADING.
 var errMoved = store.ErrClosed
 
-// execute carries out a batch on a node and calls done when what it says is
-// durable.
-func (k *client) execute(d *node, cs []store.Commit, carried, need int, done func([]store.Result)) {
+// waited is what a WAIT and the ROLE behind it found.
+type waited struct {
+	ok   bool
+	have int
+	all  map[string]int64 // how far each replica has acknowledged
+}
+
+// execute carries out a batch on a node and calls told when what it says is
+// durable, as far as the node knows.
+func (k *client) execute(d *node, cs []store.Commit, carried, need int, told func([]store.Result, *waited)) {
 	m := k.n.m
+	done := func(rs []store.Result) { told(rs, nil) }
 	if !d.master() {
 		rs := results(len(cs), store.Refused)
 		rs[0].Err = errMoved
@@ -171,7 +186,7 @@ func (k *client) execute(d *node, cs []store.Commit, carried, need int, done fun
 	if k.c.mode != embedded && (!d.scripts || m.strikes(hazardNoScript)) { // EVAL, one trip later
 		d.scripts = true
 		sent := d.sent
-		m.after(2*k.n.distance(), func() { d.receive(func() { d.sent = sent; k.execute(d, cs, carried, need, done) }) })
+		m.after(2*k.n.distance(), func() { d.receive(func() { d.sent = sent; k.execute(d, cs, carried, need, told) }) })
 		return
 	}
 	rs := make([]store.Result, len(cs))
@@ -216,13 +231,15 @@ func (k *client) execute(d *node, cs []store.Commit, carried, need int, done fun
 		case "ack-one-of-two":
 			need = 1
 		}
-		sent := d.sent
 		d.wait(offset, need, func(ok bool) {
 			if !ok {
 				rs = results(len(cs), store.InDoubt)
 			}
-			m.checkProof(d, cs, rs, sent)
-			done(rs)
+			w := &waited{ok, d.acknowledged(offset), make(map[string]int64)}
+			for _, l := range d.links {
+				w.all[addr(l.to.id)] = int64(l.acked)
+			}
+			told(rs, w)
 		})
 	}
 }

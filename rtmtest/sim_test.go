@@ -22,6 +22,14 @@ type quorum struct{ *redis.Quorum }
 
 func init() { NewQuorum = func() Quorum { return quorum{&redis.Quorum{}} } }
 
+func (q quorum) Proves(have, need int, all map[string]int64) bool {
+	var list []redis.Acked
+	for addr, offset := range all {
+		list = append(list, redis.Acked{Addr: addr, Offset: offset})
+	}
+	return redis.Proves(have, need, q.Names(), list)
+}
+
 func (q quorum) Inherit(addr string) Quorum { return quorum{q.Quorum.Inherit(addr)} }
 
 func (q quorum) Hear(watchers int, heard [][]Replica, attached []string) {

@@ -185,7 +185,7 @@ func (s *Store) sendTo(ctx context.Context, cs []store.Commit, todo []int, route
 	}
 	cmds := make(rueidis.Commands, 0, len(todo)+3)
 	of := make([]int, 0, len(todo)+3) // the commit of each command
-	const plain, wait = -1, -2
+	const plain, wait, role = -1, -2, -3
 	bare := false // there is a commit that only checks, and no fence stands behind it
 	seal := func() {
 		if need == 0 {
@@ -195,7 +195,7 @@ func (s *Store) sendTo(ctx context.Context, cs []store.Commit, todo []int, route
 			cmds, of = append(cmds, b.Set().Key(fenceKey(store.Partition(nd.fence.Load()))).Value("").Build()), append(of, plain)
 			bare = false
 		}
-		cmds, of = append(cmds, b.Arbitrary("WAIT", strconv.Itoa(need), strconv.Itoa(waitMillis)).Blocking()), append(of, wait)
+		cmds, of = append(cmds, b.Arbitrary("WAIT", strconv.Itoa(need), strconv.Itoa(waitMillis)).Blocking(), b.Arbitrary("ROLE").Build()), append(of, wait, role)
 	}
 	for j, i := range todo {
 		if routes[i].asking {
@@ -209,12 +209,14 @@ func (s *Store) sendTo(ctx context.Context, cs []store.Commit, todo []int, route
 		}
 	}
 	sealed, fenced := 0, true // commits before this one are behind a WAIT
-	for j, r := range nd.client.DoMulti(ctx, cmds...) {
+	replies := nd.client.DoMulti(ctx, cmds...)
+	for j, r := range replies {
 		switch i := of[j]; {
+		case i == role:
 		case i == plain:
 			fenced = fenced && r.Error() == nil
 		case i == wait:
-			s.settle(cs, of[sealed:j], rs, r, max(need, s.need(nd)), fenced)
+			s.settle(cs, of[sealed:j], rs, s.waited(nd, need, r, replies[j+1]), fenced)
 			sealed, fenced = j+1, true
 		default:
 			if s.redirected(&routes[i], cs[i].Writes[0].Key.Partition, r.Error()) {
@@ -244,26 +246,79 @@ func checksOnly(c *store.Commit) bool {
 	return !slices.ContainsFunc(c.Writes, func(w store.Write) bool { return w.Op != store.Check }) && len(c.Events) == 0
 }
 
-// settle puts commits in doubt that are done at the master, and not known to be
-// at as many replicas as are needed. Without its fence a WAIT says nothing about
-// those that only check.
-func (s *Store) settle(cs []store.Commit, of []int, rs []store.Result, wait rueidis.RedisResult, need int, fenced bool) {
+// waited reads a WAIT for so many replicas, and the ROLE behind it; nil: all that
+// count have what was written before.
+func (s *Store) waited(nd *node, need int, wait, role rueidis.RedisResult) error {
+	names := nd.names.Load() // before what is needed by now
+	need = max(need, s.need(nd))
 	have, err := wait.AsInt64()
-	proved := err == nil && have >= int64(need)
+	if err != nil {
+		return err
+	}
+	if have < int64(need) {
+		s.Unproved.Add(1)
+		return fmt.Errorf("%d replicas have it, %d must", have, need)
+	}
+	if s.mode != Safe {
+		return nil
+	}
+	all, err := replicasOf(role)
+	if err == nil && (names == nil || !Proves(int(have), need, *names, all)) {
+		s.Unproved.Add(1)
+		err = errNewcomer
+	}
+	return err
+}
+
+// errNewcomer says that as many replicas have a write as must, and that one of them
+// may be one that was not known of: until it is, which takes one look, nothing is told.
+var errNewcomer = errors.New("one of the replicas that have it has only just come")
+
+// replicasOf reads what ROLE says of a master's replicas:
+//
+//	"master", its offset, [[address, port, offset that was acknowledged], …]
+func replicasOf(role rueidis.RedisResult) ([]Acked, error) {
+	m, err := role.ToArray()
+	if err != nil {
+		return nil, err
+	}
+	if kind, _ := m[0].ToString(); kind != "master" || len(m) < 3 {
+		return nil, fmt.Errorf("it is a %s by now", kind)
+	}
+	list, err := m[2].ToArray()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Acked, 0, len(list))
+	for _, r := range list {
+		f, err := r.AsStrSlice()
+		if err != nil || len(f) < 3 {
+			return nil, errors.Join(err, errors.New("what ROLE says is not understood"))
+		}
+		offset, err := strconv.ParseInt(f[2], 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Acked{net.JoinHostPort(f[0], f[1]), offset})
+	}
+	return all, nil
+}
+
+// settle puts commits in doubt that are done at the master, and not known to be at
+// all replicas that count: doubt says why. Without its fence a WAIT says nothing
+// about those that only check.
+func (s *Store) settle(cs []store.Commit, of []int, rs []store.Result, doubt error, fenced bool) {
+	proved := doubt == nil
 	if proved && fenced {
 		return
 	}
-	switch {
-	case proved:
-		err = errors.New("it only checks, and the fence behind it was refused")
-	case err == nil:
-		err = fmt.Errorf("%d replicas have it, %d must", have, need)
-		s.Unproved.Add(1)
+	if proved {
+		doubt = errors.New("it only checks, and the fence behind it was refused")
 	}
 	s.soon()
 	for _, i := range of {
 		if i >= 0 && rs[i].Outcome == store.Done && !(proved && !checksOnly(&cs[i])) {
-			rs[i] = store.Result{Outcome: store.InDoubt, Err: err}
+			rs[i] = store.Result{Outcome: store.InDoubt, Err: doubt}
 		}
 	}
 }

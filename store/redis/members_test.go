@@ -166,7 +166,7 @@ func TestWhoIsInStep(t *testing.T) {
 	}
 	m := &node{}
 	list := []Replica{{Addr: "127.0.0.1:1"}, {Addr: "127.0.0.1:4"}}
-	m.hear(3, [][]Replica{list, list, list}, r.inStep(), strangers)
+	m.hear(3, [][]Replica{list, list, list}, r.inStep(), r, strangers)
 	if m.need.Load() != 4 {
 		t.Errorf("%d are needed of the two that are named, and two strangers", m.need.Load())
 	}

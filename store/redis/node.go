@@ -44,8 +44,9 @@ type node struct {
 	clock  store.Clock // likewise
 	marks  []mark      // likewise: of slots that come or go, as the node itself said last
 	need   atomic.Int64
-	fence  atomic.Int64 // the partition in which fences are written
-	ahead  atomic.Int64 // nanoseconds that its clock is ahead of the store's
+	names  atomic.Pointer[map[string]bool] // those that are meant by need; stored after it, and read before it
+	fence  atomic.Int64                    // the partition in which fences are written
+	ahead  atomic.Int64                    // nanoseconds that its clock is ahead of the store's
 
 	mu    sync.Mutex     // guards wires
 	wires map[*wire]bool // the connections that are open
@@ -420,7 +421,7 @@ func (s *Store) lookAtSentinels(ctx context.Context) (*topology, error) {
 			named[net.JoinHostPort(r["ip"], r["port"])] = true
 		}
 	}
-	m.hear(watchers, heard, told.inStep(), told.strangers(named))
+	m.hear(watchers, heard, told.inStep(), told, told.strangers(named))
 	for addr := range named {
 		s.nodes.at(addr) // replicas are examined too
 	}
@@ -443,13 +444,34 @@ func (nd *node) linger(ctx context.Context) {
 	}
 	if r, err := nd.replication(ctx); err == nil && r.role == "master" {
 		nd.quorum.Meet(r.inStep())
-		nd.need.Store(max(nd.need.Load(), int64(nd.quorum.Need())))
+		before := nd.need.Load()
+		nd.need.Store(max(before, int64(nd.quorum.Need())))
+		nd.mean(before, r, nil)
 	}
 }
 
-// hear tells the quorum, and those who commit. strangers are replicas by the
-// master's word alone, whether they are in step or not.
-func (nd *node) hear(watchers int, heard [][]Replica, attached, strangers []string) {
+// mean notes whom its need means: those that count, also under the names that the
+// node itself has for them, which it told of those that are in step and of
+// strangers. One that is not in step for a moment keeps its name while it is there,
+// unless fewer are needed than before.
+func (nd *node) mean(before int64, told *replication, strangers []string) {
+	names := nd.quorum.Names()
+	for _, addr := range slices.Concat(told.inStep(), strangers) {
+		names[addr] = true
+	}
+	if was := nd.names.Load(); was != nil && nd.need.Load() >= before && before < needUnknown {
+		for _, f := range told.online {
+			if (*was)[f.addr] {
+				names[f.addr] = true
+			}
+		}
+	}
+	nd.names.Store(&names)
+}
+
+// hear tells the quorum, and those who commit. told is the master's own word, by
+// which alone strangers are replicas, whether they are in step or not.
+func (nd *node) hear(watchers int, heard [][]Replica, attached []string, told *replication, strangers []string) {
 	if nd.quorum == nil {
 		nd.quorum = &Quorum{}
 	}
@@ -460,7 +482,9 @@ func (nd *node) hear(watchers int, heard [][]Replica, attached, strangers []stri
 			need++
 		}
 	}
-	nd.need.Store(int64(need))
+	need = max(need, len(told.inStep())) // some may not be of the cluster
+	before := nd.need.Swap(int64(need))
+	nd.mean(before, told, strangers)
 }
 
 // sight asks all Sentinels at once. whole reports whether all that anybody knows
@@ -815,8 +839,7 @@ func (s *Store) agree(views []*view, whole bool) (*topology, error) {
 	for _, nd := range t.masters {
 		for _, v := range views {
 			if v.node == nd && v.role == "master" {
-				nd.hear(1, [][]Replica{v.replicas()}, v.followers(views), nil)
-				nd.need.Store(max(nd.need.Load(), int64(len(v.inStep())))) // those that are not of the cluster too
+				nd.hear(1, [][]Replica{v.replicas()}, v.followers(views), v.replication, nil)
 			}
 		}
 	}

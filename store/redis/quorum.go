@@ -1,5 +1,11 @@
 package redis
 
+import (
+	"cmp"
+	"maps"
+	"slices"
+)
+
 // A Replica is what one watcher says of a replica: a Sentinel, or a node of a
 // Cluster. Down is s_down at a Sentinel, FAIL in a Cluster.
 type Replica struct {
@@ -81,6 +87,33 @@ func (q *Quorum) Need() int {
 		return needUnknown
 	}
 	return q.need
+}
+
+// Names are the replicas that count.
+func (q *Quorum) Names() map[string]bool { return maps.Clone(q.counted) }
+
+// An Acked is how far a replica that a master has got has acknowledged.
+type Acked struct {
+	Addr   string
+	Offset int64
+}
+
+// Proves reports whether a WAIT that found so many replicas to have a write speaks
+// for all of names, of which need must: it does not say which they are, and one may
+// have come since names were heard. all is what the master, asked behind it, has
+// got: those that have the write are at least as far as the one in that place, so
+// whoever is that far and has no name may stand for one that has.
+func Proves(have, need int, names map[string]bool, all []Acked) bool {
+	if have < max(need, 1) || have > len(all) {
+		return false
+	}
+	slices.SortFunc(all, func(a, b Acked) int { return cmp.Compare(b.Offset, a.Offset) })
+	for _, a := range all {
+		if a.Offset >= all[have-1].Offset && !names[a.Addr] {
+			need++
+		}
+	}
+	return have >= need
 }
 
 // needUnknown is more replicas than WAIT will ever count.

@@ -80,3 +80,37 @@ func TestQuorumOfAPromotedReplica(t *testing.T) {
 		t.Fatal("nothing was inherited from nobody, and yet something is known")
 	}
 }
+
+// A WAIT tells how many replicas have a write: that proves nothing about one that
+// counts if another, which nobody had heard of, may be among those many.
+func TestWhoHasIt(t *testing.T) {
+	a, b, c := Acked{Addr: "a", Offset: 100}, Acked{Addr: "b", Offset: 100}, Acked{Addr: "c", Offset: 100}
+	behind := func(x Acked) Acked { x.Offset = 40; return x }
+	for _, w := range []struct {
+		why        string
+		have, need int
+		names      string
+		all        []Acked
+		want       bool
+	}{
+		{"both that count have it", 2, 2, "ab", []Acked{a, b}, true},
+		{"one of them has not", 1, 2, "ab", []Acked{a, behind(b)}, false},
+		{"the one that counts has it", 1, 1, "a", []Acked{a}, true},
+		{"the other one is behind, and does not count", 1, 1, "a", []Acked{behind(b), a}, true},
+		{"another one has come, and has it in its place", 1, 1, "a", []Acked{behind(a), b}, false},
+		{"another one has come, and both have it", 2, 1, "a", []Acked{a, b}, true},
+		{"another one has come, and which of them has it is not known", 1, 1, "a", []Acked{a, b}, false},
+		{"one that counts has gone, and another has come", 2, 2, "ab", []Acked{a, c}, false},
+		{"… and all three have it", 3, 2, "ab", []Acked{a, b, c}, true},
+		{"one of those that had it has gone", 2, 1, "ab", []Acked{a}, false},
+		{"nobody has it, and nobody must", 0, 0, "", nil, false},
+	} {
+		names := make(map[string]bool)
+		for _, n := range w.names {
+			names[string(n)] = true
+		}
+		if got := Proves(w.have, w.need, names, w.all); got != w.want {
+			t.Errorf("%s: %t", w.why, got)
+		}
+	}
+}

@@ -166,7 +166,9 @@ func (s *Store) ready(ctx context.Context) (*Report, error) {
 		err := s.look(ctx)
 		t := s.topology.Load()
 		if err == nil && t != nil && !slices.ContainsFunc(t.masters, func(m *node) bool { return s.need(m) >= needUnknown }) {
-			break
+			if err = s.unproved(ctx, t); err == nil {
+				break
+			}
 		}
 		if err != nil && hopeless(err) {
 			return nil, err
@@ -185,6 +187,22 @@ func (s *Store) ready(ctx context.Context) (*Report, error) {
 		return r, fmt.Errorf("%w (is redis-server running there?)", e)
 	}
 	return r, err
+}
+
+// unproved is why nothing could be proved at one of the masters, if that is not
+// only for the moment: a replica that acknowledges is not known of yet, or the user
+// may not do what that takes.
+func (s *Store) unproved(ctx context.Context, t *topology) error {
+	if s.mode != Safe {
+		return nil
+	}
+	for _, m := range t.masters {
+		err := s.prove(ctx, m)
+		if errors.Is(err, errNewcomer) || err != nil && strings.HasPrefix(err.Error(), "NOPERM") {
+			return err
+		}
+	}
+	return nil
 }
 
 // hopeless reports whether asking again will not help.
@@ -440,16 +458,11 @@ func (s *Store) prove(ctx context.Context, nd *node) error {
 	}
 	b := nd.client.B()
 	rs := nd.client.DoMulti(ctx, b.Set().Key(fenceKey(store.Partition(nd.fence.Load()))).Value("").Build(),
-		b.Arbitrary("WAIT", strconv.Itoa(need), strconv.Itoa(waitMillis)).Blocking())
+		b.Arbitrary("WAIT", strconv.Itoa(need), strconv.Itoa(waitMillis)).Blocking(), b.Arbitrary("ROLE").Build())
 	if err := rs[0].Error(); err != nil {
 		return err
 	}
-	have, err := rs[1].AsInt64()
-	if need = max(need, s.need(nd)); err == nil && have < int64(need) {
-		s.Unproved.Add(1)
-		err = fmt.Errorf("%d replicas have what was read, %d must", have, need)
-	}
-	return err
+	return s.waited(nd, need, rs[1], rs[2])
 }
 
 // Trim implements store.Store. The stream itself stays, and with it its last
