@@ -282,7 +282,10 @@ func replicasOf(role rueidis.RedisResult) ([]Acked, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind, _ := m[0].ToString(); kind != "master" || len(m) < 3 {
+	if len(m) < 3 {
+		return nil, errors.New("what ROLE says is not understood")
+	}
+	if kind, _ := m[0].ToString(); kind != "master" {
 		return nil, fmt.Errorf("it is a %s by now", kind)
 	}
 	list, err := m[2].ToArray()
