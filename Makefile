@@ -66,7 +66,7 @@ fuzz: ## every fuzz target for FUZZTIME (default 10m), one after the other; what
 		$(GO) test $$dir -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -parallel $(FUZZERS) || exit 1; \
 	done
 
-guard: ## a good peer beside a storm at five times what can be done, and beside hostile peers; some 3 minutes
+guard: ## a good peer beside a storm at five times what can be done, and beside hostile peers; about a minute
 	$(GO) test ./cmd/rtm -run '^$$' -bench '^BenchmarkGuard$$' -benchtime 1x -timeout 15m
 
 bench: ## benchmarks: ns and allocations of each step

@@ -89,8 +89,13 @@ func (q *Quorum) Need() int {
 	return q.need
 }
 
-// Names are the replicas that count.
-func (q *Quorum) Names() map[string]bool { return maps.Clone(q.counted) }
+// Names are the replicas that count, in a map of the caller's; empty: nothing was
+// heard yet.
+func (q *Quorum) Names() map[string]bool {
+	names := make(map[string]bool, len(q.counted))
+	maps.Copy(names, q.counted)
+	return names
+}
 
 // An Acked is how far a replica that a master has got has acknowledged.
 type Acked struct {

@@ -84,6 +84,7 @@ func TestQuorumOfAPromotedReplica(t *testing.T) {
 // A WAIT tells how many replicas have a write: that proves nothing about one that
 // counts if another, which nobody had heard of, may be among those many.
 func TestWhoHasIt(t *testing.T) {
+	new(Quorum).Names()["a"] = true // also before anything was heard
 	a, b, c := Acked{Addr: "a", Offset: 100}, Acked{Addr: "b", Offset: 100}, Acked{Addr: "c", Offset: 100}
 	behind := func(x Acked) Acked { x.Offset = 40; return x }
 	for _, w := range []struct {
