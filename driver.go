@@ -21,7 +21,7 @@ import (
 // Times and bounds of an instance.
 const (
 	Shards         = 16
-	Asides         = 4           // lanes beside these, for tenants that storm, if the store has no more nodes
+	Asides         = 4           // lanes beside these, for tenants that storm: one for each node of the store, if it has no more
 	InboxMax       = 4096        // requests that wait in front of one shard
 	storeTimeout   = time.Second // of one store operation
 	catalogueEvery = time.Second // plans and peers are looked for that often
@@ -388,17 +388,16 @@ func (n *Instance) submit(in *Inbound) {
 // lane is where requests of that partition are worked on: with none of another
 // node's, so that a node that does not answer holds up only its own. Those of a
 // tenant that storms are worked on aside, so that others need not wait for the end of
-// their cycles.
+// their cycles; in one lane, so that it never has more than one processor at a time.
 func (n *Instance) lane(p store.Partition, aside bool) *lane {
 	i, of := n.node(p)
-	lanes := n.lanes[:n.Shards]
-	if aside && of <= Asides {
-		lanes = n.lanes[n.Shards:]
+	switch {
+	case aside && of <= Asides:
+		return n.lanes[n.Shards+i]
+	case of > n.Shards:
+		return n.lanes[int(p)%n.Shards]
 	}
-	if of > len(lanes) {
-		return lanes[int(p)%len(lanes)]
-	}
-	return lanes[i+of*(int(p)%(len(lanes)/of))]
+	return n.lanes[i+of*(int(p)%(n.Shards/of))]
 }
 
 // node is which of how many nodes of the store has that partition.

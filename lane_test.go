@@ -15,14 +15,15 @@ type spread struct {
 func (s spread) Node(p store.Partition) (i, of int) { return int(p) % s.of, s.of }
 
 // However many nodes a store has, no lane works on partitions of two of them, as
-// long as there are as many lanes; who storms is aside if there are enough of those.
+// long as there are as many lanes; who storms is aside if there are enough of those,
+// and has one lane for each node then.
 func TestLanesHaveOneNode(t *testing.T) {
 	for of := 1; of <= Shards; of++ {
 		n := &Instance{Config: Config{Shards: Shards, Store: spread{of: of}}}
 		for range Shards + Asides {
 			n.lanes = append(n.lanes, &lane{})
 		}
-		nodes := make(map[*lane]int)
+		nodes, asides := make(map[*lane]int), make(map[*lane]bool)
 		for p := range store.Partition(store.Partitions) {
 			for _, aside := range []bool{false, true} {
 				l := n.lane(p, aside)
@@ -31,9 +32,13 @@ func TestLanesHaveOneNode(t *testing.T) {
 				}
 				nodes[l] = int(p) % of
 			}
+			asides[n.lane(p, true)] = true
 			if one := n.lane(p, true) == n.lane(p, false); one != (of > Asides) {
 				t.Fatalf("of %d nodes, partition %d: who storms has the others' lane: %t", of, p, one)
 			}
+		}
+		if of <= Asides && len(asides) != of {
+			t.Fatalf("of %d nodes, who storms has %d lanes", of, len(asides))
 		}
 	}
 }

@@ -53,8 +53,8 @@ const (
 	heapSpare     = 64 << 20 // octets
 )
 
-// prompt prepares the Go runtime for a process in which a message must not wait long
-// while others keep it busy. Where processors are few, and the process has all of
+// prompt prepares the Go runtime and the system for a process in which a message must
+// not wait long while others keep it busy: its threads get short time slices. Where processors are few, and the process has all of
 // them, more goroutines run at a time than there are processors: then the system
 // gives a message that comes its turn at once, while the runtime looks for what comes
 // only when nothing else can run, or 10 ms later. And a heap of some 30 MiB is
@@ -63,6 +63,7 @@ const (
 // and grows by about as much in between. Whoever has set GOMAXPROCS, GOGC or
 // GOMEMLIMIT has decided that. What prompt returns must be kept.
 func prompt() []byte {
+	shortSlices()
 	if n := runtime.GOMAXPROCS(0); n <= processorsFew && n == runtime.NumCPU() && os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2 * n)
 	}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rtm/rtmtest"
+)
+
+// All threads of rtm serve have short time slices, those that it started later as
+// well, where the system knows of such.
+func TestServeHasShortSlices(t *testing.T) {
+	api := rtmtest.FreeAddr(t)
+	server := run(t, "serve", "--store", "embedded:"+t.TempDir(), "--diameter", rtmtest.FreeAddr(t), "--http", api, "--records", "")
+	rtmtest.Until(t, "the server is ready", ready("http://"+api))
+	sliceOf := func(thread int) time.Duration {
+		a, err := unix.SchedGetAttr(thread, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(a.Runtime)
+	}
+	want := slice
+	if sliceOf(0) == 0 { // before Linux 6.12
+		want = 0
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", server.PID()))
+	if err != nil || len(threads) < 4 {
+		t.Fatalf("%d threads (%v)", len(threads), err)
+	}
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sliceOf(id); got != want {
+			t.Errorf("thread %d of %d may run for %s, not %s", id, len(threads), got, want)
+		}
+	}
+}
