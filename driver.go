@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	mathrand "math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,7 @@ import (
 // Times and bounds of an instance.
 const (
 	Shards         = 16
-	Asides         = 4           // lanes beside these, for tenants that storm: one for each node of the store, if it has no more
+	Asides         = 4           // lanes beside these, for tenants that storm: some for each node of the store, if it has no more
 	InboxMax       = 4096        // requests that wait in front of one shard
 	storeTimeout   = time.Second // of one store operation
 	catalogueEvery = time.Second // plans and peers are looked for that often
@@ -63,6 +64,7 @@ type Config struct {
 type Instance struct {
 	Config
 	lanes     []*lane
+	abreast   int // so many lanes of those for tenants that storm are used, or one for each node
 	hints     hints
 	catalogue atomic.Pointer[tenant.Catalogue]
 	refresh   chan struct{}
@@ -172,6 +174,7 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 		n.retire()
 		return nil, err
 	}
+	n.abreast = min(Asides, max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0))/2))
 	for range n.Shards + Asides {
 		l := &lane{shard: NewShard(), wake: make(chan struct{}, 1)}
 		l.shard.Version, l.shard.Jitter = randomVersion(), mathrand.Int64N
@@ -388,12 +391,13 @@ func (n *Instance) submit(in *Inbound) {
 // lane is where requests of that partition are worked on: with none of another
 // node's, so that a node that does not answer holds up only its own. Those of a
 // tenant that storms are worked on aside, so that others need not wait for the end of
-// their cycles; in one lane, so that it never has more than one processor at a time.
+// their cycles; in so few lanes that these leave half of the processors free.
 func (n *Instance) lane(p store.Partition, aside bool) *lane {
 	i, of := n.node(p)
 	switch {
 	case aside && of <= Asides:
-		return n.lanes[n.Shards+i]
+		per := max(1, n.abreast/of)
+		return n.lanes[n.Shards+i*per+int(p)/of%per]
 	case of > n.Shards:
 		return n.lanes[int(p)%n.Shards]
 	}
