@@ -148,7 +148,6 @@ func (s *Shard) proved(in *Inbound, r *store.Result) {
 		return
 	}
 	if in.state == checking {
-		in.checked = true
 		s.forward(in, in.Account)
 		return
 	}

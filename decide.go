@@ -146,14 +146,14 @@ func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 	switch {
 	case named != (store.Key{}) && home == (store.Key{}):
 		in.Hinted, in.Request.Indexed = false, true // its entry is renewed, whatever the client's dialect
-		s.forward(in, named)
+		s.led(in, named)
 	case named != (store.Key{}) && named != home: // a session of that name, but whose?
 		in.Request.Indexed = true
 		in.formers = []store.Key{named}
 		s.seeking = append(s.seeking, in)
 	case home != (store.Key{}):
 		in.home = store.Key{}
-		s.forward(in, home)
+		s.led(in, home)
 	case s.ask(in):
 	default:
 		if in.Answer.Result = charging.UserUnknown; in.later() {
@@ -178,7 +178,19 @@ func (s *Shard) known(in *Inbound, account store.Key) {
 	if !in.indexed && account != in.home {
 		in.Hinted, in.Request.Formerly, in.home = true, true, store.Key{}
 	}
-	s.forward(in, account)
+	s.led(in, account)
+}
+
+// led sends in to the account that it was led to. Whom the session index led goes
+// there when a commit has shown that it says so still: if it was read where another
+// master has taken over, what is charged there is another session's of that name.
+func (s *Shard) led(in *Inbound, account store.Key) {
+	if !in.indexed {
+		s.forward(in, account)
+		return
+	}
+	in.Account, in.state, in.waits, in.broken = account, checking, 0, false
+	s.prove(in, nil)
 }
 
 // bring adds what in carries to what is known beside the account.
@@ -211,13 +223,6 @@ func (s *Shard) proveLooked(in *Inbound) {
 	if s.prove(in, nil); in.waits == 0 {
 		s.reply(in, Answered)
 	}
-}
-
-// check commits that the directory still says what has led in to its account, which
-// has no such session open: if it was old, what is charged there is another's.
-func (s *Shard) check(in *Inbound) {
-	in.state, in.waits, in.broken = checking, 0, false
-	s.prove(in, nil)
 }
 
 // prove adds commits of checks for all that was looked at on the way of in, but
@@ -362,22 +367,13 @@ func (s *Shard) drop(w *work, i int) { w.batch = slices.Delete(w.batch, i, i+1) 
 // elsewhere before anything is decided: to the directory if a hint led it here,
 // to the account that had the identity before, to the session index. Directory,
 // account, index, in this order, find every session, whoever gets the identity
-// meanwhile: the index is written before the directory changes. What the
-// index led here, and is not open here, waits until it is known that this holds.
+// meanwhile: the index is written before the directory changes.
 func (s *Shard) ahead(w *work, i int) bool {
 	in := w.batch[i]
 	r := &in.Request
 	switch {
-	case !in.later() || s.account.Has(r):
+	case !in.later() || s.account.Has(r) || w.extra(s.closedKey(w, r)).there():
 		return false
-	case in.indexed && !in.checked: // before anything is charged or said here
-		s.drop(w, i)
-		s.checking = append(s.checking, in)
-		return true
-	case w.extra(s.closedKey(w, r)).there():
-		return false
-	}
-	switch {
 	case s.strange(w, i):
 		return true
 	case len(in.before) > 0:
@@ -405,7 +401,7 @@ func (s *Shard) strange(w *work, i int) bool {
 
 // afresh looks again for the account of in, from the directory on.
 func (s *Shard) afresh(in *Inbound) {
-	in.state, in.Hinted, in.asked, in.indexed, in.checked, in.Request.Formerly = resolving, false, false, false, false, false
+	in.state, in.Hinted, in.asked, in.indexed, in.Request.Formerly = resolving, false, false, false, false
 	in.Account, in.home, in.carried, in.spoilt = store.Key{}, store.Key{}, nil, 0
 	in.proofs, in.seen, in.before, in.formers = in.proofs[:0], in.seen[:0], nil, nil
 	s.seeking = append(s.seeking, in)

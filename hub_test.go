@@ -128,26 +128,34 @@ func TestAnIndexThatWasOld(t *testing.T) {
 	for name, c := range map[string]struct {
 		number uint32
 		gone   int
+		open   bool
 	}{
-		"its number had another content there":          {1, 0},
-		"it would be late there":                        {7, 0},
-		"it would be late there, and the store goes on": {7, 1},
+		"its number had another content there":                  {1, 0, false},
+		"it would be late there":                                {7, 0, false},
+		"it would be late there, and the store goes on":         {7, 1, false},
+		"that session is open":                                  {2, 0, true},
+		"that session is open, its number had another content":  {1, 0, true},
+		"that session is open, and the store goes on meanwhile": {2, 1, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := &lagging{Store: storetest.NewMemory(), key: tenant.SessionKey(string(initial("s").Realm), "s", 0)}
 			n := hubOn(t, l)
 			said{i, "s", "gw", "imsi:7", 0, 0, 2001, [2]int64{}}.to(t, n)
 			said{u, "s", "gw", "imsi:7", 1, 1, 2001, [2]int64{1, 0}}.to(t, n)
-			said{e, "s", "gw", "imsi:7", 2, 1, 2001, [2]int64{2, 0}}.to(t, n)
+			paid := int64(1)
+			if !c.open {
+				paid++
+				said{e, "s", "gw", "imsi:7", 2, 1, 2001, [2]int64{paid, 0}}.to(t, n)
+			}
 			recs, err := l.Store.Load(t.Context(), []store.Key{l.key})
 			if err != nil || recs[0].Version == (store.Version{}) {
 				t.Fatalf("no index: %v", err)
 			}
-			said{i, "s", "gw", "imsi:9", 0, 0, 2001, [2]int64{2, 0}}.to(t, n)
+			said{i, "s", "gw", "imsi:9", 0, 0, 2001, [2]int64{paid, 0}}.to(t, n)
 			l.mu.Lock()
 			l.said, l.behind, l.gone = recs[0], 1, c.gone
 			l.mu.Unlock()
-			said{u, "s", "gw", "", c.number, 1, 2001, [2]int64{2, 1}}.to(t, n)
+			said{u, "s", "gw", "", c.number, 1, 2001, [2]int64{paid, 1}}.to(t, n)
 			if l.behind+l.gone > 0 {
 				t.Error("it was not asked where the index was old")
 			}

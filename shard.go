@@ -57,7 +57,6 @@ type Inbound struct {
 	formers []store.Key     // accounts that are being asked
 	carried *extra          // what the account that knows in has of it: its closed session, or its answer
 	indexed bool            // the session index was asked
-	checked bool            // … and what it said holds
 	proofs  []looked        // all that was looked at
 	doubt   bool            // a commit with this request in it is in doubt
 	broken  bool            // a commit of this cycle was not Done
@@ -76,7 +75,7 @@ type progress uint8
 const (
 	resolving progress = iota
 	queued
-	checking // it is asked whether what has led to the account holds
+	checking // it is asked whether what the session index says of it holds
 	answered // decided and committed, the session index is still to be written
 )
 
@@ -139,24 +138,23 @@ type Shard struct {
 	Planted  string              // a mistake that the simulation makes on purpose; empty in production
 	far      time.Duration       // how long a commit takes, of late
 
-	queues   map[string]*work // by account
-	order    []*work          // in the order in which they came to wait
-	cycle    []*work          // of this cycle, in the order of its keys
-	seeking  []*Inbound       // to be resolved
-	sought   []*Inbound       // being resolved in this cycle
-	indexes  []*Inbound       // whose session index must be written again
-	writing  []*Inbound       // … in this cycle
-	checking []*Inbound       // are led here by the session index, and to be asked about
-	spans    []span           // of this cycle's commits
-	keys     []store.Key
-	commits  []store.Commit
-	writes   []store.Write
-	events   [][]byte
-	replies  []Reply
-	free     []*work
-	overdue  bool      // somebody waits whose deadline has come
-	rest     time.Time // the directory and the session index are not asked before
-	now      time.Time
+	queues  map[string]*work // by account
+	order   []*work          // in the order in which they came to wait
+	cycle   []*work          // of this cycle, in the order of its keys
+	seeking []*Inbound       // to be resolved
+	sought  []*Inbound       // being resolved in this cycle
+	indexes []*Inbound       // whose session index must be written again
+	writing []*Inbound       // … in this cycle
+	spans   []span           // of this cycle's commits
+	keys    []store.Key
+	commits []store.Commit
+	writes  []store.Write
+	events  [][]byte
+	replies []Reply
+	free    []*work
+	overdue bool      // somebody waits whose deadline has come
+	rest    time.Time // the directory and the session index are not asked before
+	now     time.Time
 
 	named   func(plan []byte) charging.Plans // of owner
 	owner   string                           // the tenant of the account in hand
@@ -393,11 +391,6 @@ func (s *Shard) Loaded(recs []store.Record, now time.Time) []store.Commit {
 		}
 		s.decide(w)
 	}
-	for _, in := range s.checking {
-		s.check(in)
-	}
-	clear(s.checking)
-	s.checking = s.checking[:0]
 	for _, in := range s.writing {
 		s.writeIndex(in)
 	}

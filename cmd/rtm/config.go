@@ -131,7 +131,12 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 }
 
 // read puts what a file says over c.
-func (c *config) read(file string, b []byte) error {
+func (c *config) read(file string, b []byte) (err error) {
+	defer func() { // there are texts on which the YAML library fails, such as a tag in place of a list
+		if failed := recover(); failed != nil {
+			err = fmt.Errorf("%s: this YAML cannot be read: write keys, values and lists without tags, anchors and references (%v)", file, failed)
+		}
+	}()
 	if len(b) > 1<<20 {
 		return fmt.Errorf("%s: larger than 1 MiB", file)
 	}
