@@ -27,7 +27,7 @@ var Bugs = []Bug{
 	{"counter-version", []string{"I6"}},              // versions count up, and what a commit in doubt has written is kept
 	{"hint-kept-in-doubt", []string{"I6"}},           // what a commit in doubt would have written is taken for the record
 	{"wait-elsewhere", []string{"I6"}},               // WAIT on another connection than the commits'
-	{"ack-one-of-two", []string{"I6"}},               // one replica is enough
+	{"ack-one-of-two", []string{"I6", "I10"}},        // one replica is enough
 	{"answer-repeat-before-durable", []string{"I6"}}, // what only checks is answered before the running sync
 	{"read-not-fenced", []string{"I10"}},             // what only checks is answered without a write
 	{"rearm-unchecked", []string{"I12"}},             // a conflict moves the wake-up time all the same
