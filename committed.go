@@ -88,7 +88,7 @@ func (s *Shard) lookAgain(w *work) {
 	w.batch = slices.DeleteFunc(w.batch, func(in *Inbound) bool {
 		led := in.indexed
 		if led {
-			in.broken = true
+			in.broken, in.recalls = true, 0
 			s.afresh(in)
 		}
 		return led
@@ -144,6 +144,7 @@ func (s *Shard) proved(in *Inbound, r *store.Result) {
 	if in.broken {
 		s.rest = s.now.Add(s.jittered())
 		in.doubt = in.doubt || in.state == answered // its usage is on record already
+		in.recalls = 0
 		s.afresh(in)
 		return
 	}

@@ -69,8 +69,8 @@ func (in *Inbound) later() bool {
 	return in.Request.Kind == charging.Update || in.Request.Kind == charging.Termination
 }
 
-// recallsMax bounds how often a request asks the owners that its identity had: one of
-// them may close the session while it is asked.
+// recallsMax bounds how often a request asks the owners that its identity had, while
+// the store works: one of them may close the session while it is asked.
 const recallsMax = 3
 
 // recall notes whose the identity of in was before, if that is not long ago and
@@ -79,6 +79,9 @@ const recallsMax = 3
 func (s *Shard) recall(in *Inbound, owner []byte) {
 	formers := tenant.Formers(owner, s.now)
 	in.moved = in.moved || len(formers) > 0 // for everybody: another peer may name those whom this one may not
+	if len(formers) == 0 {
+		return
+	}
 	if in.recalls++; in.recalls > recallsMax {
 		return
 	}

@@ -86,7 +86,7 @@ func Owner(b []byte) (tenant, account []byte, ok bool) {
 		b = b[:i]
 	}
 	tenant, account, ok = bytes.Cut(b, []byte("/"))
-	if !ok || len(tenant) == 0 || len(account) == 0 || bytes.IndexByte(account, '/') >= 0 {
+	if !ok || len(tenant) == 0 || len(account) == 0 || bytes.IndexByte(account, '/') >= 0 || bytes.IndexByte(b, ' ') >= 0 {
 		return nil, nil, false
 	}
 	return tenant, account, true

@@ -70,7 +70,7 @@ func TestOwnersGoBothWays(t *testing.T) {
 	if got, account, ok := tenant.DecodeOwner(b); !ok || got != "lab" || account != "imsi-001010000000001" || string(b) != "lab/imsi-001010000000001" {
 		t.Errorf("%q: %q %q %t", b, got, account, ok)
 	}
-	for _, b := range []string{"", "lab", "/", "lab/", "/a", "lab/a/b"} {
+	for _, b := range []string{"", "lab", "/", "lab/", "/a", "lab/a/b", "lab/a b", "l b/a"} {
 		if got, account, ok := tenant.DecodeOwner([]byte(b)); ok || got != "" || account != "" {
 			t.Errorf("%q: %q %q", b, got, account)
 		}
