@@ -55,19 +55,19 @@ func (s *Shard) settle(w *work, r *store.Result) {
 		return
 	case store.Conflict:
 		w.adopt(r.Fresh)
-		for _, in := range w.batch {
-			in.spoilt = 0 // that was decided on an older record
-		}
+		mend(w.batch)
 	case store.InDoubt:
 		w.fresh, w.extras = false, w.extras[:0]
 		for _, in := range w.batch {
 			in.doubt = true
 		}
+		mend(w.batch)
 		s.lookAgain(w)
 		s.pause(w)
 	case store.Refused:
 		w.fresh, w.extras = false, w.extras[:0]
 		if !errors.Is(r.Err, store.ErrTooLarge) {
+			mend(w.batch)
 			s.lookAgain(w)
 			s.pause(w)
 			break
@@ -80,6 +80,14 @@ func (s *Shard) settle(w *work, r *store.Result) {
 		in.broken = true
 	}
 	s.again(w)
+}
+
+// mend has requests decided anew that could not be carried out: that was on an older
+// record.
+func mend(batch []*Inbound) {
+	for _, in := range batch {
+		in.spoilt = 0
+	}
 }
 
 // lookAgain sends those of a batch whom the session index led here back to it: the

@@ -359,6 +359,7 @@ func (s *Shard) above(w *work) {
 // postpone puts the batch from i on back to the front of what waits.
 func (s *Shard) postpone(w *work, i int) {
 	rest := w.batch[i:]
+	mend(rest)
 	w.waiting = slices.Insert(w.waiting, 0, rest...)
 	w.batch = w.batch[:i]
 }
