@@ -23,7 +23,7 @@ type Bug struct {
 // the instance. One needs a hook in the loop, rtm.Shard.Planted.
 var Bugs = []Bug{
 	{"doubt-is-done", []string{"I6"}},                // a commit in doubt is taken for done
-	{"version-unchecked", []string{"I1", "I6"}},      // the store does not compare versions
+	{"version-unchecked", []string{"I1, I3", "I6"}},  // the store does not compare versions
 	{"counter-version", []string{"I6"}},              // versions count up, and what a commit in doubt has written is kept
 	{"hint-kept-in-doubt", []string{"I6"}},           // what a commit in doubt would have written is taken for the record
 	{"wait-elsewhere", []string{"I6"}},               // WAIT on another connection than the commits'
@@ -45,6 +45,10 @@ var Bugs = []Bug{
 	{"price-of-today", []string{"money"}},            // what was granted is charged by the newest version of the plan
 	{"usage-halved", []string{"money"}},              // half of what was used is charged
 	{"content-ignored", []string{"§2"}},              // a number alone makes a repeat
+	{"hold-too-small", []string{"I2"}},               // a session holds less than is reserved for it
+	{"hold-stays", []string{"I2", "I5"}},             // a session ends, and something stays reserved: I2 sees it at once, I5 when all is over
+	{"grant-beyond-limit", []string{"I4"}},           // more is reserved than there is
+	{"tenant-unchecked", []string{"I11"}},            // a peer may name everybody's subscribers
 }
 
 // count numbers the versions of accounts' records, with a planted bug.
@@ -155,7 +159,14 @@ func (n *instance) plant(in *rtm.Inbound) {
 // planted is cs, with a planted bug: without the entries of the session index,
 // which are written when the answer has left.
 func (n *instance) planted(cs []store.Commit) []store.Commit {
-	if n.m.Bug != "index-after-answer" {
+	switch n.m.Bug {
+	case "hold-too-small", "hold-stays", "grant-beyond-limit":
+		for i := range cs {
+			n.m.miscounted(&cs[i])
+		}
+		return cs
+	case "index-after-answer":
+	default:
 		return cs
 	}
 	cs = slices.Clone(cs)
@@ -169,4 +180,73 @@ func (n *instance) planted(cs []store.Commit) []store.Commit {
 		cs[i] = store.Commit{Writes: []store.Write{{Op: store.Check, Key: store.Key{Partition: w.Key.Partition, Kind: w.Key.Kind, Name: "nobody's"}}}}
 	}
 	return cs
+}
+
+// miscounted changes what a commit of an account reserves, and what its entries say of
+// it, so that nothing but the check of the planted bug can tell.
+func (m *Sim) miscounted(c *store.Commit) {
+	w := &c.Writes[0]
+	var a charging.Account
+	if w.Op != store.Put || w.Key.Kind != tenant.KindAccount || a.Decode(w.Bytes) != nil || a.DecodeAll() != nil {
+		return
+	}
+	for i := range c.Events {
+		var e charging.Entry
+		if e.Decode(c.Events[i]) != nil {
+			return
+		}
+		for j := range e.Movements {
+			mv := &e.Movements[j]
+			k := slices.IndexFunc(a.Buckets, func(b charging.Bucket) bool { return b.Number == mv.Bucket })
+			if k >= 0 && m.miscount(&a, &a.Buckets[k], &e, mv) {
+				w.Bytes, c.Events[i] = a.Append(nil), e.Append(nil)
+				return
+			}
+		}
+	}
+}
+
+// miscount plants the bug at one movement, if it can be there.
+func (m *Sim) miscount(a *charging.Account, b *charging.Bucket, e *charging.Entry, mv *charging.Movement) bool {
+	hold := func() *charging.Hold {
+		for i := range a.Sessions {
+			for j := range a.Sessions[i].Groups {
+				for k := range a.Sessions[i].Groups[j].Holds {
+					if h := &a.Sessions[i].Groups[j].Holds[k]; h.Bucket == b.Number && h.Amount > 1 {
+						return h
+					}
+				}
+			}
+		}
+		return nil
+	}()
+	switch m.Bug {
+	case "hold-too-small":
+		if hold == nil || mv.Held == 0 {
+			return false
+		}
+		hold.Amount--
+	case "hold-stays":
+		if e.Sort != charging.FinalRecord || mv.Released == 0 {
+			return false
+		}
+		b.Reserved++
+		mv.Reserve++
+	case "grant-beyond-limit":
+		if hold == nil || mv.Held == 0 {
+			return false
+		}
+		n := b.Available() + 1
+		hold.Amount, b.Reserved = hold.Amount+n, b.Reserved+n
+		mv.Held, mv.Reserve, mv.Available = mv.Held+n, mv.Reserve+n, mv.Available-n
+	}
+	return true
+}
+
+// mayName are the tenants whose subscribers the gateway may name, with a planted bug.
+func (g *gateway) mayName() []string {
+	if g.m.Bug == "tenant-unchecked" {
+		return nil
+	}
+	return g.tenants
 }

@@ -289,7 +289,7 @@ func (m *message) inbound() *rtm.Inbound {
 			Kind: m.kind, Realm: []byte("sim"), Session: []byte(s.name), Sub: s.sub, Host: []byte(s.g.host),
 			Number: m.number, Context: 32251, Asks: slices.Clone(m.asks), Content: m.content(), Indexed: s.indexed, Action: m.action,
 		},
-		Tenants: s.g.tenants, Token: copied,
+		Tenants: s.g.mayName(), Token: copied,
 	}
 	if m.kind == charging.Initial || m.kind == charging.Event || s.named {
 		in.Identities = []string{s.who.name}

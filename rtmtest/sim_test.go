@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -198,6 +199,38 @@ func TestPlantedBugsAreFound(t *testing.T) {
 			}
 			t.Logf("seed %d: %s", first, failure)
 		})
+	}
+}
+
+// TestBugsNameChecks: each of Bugs is found by a check that there is, and each
+// invariant has one that shows it is checked.
+func TestBugsNameChecks(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checks := make(map[string]bool)
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`failf\("([^:"]+):`).FindAllStringSubmatch(string(b), -1) {
+			checks[m[1]] = true
+		}
+	}
+	shown := ""
+	for _, bug := range Bugs {
+		for _, by := range bug.By {
+			if shown += " " + by; !checks[by] {
+				t.Errorf("%s: no check is called %q", bug.Name, by)
+			}
+		}
+	}
+	for n := 1; n <= 12; n++ {
+		if !regexp.MustCompile(fmt.Sprintf(`I%d\b`, n)).MatchString(shown) {
+			t.Errorf("nothing shows that I%d is checked", n)
+		}
 	}
 }
 
