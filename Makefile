@@ -6,6 +6,7 @@ SEEDS ?= 3000
 FROM  ?= 1
 FOR   ?= 1h
 ROUNDS ?= 20
+RATE ?= 150
 SESSIONS ?= 1000000
 RACE  ?= . ./store/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/...
 FUZZTIME ?= 10m
@@ -51,10 +52,11 @@ test: install ## exactly what CI runs: install what is missing, check, race
 sim-test: ## simulate SEEDS worlds from FROM on (default 3000 from 1), and find each planted mistake
 	$(GO) test ./rtmtest -run 'TestSeed|TestPlantedBugsAreFound' -count=1 -v -timeout 0 -args -seeds $(SEEDS) -from $(FROM)
 
-fault-test: install ## the long form of the tests with faults, ROUNDS of each (default 20); more than an hour
+fault-test: install ## the long form of the tests with faults and timers, ROUNDS (default 20) at RATE sessions a second (default 150); hours
 	RTM_FAULTS=long $(GO) test ./store/embed -run 'Power|Killed|Failing' -count=1 -v -timeout 20m
-	RTM_FAULTS=long RTM_FAULT_ROUNDS=$(ROUNDS) $(GO) test ./cmd/rtm -run 'Kill|Shared|Fault' -count=1 -v -timeout 180m
-	RTM_FAULT_ROUNDS=$(ROUNDS) $(GO) test ./cmd/rtm -run '^$$' -bench '^BenchmarkFault' -benchtime 1x -timeout 60m
+	RTM_FAULTS=long $(GO) test . -run 'TerminationsRaceTimers' -count=1 -v -timeout 20m
+	RTM_FAULTS=long RTM_FAULT_ROUNDS=$(ROUNDS) RTM_FAULT_RATE=$(RATE) $(GO) test ./cmd/rtm -run 'Kill|Shared|Fault|Timers' -count=1 -v -timeout 300m
+	RTM_FAULT_ROUNDS=$(ROUNDS) RTM_FAULT_RATE=$(RATE) $(GO) test ./cmd/rtm -run '^$$' -bench '^BenchmarkFault' -benchtime 1x -timeout 60m
 
 soak: ## simulate worlds from FROM on until one fails, or for FOR (default 1h)
 	$(GO) test ./rtmtest -run TestSeed -count=1 -v -timeout 0 -args -from $(FROM) -for $(FOR)

@@ -40,7 +40,7 @@ var walls = map[string][]string{
 var testsMay = []string{"store/storetest", "store/embed", "store/redis", "examples", "rtmtest"}
 
 // pure are the files in which nothing waits, draws or tells the time.
-var pure = []string{"shard.go", "decide.go", "committed.go", "timers.go", "audit.go", "admission.go"}
+var pure = []string{"shard.go", "decide.go", "committed.go", "timers.go", "audit.go", "admission.go", "demand.go", "hint.go"}
 
 // pureRooms hold nothing else.
 var pureRooms = []string{"diameter", "creditcontrol", "charging", "rating"}

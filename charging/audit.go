@@ -83,7 +83,7 @@ func (f Faults) String() string {
 
 // Overdue is how far a deadline may lie in the past before its timer counts as
 // lost: timers are late by a lease and a poll, unless an outage held them up.
-const Overdue = 2 * time.Minute
+const Overdue = time.Minute
 
 // Audit recomputes what must hold of a, as its record has it, at that moment. It
 // decodes every session. What it proves: I1 and I2 in full; I3 in so far as the

@@ -38,6 +38,25 @@ type faultRow struct {
 	o       *outcome
 }
 
+// What no fault may lead to, on however slow a machine: that the service does not come
+// back, or grows.
+const (
+	outageMax = time.Minute
+	memoryMax = 1 << 30 // octets of an instance
+)
+
+// memory is how much of the machine's memory the process takes, in KiB; zero: it does
+// not run.
+func (p *process) memory() (kib int) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	fmt.Sscan(rest, &kib)
+	return kib
+}
+
 // startFleet runs both instances on a store until the test ends.
 func startFleet(t testing.TB, net *rtmtest.Net, url string, whole func(), args ...string) *fleet {
 	t.Helper()
@@ -76,6 +95,14 @@ func (s *fleet) round(fault string, do func()) {
 	for _, c := range o.Checks {
 		if !c.OK && !s.loses {
 			s.t.Errorf("%s, round %d: FAIL %s: %s", fault, s.rounds, c.What, c.Text)
+		}
+	}
+	if o.Gap > outageMax || o.Max > outageMax {
+		s.t.Errorf("%s, round %d: %s without an answer, the slowest took %s; %s are too much for any fault", fault, s.rounds, o.Gap, o.Max, outageMax)
+	}
+	for name, p := range s.procs {
+		if kib := p.memory(); kib > memoryMax>>10 {
+			s.t.Errorf("%s, round %d: instance %s takes %d MiB", fault, s.rounds, name, kib>>10)
 		}
 	}
 	s.t.Logf("%s: gap %s, slowest %s, %d messages, %d resent, %d answered 3004 (%d believed), lost %d, doubled %d", fault, o.Gap.Round(time.Millisecond),
@@ -229,13 +256,22 @@ func (s *bySentinels) slow() {
 	heal()
 }
 
-// frozenFor is one of the lengths around down-after-milliseconds and an
-// election: 0.9 s to 3 s, and 8 s.
-func frozenFor(n int) time.Duration {
-	if n %= 23; n < 22 {
-		return time.Duration(900+100*n) * time.Millisecond
+// freezes are the lengths around down-after-milliseconds and an election: 8 s, and
+// 3 s down to 0.9 s.
+var freezes = func() []time.Duration {
+	list := []time.Duration{8 * time.Second}
+	for ms := 3000; ms >= 900; ms -= 100 {
+		list = append(list, time.Duration(ms)*time.Millisecond)
 	}
-	return 8 * time.Second
+	return list
+}()
+
+// lag has one replica far behind, and the master die meanwhile.
+func (s *bySentinels) lag() {
+	heal := s.fleet.net.Away(nodeNames(s.Master()), nodeNames(s.Replicas()[0]), 150*time.Millisecond, 0)
+	<-time.After(500 * time.Millisecond)
+	s.killMaster()
+	heal()
 }
 
 // Behind Sentinels, in safe: nothing that was acknowledged is lost, nothing is
@@ -250,10 +286,20 @@ func TestFaultSentinel(t *testing.T) {
 		s.round("master alone, silent", func() { s.isolate(rtmtest.Hole, 3*time.Second) })
 		return
 	}
-	for n := range faultRounds {
-		s.round("kill master", s.killMaster)
-		d := frozenFor(n)
+	for n, d := range freezes {
 		s.round("freeze master "+d.String(), func() { freeze(s.Master(), d) })
+		switch (n + 2) % 3 {
+		case 0:
+			s.round("freeze replica "+d.String(), func() { freeze(s.Replicas()[n%2], d) })
+		case 1:
+			s.round("freeze Sentinel "+d.String(), func() { freeze(s.Sentinels.Sentinels[n%3], d) })
+		case 2:
+			s.round("freeze instance "+d.String(), func() { s.freezeInstance(d) })
+		}
+	}
+	for range faultRounds {
+		s.round("kill master", s.killMaster)
+		s.round("one replica lags, kill master", s.lag)
 		s.round("master alone 6 s, silent", func() { s.isolate(rtmtest.Hole, 6*time.Second) })
 		s.round("split 6 s, silent", func() { s.split(rtmtest.Hole) })
 		s.round("machine loss", s.loseMaster)
@@ -268,16 +314,14 @@ func TestFaultSentinel(t *testing.T) {
 			<-time.After(4 * time.Second)
 			r.Start()
 		})
-		s.round("freeze replica 1.6 s", func() { freeze(s.Replicas()[0], 1600*time.Millisecond) })
+		s.round("freeze replica 8 s", func() { freeze(s.Replicas()[0], 8*time.Second) })
 		s.round("kill Sentinel", func() {
 			r := s.Sentinels.Sentinels[0]
 			r.Kill()
 			<-time.After(2 * time.Second)
 			r.Start()
 		})
-		s.round("freeze Sentinel 3 s", func() { freeze(s.Sentinels.Sentinels[1], 3*time.Second) })
-		s.round("freeze instance 1.6 s", func() { s.freezeInstance(1600 * time.Millisecond) })
-		s.round("freeze instance 8 s", func() { s.freezeInstance(8 * time.Second) })
+		s.round("freeze Sentinel 8 s", func() { freeze(s.Sentinels.Sentinels[1], 8*time.Second) })
 		s.round("slow store 3 s", s.slow)
 		s.round("maxmemory 2 s", s.full)
 		s.round("SCRIPT FLUSH", func() {
@@ -390,6 +434,39 @@ func (c *inCluster) split() {
 	heal()
 }
 
+// alone parts a master from everybody.
+func (c *inCluster) alone(f rtmtest.Fault) {
+	heal := c.fleet.net.Part(f, nodeNames(c.master()), nil)
+	<-time.After(8 * time.Second)
+	heal()
+}
+
+// slow has the store 200 ms further away, and 1 % as wide.
+func (c *inCluster) slow() {
+	heal := c.fleet.net.Away([]string{"a", "b"}, nodeNames(c.Nodes...), 200*time.Millisecond, 100_000)
+	<-time.After(3 * time.Second)
+	heal()
+}
+
+// full gives a master no memory for a while.
+func (c *inCluster) full() {
+	m := c.master()
+	before := m.Must("CONFIG", "GET", "maxmemory")[1]
+	m.Must("CONFIG", "SET", "maxmemory", "1mb")
+	<-time.After(2 * time.Second)
+	m.Must("CONFIG", "SET", "maxmemory", before)
+}
+
+// flush has all masters forget their scripts, again and again.
+func (c *inCluster) flush() {
+	for range 5 {
+		for _, m := range c.Masters() {
+			m.Must("SCRIPT", "FLUSH")
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+}
+
 // migrate moves the fullest slots of a master to another one.
 func (c *inCluster) migrate(slots int) {
 	list := c.Masters()
@@ -415,10 +492,21 @@ func TestFaultCluster(t *testing.T) {
 		c.round("migrate slots", func() { c.migrate(5) })
 		return
 	}
-	for n := range faultRounds {
-		c.round("kill a shard's master", c.killMaster)
-		d := frozenFor(n) + time.Second // cluster-node-timeout is twice down-after-milliseconds
+	for n, d := range freezes {
+		if n > 0 {
+			d += time.Second // cluster-node-timeout is twice down-after-milliseconds
+		}
 		c.round("freeze a shard's master "+d.String(), func() { freeze(c.master(), d) })
+	}
+	for range faultRounds / 7 {
+		c.round("a master alone 8 s, silent", func() { c.alone(rtmtest.Hole) })
+		c.round("a master alone 8 s, reset", func() { c.alone(rtmtest.Cut) })
+		c.round("slow store 3 s", c.slow)
+		c.round("maxmemory 2 s", c.full)
+		c.round("SCRIPT FLUSH", c.flush)
+	}
+	for range faultRounds {
+		c.round("kill a shard's master", c.killMaster)
 		c.round("split 8 s, silent", c.split)
 		c.round("machine loss", c.loseMaster)
 		c.round("migrate slots", func() { c.migrate(20) })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,8 @@ const (
 	sentinelsMin   = 3
 	quorumMin      = 2
 	backlogMin     = 256 << 20
+	bufferHardMin  = 1 << 30
+	bufferSoftMin  = 512 << 20
 	memoryShareMax = 45 // percent of the machine's memory that maxmemory may be: a copy needs the rest
 	fullShare      = 80 // percent of its memory that a server may use before it is a doubt
 	skewMax        = 10 * time.Second
@@ -38,6 +41,7 @@ type Report struct {
 	Format    string // what rtm wrote into it; empty: nothing yet
 
 	cluster bool
+	open    bool     // nobody has to say who it is
 	silent  []string // nodes that are named and did not answer
 }
 
@@ -60,6 +64,8 @@ type Server struct {
 	Writes    int    // min-replicas-to-write
 	Lag       int    // min-replicas-max-lag, in seconds
 	Backlog   int64  // repl-backlog-size
+	Hard      int64  // client-output-buffer-limit replica, at once; zero: none, or unknown
+	Soft      int64  // … for some time
 	Skew      time.Duration
 }
 
@@ -159,7 +165,7 @@ func (s *Store) recheck(ctx context.Context) {
 
 // examine asks all servers, and the Sentinels, what they are.
 func (s *Store) examine(ctx context.Context) (*Report, error) {
-	r := &Report{Where: s.place.where(), Mode: s.mode, cluster: s.place.kind == byCluster}
+	r := &Report{Where: s.place.where(), Mode: s.mode, cluster: s.place.kind == byCluster, open: s.place.password == ""}
 	asked := make(map[string]bool)
 	for _, m := range s.topology.Load().masters {
 		n, err := m.examine(ctx)
@@ -221,7 +227,7 @@ func (nd *node) examine(ctx context.Context) (*Server, error) {
 	rs := nd.client.DoMulti(ctx, b.Time().Build(), b.Info().Build(),
 		b.ConfigGet().Parameter("appendfsync").Build(), b.ConfigGet().Parameter("stop-writes-on-bgsave-error").Build(),
 		b.ConfigGet().Parameter("min-replicas-*").Build(),
-		b.ConfigGet().Parameter("repl-backlog-size").Build(), b.ConfigGet().Parameter("cluster-replica-no-failover").Build())
+		b.ConfigGet().Parameter("repl-backlog-size").Build(), b.ConfigGet().Parameter("client-output-buffer-limit").Build(), b.ConfigGet().Parameter("cluster-replica-no-failover").Build())
 	now, err := readTime(rs[0])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
@@ -248,6 +254,7 @@ func (nd *node) examine(ctx context.Context) (*Server, error) {
 		Writes: int(number("min-replicas-to-write")), Lag: int(number("min-replicas-max-lag")), Backlog: number("repl-backlog-size"),
 		Skew: now.Sub(before),
 	}
+	n.Hard, n.Soft = replicaBuffer(in["client-output-buffer-limit"])
 	if n.Role == "slave" {
 		n.Role, n.Master = "replica", net.JoinHostPort(in["master_host"], in["master_port"])
 		n.Never = n.Priority == 0
@@ -262,6 +269,19 @@ func (nd *node) examine(ctx context.Context) (*Server, error) {
 		n.Broken = "could not write its last snapshot, and takes no writes until it can"
 	}
 	return n, nil
+}
+
+// replicaBuffer reads what may wait for a replica, at once and for some time, out of
+// "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60".
+func replicaBuffer(limits string) (hard, soft int64) {
+	words := strings.Fields(limits)
+	for i := 0; i+2 < len(words); i++ {
+		if words[i] == "slave" || words[i] == "replica" {
+			hard, _ = strconv.ParseInt(words[i+1], 10, 64)
+			soft, _ = strconv.ParseInt(words[i+2], 10, 64)
+		}
+	}
+	return hard, soft
 }
 
 // Refuses says why these servers cannot be a store of that mode; nil: they can.
@@ -411,6 +431,9 @@ func (r *Report) Doubts() (all []Doubt) {
 		} else {
 			r.doubtNode(n, doubt)
 		}
+		if r.open && !onLoopback(n.Addr) {
+			doubt("give it a user and a password (docs/redis.md), and the URL too: redis://USER:PASSWORD@…", "asks nobody who it is: whoever reaches it can change every balance")
+		}
 		most, name := n.MemoryMax, "its maxmemory"
 		if most == 0 {
 			most, name = n.Machine, "the machine's memory"
@@ -431,6 +454,16 @@ func (r *Report) Doubts() (all []Doubt) {
 	return all
 }
 
+// onLoopback reports whether only this machine reaches that address.
+func onLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
 // doubtNode lists what one of several servers lacks.
 func (r *Report) doubtNode(n *Server, doubt func(mend, format string, args ...any)) {
 	if !n.AOF {
@@ -445,6 +478,10 @@ func (r *Report) doubtNode(n *Server, doubt func(mend, format string, args ...an
 	}
 	if n.Backlog > 0 && n.Backlog < backlogMin {
 		doubt("CONFIG SET repl-backlog-size 256mb", "has a replication backlog of %d MiB: a replica that was away for a moment has to copy everything", n.Backlog>>20)
+	}
+	if n.Hard > 0 && n.Hard < bufferHardMin || n.Soft > 0 && n.Soft < bufferSoftMin {
+		doubt(`CONFIG SET client-output-buffer-limit "replica 1gb 512mb 60"`,
+			"cuts a replica off for which %d MiB wait, or %d MiB for long: under load that one copies everything again, and again", n.Hard>>20, n.Soft>>20)
 	}
 	switch {
 	case n.MemoryMax == 0:

@@ -48,11 +48,21 @@ func TestWhatIsRefused(t *testing.T) {
 	}
 	r := report(false)
 	r.Nodes[1].Fsync = "no"
+	r.Nodes[1].Hard, r.Nodes[1].Soft = replicaBuffer("normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60")
+	r.Nodes[2].Hard, r.Nodes[2].Soft = replicaBuffer("normal 0 0 0 replica 1073741824 536870912 60")
+	r.open = true
+	r.Nodes[2].Addr = "127.0.0.3:6379"
 	said := make(map[string]string)
 	for _, d := range r.Doubts() {
 		said[d.Who] += d.Text
 	}
 	if !strings.Contains(said[master], "every second") || strings.Contains(said[one], "every second") || !strings.Contains(said[one], "when its machine likes to") {
 		t.Errorf("doubts: %v", said)
+	}
+	if !strings.Contains(said[one], "256 MiB wait, or 64 MiB for long") || strings.Contains(said[master]+said["127.0.0.3:6379"], "MiB wait") {
+		t.Errorf("doubts about what may wait for a replica: %v", said)
+	}
+	if !strings.Contains(said[one], "asks nobody who it is") || strings.Contains(said["127.0.0.3:6379"], "asks nobody") {
+		t.Errorf("doubts about who may use it: %v", said)
 	}
 }
