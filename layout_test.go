@@ -31,6 +31,7 @@ var walls = map[string][]string{
 	"cdr":             {"charging", "store"},
 	"api":             {"", "backup", "cdr", "charging", "rating", "tenant", "store"},
 	"ctf":             {"diameter", "diameter/peer"},
+	"replay":          {"diameter", "diameter/peer"},
 	"examples":        {},
 	"rtmtest":         nil, // all but cmd
 	"cmd/rtm":         nil, // all
