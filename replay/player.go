@@ -113,6 +113,9 @@ func (p *Player) play(ctx context.Context, next func() (*Exchange, error)) error
 	var about *Message
 	for ended := false; ; {
 		for held == nil && !ended {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			x, err := next()
 			if ended = errors.Is(err, io.EOF); ended {
 				break

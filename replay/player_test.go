@@ -226,7 +226,7 @@ func TestWithoutAServer(t *testing.T) {
 	lines := []string{"gw s1 1", "gw s2 0", "gw s1 9", "gw s2 9"}
 	h := newHost(t, fine)
 	r, err := NewPlayer(Config{Target: h.addr, Whole: true}).Play(t.Context(), tape(lines...))
-	if err != nil || r.LeftOut != 2 || r.Equal != 2 || r.Partial != 1 {
+	if err != nil || r.LeftOut != 2 || r.Equal != 2 || r.Partial != 1 || r.Sessions != 1 {
 		t.Errorf("%v, %+v", err, r)
 	}
 	r, err = NewPlayer(Config{Target: "127.0.0.1:1", Dry: true}).Play(t.Context(), tape(lines...))

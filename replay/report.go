@@ -229,5 +229,7 @@ func (r *Report) finish() {
 		return cmp.Or(cmp.Compare(b.Of, a.Of), cmp.Compare(b.Messages, a.Messages), cmp.Compare(a.First, b.First),
 			cmp.Compare(a.Where, b.Where), cmp.Compare(a.What, b.What), cmp.Compare(a.Captured, b.Captured), cmp.Compare(a.Replayed, b.Replayed))
 	})
-	r.Sessions = len(r.sessions)
+	if r.Sessions = len(r.sessions); r.LeftOut > 0 {
+		r.Sessions -= r.Partial
+	}
 }
