@@ -106,6 +106,7 @@ func eventless(t *testing.T, s store.Store, k store.Key) {
 type noPlan struct{}
 
 func (noPlan) Current(time.Time) *rating.Plan { return nil }
+func (noPlan) Next(time.Time) time.Time       { return time.Time{} }
 func (noPlan) Version(uint32) *rating.Plan    { return nil }
 
 func must[T any](v T, err error) T {

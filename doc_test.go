@@ -87,3 +87,52 @@ func TestLicencesOfLinkedModules(t *testing.T) {
 		}
 	}
 }
+
+// docs/credit-control.md names a scenario or a vector for each rule, and every
+// scenario shows a rule.
+func TestRulesAreShown(t *testing.T) {
+	b, err := os.ReadFile("docs/credit-control.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "| --- | --- | --- | --- |\n")
+	table, _, _ := strings.Cut(rest, "\n\n")
+	shown := make(map[string]bool)
+	for line := range strings.Lines(table) {
+		columns := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		if len(columns) != 4 {
+			t.Errorf("%d columns: %s", len(columns), line)
+			continue
+		}
+		found := false
+		for i, pattern := range []string{"", "", "testdata/scenarios/%.txt", "testdata/vectors/%.json"} {
+			for name := range strings.SplitSeq(columns[i], ",") {
+				if name = strings.TrimSpace(name); pattern == "" || name == "" {
+					continue
+				}
+				found = true
+				file := strings.Replace(pattern, "%", name, 1)
+				if shown[file] = true; !exists(file) {
+					t.Errorf("there is no %s", file)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("nothing shows %s", strings.TrimSpace(columns[0]))
+		}
+	}
+	files, err := filepath.Glob("testdata/scenarios/*.txt")
+	if err != nil || len(files) < 20 {
+		t.Fatalf("%d scenarios, %v", len(files), err)
+	}
+	for _, file := range files {
+		if !shown[filepath.ToSlash(file)] {
+			t.Errorf("no rule names %s", file)
+		}
+	}
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}

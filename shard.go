@@ -463,3 +463,4 @@ type noPlans struct{}
 
 func (noPlans) Current(time.Time) *rating.Plan { return nil }
 func (noPlans) Version(uint32) *rating.Plan    { return nil }
+func (noPlans) Next(time.Time) time.Time       { return time.Time{} }

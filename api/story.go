@@ -483,6 +483,9 @@ func (w *teller) charge(r *cdr.Record, l *cdr.Line, p *rating.Price, it *Item, s
 	}
 	u := w.run(r, l)
 	u.total.add(l)
+	if l.After {
+		it.note("used after its price has changed")
+	}
 	if l.Rule == 0 {
 		return
 	}

@@ -28,6 +28,13 @@ func (t *tariff) Current(at time.Time) *rating.Plan {
 	return t.versions[1]
 }
 
+func (t *tariff) Next(at time.Time) time.Time {
+	if change := t.from.Add(time.Hour); at.Before(change) {
+		return change
+	}
+	return time.Time{}
+}
+
 func (t *tariff) Version(n uint32) *rating.Plan {
 	if n < 1 || n > 2 {
 		return nil

@@ -71,6 +71,7 @@ type Line struct {
 	Granted     int64   `json:"granted,omitempty"`
 	Final       string  `json:"final,omitempty"`
 	Reason      *uint8  `json:"reportingReason,omitempty"`
+	After       bool    `json:"afterTariffChange,omitempty"` // a second line of its rating group, for what was used after its price changed
 }
 
 // A Move is a change of one bucket.
@@ -100,6 +101,11 @@ type Service struct {
 	Called     string `json:"called,omitempty"`
 	Zone       string `json:"timeZone,omitempty"` // hex
 	RAT        uint8  `json:"rat,omitempty"`
+	Role       *uint8 `json:"role,omitempty"`       // Role-Of-Node of a call, SM-Message-Type of a message
+	Media      string `json:"media,omitempty"`      // of a call: audio, video
+	Recipients uint32 `json:"recipients,omitempty"` // of a message
+	Segments   uint32 `json:"segments,omitempty"`   // … that it was cut into
+	Size       uint32 `json:"size,omitempty"`       // … octets
 }
 
 // Unreadable is the type of a record of an event that could not be read at all:
@@ -155,7 +161,7 @@ func lineOf(l *charging.Line) Line {
 	out := Line{
 		Result: uint32(l.Result), Plan: string(l.PlanName), PlanVersion: l.Plan, Rule: l.Rule, Octets: l.Used.Octets, Input: l.Used.Input,
 		Output: l.Used.Output, Seconds: l.Used.Seconds, Events: l.Used.Events, Allowed: l.Allowed, Paid: l.Paid,
-		Charged: int64(l.Charged), Overrun: l.Overrun, Granted: l.Granted,
+		Charged: int64(l.Charged), Overrun: l.Overrun, Granted: l.Granted, After: l.After,
 	}
 	if l.Has&charging.HasGroup != 0 {
 		v := l.Group // the entry's lines are used again
@@ -183,11 +189,17 @@ func lineOf(l *charging.Line) Line {
 }
 
 func serviceOf(p *charging.Particulars) *Service {
-	return &Service{
+	s := &Service{
 		APN: string(p.APN), ChargingID: hex.EncodeToString(p.ChargingID), Address: address(p.Address), SGSN: address(p.SGSN),
 		GGSN: address(p.GGSN), PLMN: string(p.PLMN), Location: hex.EncodeToString(p.Location), Equipment: text(p.Equipment),
 		Calling: string(p.Calling), Called: string(p.Called), Zone: hex.EncodeToString(p.Zone), RAT: p.RAT,
+		Media: p.Carries(), Recipients: p.Recipients, Segments: p.Segments, Size: p.Size,
 	}
+	if p.Role != 0 {
+		v := p.Role - 1
+		s.Role = &v
+	}
+	return s
 }
 
 func address(b []byte) string {

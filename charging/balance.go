@@ -3,6 +3,8 @@ package charging
 import (
 	"bytes"
 	"math"
+	"math/bits"
+	"slices"
 	"time"
 
 	"rtm/rating"
@@ -186,20 +188,121 @@ func (d *decision) debit(e *Entry, line int, g *Group, ask *Ask, overtaken bool)
 	l.Overrun = max(used-g.left, 0)
 	g.left = max(g.left-used, 0)
 	g.Overrun = sum(g.Overrun, l.Overrun)
+	if !overtaken {
+		g.hurry(p, used, d.now)
+	}
+	later := int64(0)
+	if !overtaken {
+		later = d.later(g, ask, p.Unit)
+	}
 	known := min(used, g.Assumed)
 	used, g.Assumed = used-known, g.Assumed-known
+	later = min(later, used)
+	d.charge(e, l, g, p, used-later, overtaken)
+	if later == 0 || d.o.Abandon {
+		return Success
+	}
 
-	rest := d.spend(e, g, used, overtaken, func(b *Bucket) bool { return b.pays(p) })
+	after := Line{Group: l.Group, Service: l.Service, Has: l.Has, Reason: l.Reason, Used: ask.After, Result: Success, After: true}
+	if !ask.Split || later < ask.After.Of(p.Unit) {
+		after.Used = Units{}
+		after.Used.set(p.Unit, later)
+	}
+	l.Used.less(&after.Used)
+	g.Plan, g.Rule, g.Paid, g.Charged, g.Change = g.NextPlan, g.NextRule, 0, 0, time.Time{}
+	if p, result = d.price(g); p == nil { // that version is not here
+		return result
+	}
+	after.Unit, after.PlanName, after.Plan, after.Rule = p.Unit, d.foreign(g), g.Plan, g.Rule
+	d.charge(e, &after, g, p, later, false)
+	d.extra = append(d.extra, after)
+	return Success
+}
+
+// charge has units of g paid at that price: by allowances, the rest by money.
+func (d *decision) charge(e *Entry, l *Line, g *Group, p *rating.Price, units int64, overtaken bool) {
+	rest := d.spend(e, g, units, overtaken, func(b *Bucket) bool { return b.pays(p) })
 	if p.NoMoney {
 		rest -= d.overrun(e, rest, func(b *Bucket) bool { return b.pays(p) })
 	}
-	l.Allowed = used - rest
+	l.Allowed = units - rest
 	g.Allowed += l.Allowed
 	if rest > 0 && !p.NoMoney {
 		d.pay(e, l, g, p, rest, overtaken)
 	}
 	l.Paid = g.Paid
-	return Success
+}
+
+// later is how much of what ask reports was used after the tariff change that g was
+// granted over: as the client says (Tariff-Change-Usage), or else in proportion to
+// time, rounded down.
+func (d *decision) later(g *Group, ask *Ask, unit rating.Unit) int64 {
+	at := d.at(g)
+	switch {
+	case g.Change.IsZero() || !at.After(g.Change):
+		return 0
+	case ask.Split:
+		return ask.After.Of(unit)
+	case !g.Since.Before(g.Change):
+		return ask.Used.Of(unit)
+	}
+	hi, lo := bits.Mul64(uint64(ask.Used.Of(unit)), uint64(at.Sub(g.Change)/time.Millisecond))
+	n, _ := bits.Div64(hi, lo, uint64(at.Sub(g.Since)/time.Millisecond)) // the part is no longer than the whole
+	return int64(n)
+}
+
+// TimestampMax is how far back an Event-Timestamp counts; what is further off, or
+// in the future, is the client's clock, and the time of arrival counts.
+const TimestampMax = 5 * time.Minute
+
+// at is when the client sent its report of g.
+func (d *decision) at(g *Group) time.Time {
+	at := d.r.At
+	if at.After(d.now) || d.now.Sub(at) > TimestampMax || at.Before(g.Since) {
+		return d.now
+	}
+	return at
+}
+
+// hurry notes how fast g is used, for quotas that follow it: the mean of what was
+// known and what is reported.
+func (g *Group) hurry(p *rating.Price, used int64, now time.Time) {
+	if p.Quota.Most == 0 || g.Since.IsZero() {
+		return
+	}
+	ms := max(now.Sub(g.Since)/time.Millisecond, 1)
+	pace := min(used, rating.UnitsMax) / int64(ms) * 1000
+	if used < math.MaxInt64/1000 {
+		pace = used * 1000 / int64(ms)
+	}
+	if pace = min(pace, rating.UnitsMax); g.Pace > 0 {
+		pace = (pace + g.Pace - 1) / 2
+	}
+	g.Pace = pace + 1
+}
+
+// set makes n the units of that kind.
+func (u *Units) set(unit rating.Unit, n int64) {
+	switch unit {
+	case rating.Octets:
+		u.Octets = n
+	case rating.Seconds:
+		u.Seconds = n
+	case rating.Events:
+		u.Events = n
+	case rating.Money:
+		u.Money = rating.Micros(n)
+	}
+}
+
+// less takes v, which is a part of u, off it.
+func (u *Units) less(v *Units) {
+	u.Octets -= v.Octets
+	u.Input -= v.Input
+	u.Output -= v.Output
+	u.Seconds -= v.Seconds
+	u.Events -= v.Events
+	u.Money -= v.Money
 }
 
 // foreign is the name of the plan that prices g, if it is not the account's.
@@ -353,58 +456,247 @@ func (d *decision) wanting(s *Session, i int) *Group {
 	return g
 }
 
+// terms are what a grant is made under.
+type terms struct {
+	price    *rating.Price
+	validity time.Duration
+	change   time.Time     // when another price comes into force that the client tells apart; zero: none does
+	next     *rating.Price // … that price
+	version  uint32        // … and the version of the plan that has it
+}
+
+// terms finds what g is granted under; false: there is no tariff, or the client asks
+// for units of another kind.
+func (d *decision) terms(g *Group, ask *Ask) (t terms, ok bool) {
+	if d.plan == nil {
+		return t, false
+	}
+	f := d.facts(g)
+	p, until, ok := d.plan.Price(&f)
+	if !ok || ask.Want != (Units{}) && ask.Want.Of(p.Unit) == 0 {
+		return t, false
+	}
+	t.price, t.validity = p, p.Quota.Validity
+	if most := d.r.Client.Validity; most > 0 {
+		t.validity = min(t.validity, most)
+	}
+	at := earlier(until, d.w.Plans.Next(d.now))
+	if at.IsZero() {
+		return t, true
+	}
+	at = at.Add(time.Second - 1).Truncate(time.Second) // as exact as the wire
+	if at.Sub(d.now) >= t.validity {
+		return t, true
+	}
+	f.At = at
+	plan := d.w.Plans.Current(at)
+	if plan == nil {
+		return t, true
+	}
+	switch next, _, ok := plan.Price(&f); {
+	case ok && next.Costs(p):
+	case ok && next.SamePayers(p) && d.r.Client.Splits:
+		t.change, t.next, t.version = at, next, plan.Version
+	default: // the client has to ask again
+		t.until(d.now, at)
+	}
+	return t, true
+}
+
+// until has a grant end by that time, in whole seconds behind it.
+func (t *terms) until(now, at time.Time) {
+	t.validity = min(t.validity, max(at.Sub(now)+time.Second-1, time.Second).Truncate(time.Second))
+}
+
 // grant decides what ask i gets, holds it, and writes it into the answer. It
 // reports whether less was there than a whole quota.
 func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (short bool) {
 	ask, answer := &d.r.Asks[i], &d.o.Answer.Grants[i]
-	f := d.facts(g)
-	var p *rating.Price
-	if d.plan != nil {
-		p, _, _ = d.plan.Price(&f)
-	}
-	if p == nil {
+	t, ok := d.terms(g, ask)
+	if !ok {
 		g.Result = RatingFailed
-		*answer = d.told(g, ask)
+		*answer = d.said(g, ask)
 		return false
 	}
+	p := t.price
 	if !d.own(g) || g.Plan != d.plan.Version || g.Rule != p.Rule {
 		g.PlanName, g.Plan, g.Rule, g.Paid, g.Charged = nil, d.plan.Version, p.Rule, 0, 0
 	}
-	size := quotaOf(p, ask)
-	units, more := d.reserve(e, g, p, size, shared)
-	g.Result, g.Unit, g.Granted = CreditLimitReached, 0, 0
+	g.Result, g.Unit, g.Granted, g.Change = CreditLimitReached, 0, 0, time.Time{}
 	g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
-	if units > 0 {
-		g.Result, g.Unit, g.Granted = Success, p.Unit, units
-		g.Validity, g.Holding = uint32(p.Quota.Validity/time.Second), uint32(p.Quota.Holding/time.Second)
-		if p.Quota.Threshold < units && more {
-			g.Threshold = p.Quota.Threshold
-		}
-		if !more {
-			g.Final = p.Final
-		}
-		g.Release = d.now.Add(p.Quota.Validity + d.grace())
+
+	left := d.affordable(g, &t, shared)
+	whole := d.quotaOf(g, p, ask, left)
+	size, held := d.slice(s, p, whole, left)
+	units, more := d.reserve(e, g, &t, size, shared)
+	switch {
+	case units > 0:
+		d.granted(g, &t, units, more, held)
+	case !held && p.Final > rating.Terminate && d.wait(g, p):
+		g.Final = p.Final
 	}
-	*answer = d.told(g, ask)
-	return units < size
+	if held && left-units < d.least(p) {
+		d.recall(s, p)
+	}
+	*answer = d.said(g, ask)
+	return units < whole
 }
 
-// quotaOf is how much to grant: what the plan says, for events what is asked
-// for, for seconds no more than is asked for.
-func quotaOf(p *rating.Price, ask *Ask) int64 {
+// granted notes in g what it has got. Its last units are final unless others can give
+// something back.
+func (d *decision) granted(g *Group, t *terms, units int64, more, held bool) {
+	p := t.price
+	for _, h := range g.Holds {
+		if b := d.a.bucket(h.Bucket); b != nil && !b.Until.IsZero() {
+			t.until(d.now, b.Until)
+		}
+	}
+	g.Result, g.Unit, g.Granted, g.Waiting = Success, p.Unit, units, time.Time{}
+	g.Validity, g.Holding = uint32(t.validity/time.Second), uint32(p.Quota.Holding/time.Second)
+	if remind := p.Quota.Reminder(units); remind < units && more {
+		g.Threshold = remind
+	}
+	if !more && !held {
+		g.Final = p.Final
+	}
+	if t.next != nil {
+		g.Change, g.NextPlan, g.NextRule = t.change, t.version, t.next.Rule
+	}
+	if g.Since = (time.Time{}); t.next != nil || p.Quota.Most > 0 {
+		g.Since = d.now
+	}
+	g.Release = d.now.Add(t.validity + d.grace())
+}
+
+// quotaOf is how much to grant while there is plenty: what the plan says, for events
+// what is asked for, for seconds no more than is asked for.
+func (d *decision) quotaOf(g *Group, p *rating.Price, ask *Ask, left int64) int64 {
 	want := ask.Want.Of(p.Unit)
-	switch {
-	case want <= 0 || p.Unit == rating.Octets:
-		return p.Quota.Size
-	case p.Unit == rating.Events:
+	if p.Unit == rating.Events && want > 0 {
 		return min(want, rating.UnitsMax)
 	}
-	return min(want, p.Quota.Size)
+	size := max(p.Quota.After(g.Pace-1, left), d.r.Client.least(p))
+	if p.Unit == rating.Seconds && want > 0 {
+		return min(want, size)
+	}
+	return size
+}
+
+// least is what the client must be granted of that, if anything.
+func (c *Client) least(p *rating.Price) int64 {
+	if p.Unit == rating.Octets {
+		return c.Least
+	}
+	return 0
+}
+
+// least is the smallest grant that is made while others want something too.
+func (d *decision) least(p *rating.Price) int64 {
+	return max(d.r.Client.least(p), p.Quota.Least, p.Quota.Size/16, 1)
+}
+
+// slice is how much of what is left to take for a quota of that size. While others
+// draw on the same buckets, each takes its share, so that nobody gets the last of it
+// as long as others hold some; held reports whether they do.
+func (d *decision) slice(s *Session, p *rating.Price, whole, left int64) (size int64, held bool) {
+	size = min(whole, left)
+	if left/int64(len(d.a.Sessions)+len(s.Groups)+1) < whole {
+		var rivals int64
+		if rivals, held = d.rivals(s, p); rivals > 0 {
+			size = min(size, max(left/(rivals+1), d.least(p)))
+		}
+	}
+	least := d.r.Client.least(p)
+	if left-size < least { // the client could not be granted the rest
+		size = left
+	}
+	if size < least {
+		size = 0
+	}
+	return size, held
+}
+
+// rivals counts who else draws on the buckets that pay for p, or would if it could:
+// other sessions, and rating groups of this one that its message does not name.
+func (d *decision) rivals(s *Session, p *rating.Price) (rivals int64, held bool) {
+	for i := range d.a.Sessions {
+		o := &d.a.Sessions[i]
+		if o == s || !d.a.decodeSession(o) {
+			continue
+		}
+		draws := slices.ContainsFunc(o.Groups, func(g Group) bool { return d.draws(&g, p) })
+		if held = held || draws; draws || o.Hungry {
+			rivals++
+		}
+	}
+	for i := range s.Groups {
+		if g := &s.Groups[i]; g.Number != d.r.Number && d.draws(g, p) {
+			rivals++
+			held = true
+		}
+	}
+	return rivals, held
+}
+
+// draws reports whether g holds something of what pays for p.
+func (d *decision) draws(g *Group, p *rating.Price) bool {
+	return slices.ContainsFunc(g.Holds, func(h Hold) bool {
+		b := d.a.bucket(h.Bucket)
+		return h.Amount > 0 && b != nil && (b.pays(p) || money(b) && !p.NoMoney)
+	})
+}
+
+// affordable is how much g could be granted at most: what allowances have, and what
+// can be had for money, whatever price comes into force meanwhile.
+func (d *decision) affordable(g *Group, t *terms, shared bool) (units int64) {
+	p := t.price
+	for i := range d.a.Buckets {
+		if b := &d.a.Buckets[i]; b.pays(p) {
+			units += min(b.offers(d.now, shared), math.MaxInt64-units)
+		}
+	}
+	if p.NoMoney {
+		return units
+	}
+	return units + min(d.forMoney(g, t, d.have(shared)), math.MaxInt64-units)
+}
+
+// forMoney is how many units more can be had for have.
+func (d *decision) forMoney(g *Group, t *terms, have rating.Micros) int64 {
+	if have <= 0 && t.price.Micro != 0 { // what rounding leaves free is not granted by itself
+		return 0
+	}
+	can := t.price.Affordable(g.Paid, have)
+	if t.next != nil {
+		can = min(can, t.next.Affordable(0, have))
+	}
+	return can
+}
+
+// have is the money that may be reserved: what is there, and the session may still
+// cost.
+func (d *decision) have(shared bool) (have rating.Micros) {
+	for i := range d.a.Buckets {
+		if b := &d.a.Buckets[i]; money(b) {
+			have += rating.Micros(min(b.offers(d.now, shared), math.MaxInt64-int64(have)))
+		}
+	}
+	if d.in != nil && d.plan.SpendMax > 0 {
+		may := d.plan.SpendMax - d.in.spent()
+		for i := range d.a.Buckets {
+			if b := &d.a.Buckets[i]; money(b) {
+				may -= rating.Micros(d.in.holds(b.Number))
+			}
+		}
+		have = max(min(have, may), 0)
+	}
+	return have
 }
 
 // reserve holds up to size units for g: allowances in their order, then money.
 // more says whether another unit could be had after that.
-func (d *decision) reserve(e *Entry, g *Group, p *rating.Price, size int64, shared bool) (units int64, more bool) {
+func (d *decision) reserve(e *Entry, g *Group, t *terms, size int64, shared bool) (units int64, more bool) {
+	p := t.price
 	for i := range d.a.Buckets {
 		b := &d.a.Buckets[i]
 		if !b.pays(p) {
@@ -420,16 +712,8 @@ func (d *decision) reserve(e *Entry, g *Group, p *rating.Price, size int64, shar
 	if p.NoMoney {
 		return units, more && units == size
 	}
-	have := rating.Micros(0)
-	for i := range d.a.Buckets {
-		if b := &d.a.Buckets[i]; money(b) {
-			have += rating.Micros(min(b.offers(d.now, shared), math.MaxInt64-int64(have)))
-		}
-	}
-	can := int64(0)
-	if have > 0 || p.Micro == 0 { // what rounding leaves free is not granted by itself
-		can = p.Affordable(g.Paid, have)
-	}
+	have := d.have(shared)
+	can := d.forMoney(g, t, have)
 	n := min(size-units, can)
 	cost := rating.Micros(0)
 	if n > 0 {
@@ -438,6 +722,10 @@ func (d *decision) reserve(e *Entry, g *Group, p *rating.Price, size int64, shar
 			return units, false
 		}
 		cost = total - g.Charged
+		if t.next != nil {
+			after, _ := t.next.Total(n) // it is affordable
+			cost = max(cost, after)
+		}
 		d.holdMoney(e, g, int64(cost), shared)
 		units += n
 	}
@@ -461,6 +749,69 @@ func (b *Bucket) offers(now time.Time, shared bool) int64 {
 		return min(b.free(now), b.share)
 	}
 	return b.free(now)
+}
+
+// recallPause is how long a client is left alone after its last message before it is
+// asked to give something back, or told that there is something again.
+const recallPause = 10 * time.Second
+
+// recall has those report who hold something of what pays for p: what they do not use
+// is wanted elsewhere.
+func (d *decision) recall(s *Session, p *rating.Price) {
+	for i := range d.a.Sessions {
+		o := &d.a.Sessions[i]
+		if !d.a.decodeSession(o) {
+			d.abandon(UnableToComply)
+			return
+		}
+		if slices.ContainsFunc(o.Groups, func(g Group) bool { return (o != s || g.Number != d.r.Number) && d.draws(&g, p) }) {
+			d.prompt(o, Reauthorise, recallPause)
+		}
+	}
+}
+
+// offer has those report who could have more now than they were granted.
+func (d *decision) offer(pause time.Duration) {
+	if !slices.ContainsFunc(d.a.Buckets, func(b Bucket) bool { return b.free(d.now) > 0 }) {
+		return
+	}
+	for i := range d.a.Sessions {
+		if s := &d.a.Sessions[i]; s != d.in && s.Hungry {
+			d.prompt(s, Reauthorise, pause)
+		}
+	}
+}
+
+// prompt sends the client of s a RAR or ASR, when that long has passed since it was
+// heard of. A RAR is not for who would not care, or is asked already.
+func (d *decision) prompt(s *Session, kind Kind, pause time.Duration) {
+	if !d.a.decodeSession(s) {
+		d.abandon(UnableToComply)
+		return
+	}
+	if s.Notice.Kind == Abort || kind == Reauthorise && (s.Notice.Kind != 0 || s.Deaf) {
+		return
+	}
+	d.o.Changed, d.prompted = true, true
+	s.Notice = Notice{Kind: kind, Number: s.Notice.Number + 1}
+	last := s.Last
+	if s == d.in {
+		last = d.now
+	}
+	if s.Notice.Next = last.Add(pause); !s.Notice.Next.After(d.now) || pause == 0 {
+		d.send(s)
+	}
+	s.wake()
+}
+
+// money is what is left of an account's money, what is reserved included.
+func (a *Account) money(now time.Time) (sum rating.Micros) {
+	for i := range a.Buckets {
+		if b := &a.Buckets[i]; money(b) && b.valid(now) {
+			sum += rating.Micros(b.Credited - b.Debited)
+		}
+	}
+	return sum
 }
 
 // expire takes what is left in buckets whose time is over.

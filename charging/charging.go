@@ -72,6 +72,7 @@ type Result uint32
 // The results a decision can have.
 const (
 	Success               Result = 2001
+	LimitedSuccess        Result = 2002
 	EndUserServiceDenied  Result = 4010
 	CreditLimitReached    Result = 4012
 	UnknownSession        Result = 5002
@@ -141,6 +142,7 @@ type Ask struct {
 	Reports        bool  // a Used-Service-Unit is there
 	Used           Units // since the last report; the sum of all Used-Service-Units
 	After          Units // the part of Used after a tariff change (Tariff-Change-Usage 1)
+	Split          bool  // the client told the two apart
 	Reason         uint8 // Reporting-Reason, one above its value on the wire; zero: none
 }
 
@@ -163,8 +165,35 @@ type Particulars struct {
 	Zone       []byte // 3GPP-MS-TimeZone, two octets
 	RAT        uint8  // 3GPP-RAT-Type
 	Role       uint8  // Role-Of-Node or SM-Message-Type, one above its value on the wire
+	Media      uint8  // of a call: rating.Audio, rating.Video, or both
+	Recipients uint32 // of a message; zero: nobody said
+	Segments   uint32 // short messages that a long one was cut into; zero: nobody said
+	Size       uint32 // of a message, octets; zero: nobody said
 
 	unknown []byte
+}
+
+// Carries says what a call carries: audio, or video, with audio or without; empty:
+// nobody said.
+func (p *Particulars) Carries() string {
+	switch {
+	case p.Media&rating.Video != 0:
+		return "video"
+	case p.Media != 0:
+		return "audio"
+	}
+	return ""
+}
+
+// A Client is what the client of a message bears and needs: its dialect, as far as
+// decisions depend on it.
+type Client struct {
+	Least    int64         // octets: it is not granted less
+	Validity time.Duration // of a grant at most; zero: as the plan says
+	Deaf     bool          // it does nothing upon a RAR
+	Splits   bool          // it tells usage before and after a Tariff-Time-Change apart
+	Informed bool          // it can be told of money
+	State    uint32        // its Origin-State-Id, which rises when it loses its sessions; zero: it has none, or that is not to be relied on
 }
 
 // A Request is one thing to be decided. The slices belong to the caller and
@@ -184,6 +213,7 @@ type Request struct {
 	Asks        []Ask
 	Indexed     bool // later messages may leave the subscriber out: keep a session index
 	Particulars Particulars
+	Client      Client
 	Action      Action // of an Event
 
 	// Of an operator's request.
@@ -220,8 +250,8 @@ type Grant struct {
 	Holding        uint32             // seconds; zero: none
 	Threshold      int64              // units left at which to ask again; zero: none
 	Final          rating.FinalAction // zero: more can follow
-	Redirect       string             // where to, with rating.Redirect
-	Filter         string             // Filter-Id, with rating.RestrictAccess
+	Change         time.Time          // Tariff-Time-Change; zero: none
+	Price          *rating.Price      // says the rest: where to redirect, filters, triggers; nil: nothing more
 }
 
 // An Answer is what the client is told: facts, so that a repeat is told the
@@ -229,9 +259,12 @@ type Grant struct {
 type Answer struct {
 	Result   Result
 	Grants   []Grant
-	Cost     rating.Micros // of a price enquiry or an event
+	Cost     rating.Micros // of a price enquiry or an event, or of a session so far
 	HasCost  bool
-	Currency uint32 // ISO 4217 number of Cost
+	Currency uint32        // ISO 4217 number of Cost and Balance
+	Balance  rating.Micros // money that is left, what is reserved included
+	Told     bool          // … which the client is told
+	Low      Low
 	NoCredit bool   // a balance check: not enough
 	Checked  bool   // a balance check was made
 	Bucket   uint32 // TopUp: the number of the bucket credited
@@ -239,6 +272,15 @@ type Answer struct {
 	Changed  bool   // Provision, Identify: the account is another one than before
 	Faults   Faults // Audit: what does not hold
 }
+
+// Low is a Low-Balance-Indication (TS 32.299 §7.2.86), one above its value on the wire.
+type Low uint8
+
+// What it says.
+const (
+	NotLow Low = iota + 1
+	IsLow
+)
 
 // Bounds of an account. Beyond them a request is refused.
 const (
@@ -307,6 +349,13 @@ type Group struct {
 	Overrun int64         // units used beyond what could be held or paid
 	Assumed int64         // units charged since the client vanished: what it reports of them later is paid
 
+	Since    time.Time // of the last report or grant
+	Pace     int64     // one above the units used a second of late; zero: nothing was reported yet
+	Waiting  time.Time // since then the user is where credit can be topped up; zero: not
+	Change   time.Time // from then on usage of the grant costs what rule NextRule of version NextPlan says; zero: no change
+	NextPlan uint32
+	NextRule uint32
+
 	left        int64 // of Granted, while a message's reports are taken one by one
 	unknown     []byte
 	unknownUsed []byte // of Used
@@ -324,6 +373,10 @@ type Session struct {
 	Last        time.Time // of the last message
 	Close       time.Time // Tcc: closed by then without a message
 	Wake        time.Time // the earliest of Close, Release of any group, and Notice.Next
+	Hungry      bool      // more credit would change what a group has: it was refused, got its last units, or waits
+	Deaf        bool      // a RAR does nothing (Client.Deaf)
+	State       uint32    // Client.State of the last message
+	Told        Told      // what its last answer said of money
 	Top         uint32    // the highest CC-Request-Number applied
 	Window      uint64    // bit i: Top − i is applied
 	Late        uint64    // bit i: Top − i came after the close
@@ -345,6 +398,18 @@ type Session struct {
 	body    []byte // the encoded rest, while it is not decoded
 	decoded bool
 	later   []byte // fields of the body that a later version wrote
+	unknown []byte
+}
+
+// Told is what the answer to a message said of money, for its repeat.
+type Told struct {
+	Number  uint32
+	Cost    rating.Micros
+	HasCost bool
+	Balance rating.Micros
+	Told    bool
+	Low     Low
+
 	unknown []byte
 }
 
@@ -393,6 +458,8 @@ const (
 	Refused                        // an update was refused at command level
 	Gone                           // the client no longer knows it
 	Unopened                       // it never was open: usage was reported of it that belongs to nobody
+	Replaced                       // its subscriber opened another one in its place
+	Restarted                      // its client has lost it (Origin-State-Id)
 )
 
 // String gives the cause as records spell it.
@@ -410,6 +477,10 @@ func (c Cause) String() string {
 		return "gone"
 	case Unopened:
 		return "unopened"
+	case Replaced:
+		return "replaced"
+	case Restarted:
+		return "restarted"
 	}
 	return fmt.Sprintf("Cause(%d)", uint8(c))
 }
@@ -445,6 +516,9 @@ type Plans interface {
 	Current(at time.Time) *rating.Plan
 	// Version is that version; nil: it is not here.
 	Version(n uint32) *rating.Plan
+	// Next is when another version than the current one comes into force; zero:
+	// none is known that will.
+	Next(at time.Time) time.Time
 }
 
 // World is what a decision may know beside the account.

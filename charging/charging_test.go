@@ -19,6 +19,7 @@ var update = flag.Bool("update", false, "write golden files anew")
 
 type onePlan struct{ plan *rating.Plan }
 
+func (p onePlan) Next(time.Time) time.Time       { return time.Time{} }
 func (p onePlan) Current(time.Time) *rating.Plan { return p.plan }
 func (p onePlan) Version(uint32) *rating.Plan    { return p.plan }
 

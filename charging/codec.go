@@ -44,12 +44,13 @@ const (
 // A session is its name and its next deadline, then a body that is only
 // decoded when the session is named or due.
 const (
-	sessionID    protowire.Number = 1
-	sessionHost  protowire.Number = 2 // varint: the first n octets of the Session-Id
-	sessionRealm protowire.Number = 3 // varint: the last n octets of the host
-	sessionSub   protowire.Number = 4
-	sessionWake  protowire.Number = 5
-	sessionBody  protowire.Number = 6
+	sessionID     protowire.Number = 1
+	sessionHost   protowire.Number = 2 // varint: the first n octets of the Session-Id
+	sessionRealm  protowire.Number = 3 // varint: the last n octets of the host
+	sessionSub    protowire.Number = 4
+	sessionWake   protowire.Number = 5
+	sessionBody   protowire.Number = 6
+	sessionHungry protowire.Number = 7
 
 	bodyIdentity protowire.Number = 1 // varint: one above its place in the account
 	bodyContext  protowire.Number = 2
@@ -73,6 +74,9 @@ const (
 	bodyIndex    protowire.Number = 20
 	bodyBusy     protowire.Number = 21 // microseconds
 	bodyTrail    protowire.Number = 22
+	bodyDeaf     protowire.Number = 23
+	bodyState    protowire.Number = 24
+	bodyTold     protowire.Number = 25
 )
 
 const (
@@ -99,6 +103,12 @@ const (
 	groupOverrun   protowire.Number = 21
 	groupPlanName  protowire.Number = 22
 	groupAssumed   protowire.Number = 23
+	groupSince     protowire.Number = 24
+	groupPace      protowire.Number = 25
+	groupWaiting   protowire.Number = 26
+	groupChange    protowire.Number = 27
+	groupNextPlan  protowire.Number = 28
+	groupNextRule  protowire.Number = 29
 )
 
 // Decode makes a the account that b holds. Its slices point into b, which must
@@ -321,6 +331,8 @@ func (s *Session) decodeHead(b []byte) bool {
 			s.Wake = f.time()
 		case sessionBody:
 			s.body = f.bytes
+		case sessionHungry:
+			s.Hungry = f.value != 0
 		default:
 			s.unknown = append(s.unknown, f.raw...)
 		}
@@ -354,6 +366,7 @@ func (s *Session) append(b []byte, identities [][]byte) []byte {
 	}
 	b = appendUint(b, sessionSub, s.Sub)
 	b = appendTime(b, sessionWake, s.Wake)
+	b = appendUint(b, sessionHungry, bit(s.Hungry))
 	if !s.decoded {
 		b = appendBytes(b, sessionBody, s.body)
 		return append(b, s.unknown...)
@@ -401,6 +414,10 @@ func (s *Session) decodeBody(identities [][]byte) bool {
 				return false
 			}
 			s.Trail = append(s.Trail, h)
+		case bodyTold:
+			if !s.Told.decode(f.bytes) {
+				return false
+			}
 		case bodyFacts:
 			if !s.Particulars.decode(f.bytes) {
 				return false
@@ -448,6 +465,10 @@ func (s *Session) decodeNumber(f *field) {
 		s.Indexed = f.time()
 	case bodyIndex:
 		copy(s.Index[:], f.bytes)
+	case bodyDeaf:
+		s.Deaf = f.value != 0
+	case bodyState:
+		s.State = uint32(f.value)
 	default:
 		s.later = append(s.later, f.raw...)
 	}
@@ -495,7 +516,50 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 		b = appendTime(b, bodyIndexed, s.Indexed)
 		b = appendBytes(b, bodyIndex, s.Index[:])
 	}
+	b = appendUint(b, bodyDeaf, bit(s.Deaf))
+	b = appendUint(b, bodyState, uint64(s.State))
+	if s.Told.HasCost || s.Told.Told || s.Told.Low != 0 {
+		b = s.Told.append(b)
+	}
 	return append(b, s.later...)
+}
+
+func (t *Told) append(b []byte) []byte {
+	b, start := open(b, bodyTold)
+	b = appendUint(b, 1, uint64(t.Number))
+	b = appendInt(b, 2, int64(t.Cost))
+	b = appendUint(b, 3, bit(t.HasCost))
+	b = appendInt(b, 4, int64(t.Balance))
+	b = appendUint(b, 5, bit(t.Told))
+	b = appendUint(b, 6, uint64(t.Low))
+	return done(append(b, t.unknown...), start)
+}
+
+func (t *Told) decode(b []byte) bool {
+	var f field
+	for len(b) > 0 {
+		var ok bool
+		if b, ok = next(b, &f); !ok {
+			return false
+		}
+		switch f.number {
+		case 1:
+			t.Number = uint32(f.value)
+		case 2:
+			t.Cost = rating.Micros(f.int())
+		case 3:
+			t.HasCost = f.value != 0
+		case 4:
+			t.Balance = rating.Micros(f.int())
+		case 5:
+			t.Told = f.value != 0
+		case 6:
+			t.Low = Low(f.value)
+		default:
+			t.unknown = append(t.unknown, f.raw...)
+		}
+	}
+	return true
 }
 
 // append writes h, which comes behind the entries before: an instance's name is
@@ -639,6 +703,14 @@ func (g *Group) append(b []byte) []byte {
 	b = appendUint(b, groupOverrun, uint64(g.Overrun))
 	b = appendBytes(b, groupPlanName, g.PlanName)
 	b = appendUint(b, groupAssumed, uint64(g.Assumed))
+	b = appendTime(b, groupSince, g.Since)
+	b = appendUint(b, groupPace, uint64(g.Pace))
+	b = appendTime(b, groupWaiting, g.Waiting)
+	if !g.Change.IsZero() {
+		b = appendTime(b, groupChange, g.Change)
+		b = appendUint(b, groupNextPlan, uint64(g.NextPlan))
+		b = appendUint(b, groupNextRule, uint64(g.NextRule))
+	}
 	return append(b, g.unknown...)
 }
 
@@ -714,6 +786,18 @@ func (g *Group) decodeNumber(f *field) {
 		g.PlanName = f.bytes
 	case groupAssumed:
 		g.Assumed = int64(f.value)
+	case groupSince:
+		g.Since = f.time()
+	case groupPace:
+		g.Pace = int64(f.value)
+	case groupWaiting:
+		g.Waiting = f.time()
+	case groupChange:
+		g.Change = f.time()
+	case groupNextPlan:
+		g.NextPlan = uint32(f.value)
+	case groupNextRule:
+		g.NextRule = uint32(f.value)
 	default:
 		g.unknown = append(g.unknown, f.raw...)
 	}
@@ -788,6 +872,10 @@ func (p *Particulars) append(b []byte) []byte {
 	b = appendBytes(b, 11, p.Zone)
 	b = appendUint(b, 12, uint64(p.RAT))
 	b = appendUint(b, 13, uint64(p.Role))
+	b = appendUint(b, 14, uint64(p.Media))
+	b = appendUint(b, 15, uint64(p.Recipients))
+	b = appendUint(b, 16, uint64(p.Size))
+	b = appendUint(b, 17, uint64(p.Segments))
 	return append(b, p.unknown...)
 }
 
@@ -825,6 +913,14 @@ func (p *Particulars) decode(b []byte) bool {
 			p.RAT = uint8(f.value)
 		case 13:
 			p.Role = uint8(f.value)
+		case 14:
+			p.Media = uint8(f.value)
+		case 15:
+			p.Recipients = uint32(f.value)
+		case 16:
+			p.Size = uint32(f.value)
+		case 17:
+			p.Segments = uint32(f.value)
 		default:
 			p.unknown = append(p.unknown, f.raw...)
 		}
@@ -916,7 +1012,7 @@ func (o *Once) Decode(b []byte) error {
 func (g *Group) grant() Grant {
 	return Grant{
 		Group: g.Group, Service: g.Service, Has: g.Has, Result: g.Result, Unit: g.Unit, Units: g.Granted,
-		Validity: g.Validity, Holding: g.Holding, Threshold: g.Threshold, Final: g.Final,
+		Validity: g.Validity, Holding: g.Holding, Threshold: g.Threshold, Final: g.Final, Change: g.Change,
 	}
 }
 

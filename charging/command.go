@@ -101,10 +101,10 @@ func (d *decision) book(e *Entry, line int, g *Group, ask *Ask) Result {
 	if p == nil {
 		return result
 	}
-	size := max(eventUnits(ask, p.Unit), 1)
+	size := d.quantity(ask, p.Unit)
 	e.Lines[line].Plan, e.Lines[line].Rule = g.Plan, g.Rule
 	g.Unit, g.Granted = p.Unit, size
-	if units, _ := d.reserve(e, g, p, size, false); units < size {
+	if units, _ := d.reserve(e, g, &terms{price: p}, size, false); units < size {
 		return CreditLimitReached
 	}
 	return Success
@@ -120,6 +120,16 @@ func eventUnits(ask *Ask, unit rating.Unit) int64 {
 		return n
 	}
 	return ask.Used.Of(unit)
+}
+
+// quantity is like eventUnits. Of what names no units there is one, of a message one
+// for each recipient and each short message that it was cut into.
+func (d *decision) quantity(ask *Ask, unit rating.Unit) int64 {
+	n, p := eventUnits(ask, unit), &d.r.Particulars
+	if n == 0 && unit == rating.Events {
+		n = min(max(int64(p.Recipients), 1)*max(int64(p.Segments), 1), rating.UnitsMax)
+	}
+	return max(n, 1)
 }
 
 func (g *Group) held() (sum int64) {
@@ -186,7 +196,7 @@ func (d *decision) refund() {
 				d.invalid(result)
 				return
 			}
-			cost, ok := p.Total(max(eventUnits(ask, p.Unit), 1))
+			cost, ok := p.Total(d.quantity(ask, p.Unit))
 			if !ok {
 				d.invalid(InvalidValue)
 				return
@@ -212,6 +222,7 @@ func (d *decision) refund() {
 	e.move(b, Movement{Credit: amount})
 	d.o.Answer.Cost, d.o.Answer.HasCost = rating.Micros(amount), true
 	d.o.Changed = true
+	d.offer(0)
 }
 
 // invalid refuses a request before it has changed anything.
@@ -264,7 +275,7 @@ func (d *decision) priceEnquiry() {
 			d.o.Answer.Grants = append(d.o.Answer.Grants[:0], ask.result(result))
 			return
 		}
-		cost, ok := p.Total(max(eventUnits(ask, p.Unit), 1))
+		cost, ok := p.Total(d.quantity(ask, p.Unit))
 		if !ok || cost > rating.UnitsMax-d.o.Answer.Cost {
 			d.o.Answer.Result = InvalidValue
 			return
@@ -322,6 +333,9 @@ func (d *decision) stale(s *Session) {
 		e.Lines = append(e.Lines, Line{Group: g.Group, Service: g.Service, Has: g.Has, Unit: g.Unit, Granted: g.Granted})
 		d.release(e, g)
 	}
+	if e != nil {
+		d.offer(recallPause)
+	}
 }
 
 // vanished charges what a session that nobody heard of still holds, if the
@@ -354,6 +368,8 @@ func (d *decision) vanished(s *Session) {
 		d.release(e, g)
 		g.Assumed += g.Granted
 	}
+	e.Lines = append(e.Lines, d.extra...)
+	d.extra = d.extra[:0]
 }
 
 // remind repeats the notice of s, or gives it up.
@@ -416,6 +432,7 @@ func (d *decision) notified() {
 	case d.r.Result == UnknownSession:
 		d.o.Changed = true
 		d.close(s, Gone)
+	case d.r.Result == LimitedSuccess && s.Notice.Kind == Reauthorise: // an update follows, and settles it; else it is sent again
 	case d.r.Result/1000 == 2:
 		d.o.Changed, d.o.Open = true, true
 		s.Notice.Kind, s.Notice.Next = 0, time.Time{}
@@ -456,6 +473,7 @@ func (d *decision) topUp() {
 	e.move(b, Movement{Credit: d.r.Amount})
 	d.once(OnceCommand)
 	d.o.Answer.Result, d.o.Answer.Bucket, d.o.Changed = Success, b.Number, true
+	d.offer(0)
 }
 
 // forgetBucket makes room for another bucket: the oldest one goes whose time is
@@ -496,7 +514,7 @@ func (d *decision) provision() {
 	if a.Exists && string(a.Plan) == p.Plan && sameIdentities(a.Identities, p.Identities) {
 		return
 	}
-	fresh := !a.Exists
+	fresh, moves := !a.Exists, string(a.Plan) != p.Plan
 	d.o.Answer.Created, d.o.Answer.Changed = fresh, true
 	if a.DecodeAll() != nil { // their identities are places in the account's list
 		d.abandon(UnableToComply)
@@ -520,6 +538,11 @@ func (d *decision) provision() {
 	e.Plan, e.Result, d.o.Changed = p.Plan, Success, true
 	if fresh {
 		d.endow(e, p)
+	}
+	for i := range a.Sessions {
+		if moves { // what is granted from now on costs something else
+			d.prompt(&a.Sessions[i], Reauthorise, 0)
+		}
 	}
 	a.Decided = d.now
 }

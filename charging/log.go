@@ -76,6 +76,7 @@ type Line struct {
 	Final          rating.FinalAction
 	Reason         uint8 // Reporting-Reason, one above its value on the wire
 	Wanted         int64 // one above the units asked for, as the client put it; zero: it asked for nothing
+	After          bool  // a second line of its group: what was used after a tariff change
 }
 
 // A Movement is a change of one bucket. Σ Debit over all entries of an account
@@ -304,7 +305,8 @@ func (l *Line) append(b []byte) []byte {
 	b = appendUint(b, 14, uint64(l.Final))
 	b = appendUint(b, 15, uint64(l.Reason))
 	b = appendBytes(b, 16, l.PlanName)
-	return appendUint(b, 17, uint64(l.Wanted))
+	b = appendUint(b, 17, uint64(l.Wanted))
+	return appendUint(b, 18, bit(l.After))
 }
 
 // decode also notes whether there are fields that a later version wrote.
@@ -354,6 +356,8 @@ func (l *Line) decode(b []byte, strange *bool) bool {
 			l.PlanName = f.bytes
 		case 17:
 			l.Wanted = int64(f.value)
+		case 18:
+			l.After = f.value != 0
 		default:
 			*strange = true
 		}

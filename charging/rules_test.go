@@ -16,6 +16,7 @@ const mib = 1 << 20
 // which is in force.
 type versions []*rating.Plan
 
+func (v versions) Next(time.Time) time.Time       { return time.Time{} }
 func (v versions) Current(time.Time) *rating.Plan { return v[len(v)-1] }
 
 func (v versions) Version(n uint32) *rating.Plan {
@@ -193,11 +194,11 @@ func TestThePlanOfTheGrantPrices(t *testing.T) {
 // An instance that does not know the plan's version yet waits for it.
 func TestNoDecisionByAnOlderPlan(t *testing.T) {
 	second := service(1, 20_000, 100)
-	second.Final, second.Redirect = rating.Redirect, "http://top.up"
+	second.Final, second.Redirect, second.Address, second.Wait = rating.Redirect, "http://top.up", rating.URLAddress, time.Minute
 	v1, v2 := plan("p", 1, service(1, 10_000, 100)), plan("p", 2, second)
 	r := newRig(t, 100_000, versions{v1, v2})
 	first := ccr(Initial, 0, 0, 100)
-	if g := r.do(first).Grants[0]; g.Redirect == "" {
+	if g := r.do(first).Grants[0]; g.Price == nil || g.Price.Redirect == "" {
 		t.Fatalf("%+v", g)
 	}
 	r.w.Plans = versions{v1}

@@ -24,13 +24,16 @@ const (
 
 // A decision is one call of Step.
 type decision struct {
-	a    *Account
-	r    *Request
-	w    *World
-	o    *Outcome
-	now  time.Time
-	plan *rating.Plan
-	on   *Particulars // what prices may depend on
+	a        *Account
+	r        *Request
+	w        *World
+	o        *Outcome
+	now      time.Time
+	plan     *rating.Plan
+	on       *Particulars // what prices may depend on
+	in       *Session     // whose message it is; nil: no session's
+	prompted bool         // a client is to be sent something
+	extra    []Line       // of usage after a tariff change: they come behind those of the asks
 }
 
 // Step applies r to a, in place, and fills o. It is the whole of charging:
@@ -42,7 +45,11 @@ func Step(a *Account, r *Request, w *World, o *Outcome) {
 	if d.now.Before(a.Decided) {
 		d.now = a.Decided
 	}
-	if d.decide(); o.Changed {
+	d.decide()
+	switch {
+	case o.Abandon:
+		o.Changed = false
+	case o.Changed:
 		d.raise()
 		a.book(&o.Log)
 	}
@@ -243,6 +250,9 @@ func (d *decision) initial() {
 	} else {
 		d.o.Closed = Relied
 	}
+	if d.replace(); d.o.Abandon {
+		return
+	}
 	if len(d.a.Sessions) >= d.plan.Sessions || d.a.size+sessionSize > RecordMax {
 		d.o.Answer.Result = ResourcesExceeded
 		return
@@ -261,6 +271,38 @@ func (d *decision) initial() {
 		d.close(s, Refused) // what it used is charged and on record
 	default:
 		d.discard(s)
+	}
+}
+
+// replace ends the sessions that the one which is opened shows to be over: those
+// that its client has lost (RFC 6733 §8.16), and, if the plan says so, another one
+// for the same APN at the same client.
+func (d *decision) replace() {
+	state, apn := d.r.Client.State, d.r.Particulars.APN
+	if state == 0 && (!d.plan.Replaces || len(apn) == 0) {
+		return
+	}
+	for i := 0; i < len(d.a.Sessions) && len(d.o.Closings) < closingsMax; i++ {
+		s := &d.a.Sessions[i]
+		if !bytes.EqualFold(s.Host, d.r.Host) || !bytes.Equal(s.Realm, d.r.Realm) || bytes.Equal(s.ID, d.r.Session) {
+			continue
+		}
+		if !d.a.decodeSession(s) {
+			d.abandon(UnableToComply)
+			return
+		}
+		cause := Cause(0)
+		switch {
+		case s.State != 0 && s.State < state:
+			cause = Restarted
+		case d.plan.Replaces && len(apn) > 0 && s.Context == d.r.Context && bytes.EqualFold(s.Particulars.APN, apn):
+			cause = Replaced
+		default:
+			continue
+		}
+		d.o.Changed = true
+		d.close(s, cause)
+		i--
 	}
 }
 
@@ -294,15 +336,26 @@ func (d *decision) discard(s *Session) {
 	d.o.Open, d.o.Opened, d.o.Index = false, false, Indexing{}
 	d.o.Log.Entries = d.o.Log.Entries[:len(d.o.Log.Entries)-1]
 	d.a.Events--
-	d.o.Changed = len(d.o.Log.Entries) > 0
+	d.o.Changed = len(d.o.Log.Entries) > 0 || d.prompted
 }
 
 // refused makes the refusal of units at message level the result of the whole
-// answer; refusals of one service stay inside its Multiple-Services-Credit-Control.
+// answer; refusals of one service stay inside its Multiple-Services-Credit-Control,
+// but for want of credit if the plan refuses the session then.
 func (d *decision) refused() {
 	for i := range d.o.Answer.Grants {
-		if g := &d.o.Answer.Grants[i]; g.Has&AtMessage != 0 && g.Result != Success {
+		g := &d.o.Answer.Grants[i]
+		whole := g.Has&AtMessage != 0 || g.Result == CreditLimitReached && d.plan != nil && d.plan.Refuses
+		if whole && g.Result != Success {
 			d.o.Answer.Result = g.Result
+		}
+	}
+	if d.o.Answer.Result == Success {
+		return
+	}
+	for i := range d.o.Answer.Grants { // nothing of the session is granted
+		if g := &d.o.Answer.Grants[i]; g.Result == Success {
+			*g = Grant{Group: g.Group, Service: g.Service, Has: g.Has, Result: d.o.Answer.Result}
 		}
 	}
 }
@@ -431,6 +484,7 @@ func (d *decision) late(c *Session) {
 	if d.o.Abandon {
 		return
 	}
+	e.Lines = append(e.Lines, d.extra...)
 	c.Records++
 	e.Record = c.Records
 	d.remember(c, max(ClosedMin, c.Close.Sub(c.Last)))
@@ -447,10 +501,13 @@ func (d *decision) repeat(s *Session) {
 		case g == nil: // the session had as many as it may
 			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(EndUserServiceDenied))
 		case g.Number == d.r.Number && (d.wanting(s, i) != nil || !d.wanted(s, g)):
-			d.o.Answer.Grants = append(d.o.Answer.Grants, d.told(g, ask))
+			d.o.Answer.Grants = append(d.o.Answer.Grants, d.said(g, ask))
 		default:
 			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(Success))
 		}
+	}
+	if s.Told.Number == d.r.Number {
+		d.told(&s.Told)
 	}
 	d.refused()
 }
@@ -469,25 +526,82 @@ func (d *decision) wanted(s *Session, g *Group) bool {
 func (d *decision) apply(s *Session) {
 	d.o.Answer.Result = Success
 	s.Particulars.merge(&d.r.Particulars)
-	d.on = &s.Particulars
+	d.on, d.in = &s.Particulars, s
+	if s.Notice.Kind == Reauthorise { // this is what it asked for (RFC 8506 §5.5)
+		s.Notice.Kind, s.Notice.Next = 0, time.Time{}
+	}
 	e := d.entry(Message, s)
 	for i := range d.r.Asks {
 		ask := &d.r.Asks[i]
 		e.Lines = append(e.Lines, Line{Group: ask.Group, Service: ask.Service, Has: ask.Has, Reason: ask.Reason})
-		d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(d.report(e, i, s, ask)))
+		answer := ask.result(d.report(e, i, s, ask))
 		if d.o.Abandon {
 			return
 		}
+		if g := d.find(s, ask); g != nil && g.Number == d.r.Number && !ask.Wants {
+			answer.Validity = g.Validity // the time to top up
+		}
+		d.o.Answer.Grants = append(d.o.Answer.Grants, answer)
 	}
 	if d.grants(e, s); d.o.Abandon {
 		return
 	}
+	e.Lines = append(e.Lines, d.extra...)
 	s.number(d.r.Number, d.r.Content)
 	s.Host, s.Last = d.r.Host, d.now
+	s.Deaf, s.State = d.r.Client.Deaf, max(s.State, d.r.Client.State)
 	s.Messages++
 	d.handled(s)
+	if d.plan != nil && d.plan.SpendMax > 0 && s.spent() >= d.plan.SpendMax && d.r.Kind != Termination {
+		d.prompt(s, Abort, NoticePause)
+	}
+	d.tell(s)
 	d.deadlines(s)
+	d.offer(recallPause)
 	e.Result, e.Messages = d.o.Answer.Result, s.Messages
+}
+
+// spent is what s has cost so far.
+func (s *Session) spent() (sum rating.Micros) {
+	for i := range s.Groups {
+		sum += min(s.Groups[i].Debited, math.MaxInt64-sum)
+	}
+	return sum
+}
+
+// tell has the client told of money, as the plan says, and notes it for a repeat.
+func (d *decision) tell(s *Session) {
+	s.Told = Told{}
+	if d.plan == nil || !d.r.Client.Informed || d.plan.Tells == (rating.Tells{}) {
+		return
+	}
+	t := &s.Told
+	t.Number = d.r.Number
+	if d.plan.Tells.Cost {
+		t.Cost, t.HasCost = s.spent(), true
+	}
+	left := d.a.money(d.now)
+	if d.plan.Tells.Balance {
+		t.Balance, t.Told = left, true
+	}
+	if d.plan.Tells.Low {
+		if t.Low = NotLow; left < d.plan.Tells.Below {
+			t.Low = IsLow
+		}
+	}
+	d.told(t)
+}
+
+// told puts t into the answer.
+func (d *decision) told(t *Told) {
+	if !t.HasCost && !t.Told && t.Low == 0 {
+		return
+	}
+	a := &d.o.Answer
+	a.Cost, a.HasCost, a.Balance, a.Told, a.Low = t.Cost, t.HasCost, t.Balance, t.Told, t.Low
+	if d.plan != nil {
+		a.Currency = d.plan.Currency
+	}
 }
 
 // handled notes who decided this message.
@@ -521,10 +635,37 @@ func (d *decision) report(e *Entry, line int, s *Session, ask *Ask) Result {
 	}
 	if !overtaken {
 		d.release(e, g)
-		g.Number, g.Result, g.Unit, g.Granted = d.r.Number, result, 0, 0
+		final := g.Final
+		g.Number, g.Result, g.Unit, g.Granted, g.Change = d.r.Number, result, 0, 0, time.Time{}
 		g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
+		if final > rating.Terminate && ask.Reports && !ask.Wants && result == Success {
+			d.await(g)
+		}
 	}
 	return result
+}
+
+// await has the user of g, whose last units are used up, stay where credit can be
+// topped up (RFC 8506 §5.6.2, §5.6.3): the answer grants nothing but that time.
+func (d *decision) await(g *Group) {
+	if plan := d.version(g); plan != nil {
+		if p := plan.Rule(g.Rule); p != nil {
+			d.wait(g, p)
+		}
+	}
+}
+
+// wait grants the rest of the time that p leaves for topping up; false: it is over.
+func (d *decision) wait(g *Group, p *rating.Price) bool {
+	if g.Waiting.IsZero() {
+		g.Waiting = d.now
+	}
+	left := g.Waiting.Add(p.Wait).Sub(d.now)
+	if left < time.Second {
+		return false
+	}
+	g.Result, g.Validity = Success, uint32(left/time.Second)
+	return true
 }
 
 // result is the answer to ask that grants nothing.
@@ -570,15 +711,13 @@ func (d *decision) find(s *Session, ask *Ask) *Group {
 	return g
 }
 
-// told is what g was granted, as an answer to ask.
-func (d *decision) told(g *Group, ask *Ask) Grant {
+// said is what g was granted, as an answer to ask.
+func (d *decision) said(g *Group, ask *Ask) Grant {
 	a := g.grant()
 	a.Group, a.Service, a.Has = ask.Group, ask.Service, ask.Has
-	if g.Final > rating.Terminate {
+	if g.Unit != 0 || g.Final != 0 {
 		if plan := d.version(g); plan != nil {
-			if p := plan.Rule(g.Rule); p != nil {
-				a.Redirect, a.Filter = p.Redirect, p.Filter
-			}
+			a.Price = plan.Rule(g.Rule)
 		}
 	}
 	return a
@@ -604,7 +743,7 @@ func (d *decision) facts(g *Group) rating.Facts {
 	return rating.Facts{
 		Context: d.r.Context, Group: g.Group, Service: g.Service,
 		HasGroup: g.Has&HasGroup != 0, HasService: g.Has&HasService != 0,
-		APN: d.on.APN, PLMN: d.on.PLMN, RAT: d.on.RAT, At: d.now,
+		APN: d.on.APN, PLMN: d.on.PLMN, RAT: d.on.RAT, Media: d.on.Media, At: d.now,
 	}
 }
 
@@ -661,11 +800,18 @@ func (p *Particulars) merge(q *Particulars) {
 			*f.to = *f.from
 		}
 	}
-	if q.RAT != 0 {
-		p.RAT = q.RAT
-	}
-	if q.Role != 0 {
-		p.Role = q.Role
+	replace(&p.RAT, q.RAT)
+	replace(&p.Role, q.Role)
+	replace(&p.Media, q.Media)
+	replace(&p.Recipients, q.Recipients)
+	replace(&p.Segments, q.Segments)
+	replace(&p.Size, q.Size)
+}
+
+// replace takes over a number that is known.
+func replace[N uint8 | uint32](old *N, known N) {
+	if known != 0 {
+		*old = known
 	}
 }
 
@@ -720,10 +866,13 @@ func (d *decision) grace() time.Duration {
 	return d.plan.Grace
 }
 
+// wake sets what an account shows of s without decoding it.
 func (s *Session) wake() {
-	s.Wake = earlier(s.Close, s.Notice.Next)
+	s.Wake, s.Hungry = earlier(s.Close, s.Notice.Next), false
 	for i := range s.Groups {
-		s.Wake = earlier(s.Wake, s.Groups[i].Release)
+		g := &s.Groups[i]
+		s.Wake = earlier(s.Wake, g.Release)
+		s.Hungry = s.Hungry || g.Result == CreditLimitReached || g.Final != 0 || !g.Waiting.IsZero()
 	}
 }
 
@@ -750,6 +899,7 @@ func (d *decision) close(s *Session, cause Cause) {
 		d.o.Closings = append(d.o.Closings, Closing{Session: *s, For: keep})
 	}
 	d.remove(s)
+	d.offer(recallPause)
 }
 
 // total is the line of a final record.

@@ -92,12 +92,21 @@ type Envelope struct {
 	Type, Number     uint32
 	HasType          bool
 	HasNumber        bool
+	OriginState      uint32    // Origin-State-Id; zero: none
 	Timestamp        time.Time // Event-Timestamp; zero: none
 	ProxyInfo        [][]byte  // whole AVPs
 	Routes           [][]byte  // values of Route-Record
 	Identities       []Identity
 	Services         []FurtherService
 	Dialect          *Dialect
+	Failure          Failure
+}
+
+// Failure is what a client is told to do when no server answers, each one above its
+// value on the wire; zero: nothing (RFC 8506 §8.14, §8.15).
+type Failure struct {
+	Session uint8 // Credit-Control-Failure-Handling
+	Event   uint8 // Direct-Debiting-Failure-Handling
 }
 
 // A FurtherService is a Service-Identifier behind the first one of a

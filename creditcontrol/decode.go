@@ -152,6 +152,8 @@ func (c *decoder) avp(a *diameter.AVP) *diameter.AVPError {
 		e.OriginHost = a.Data
 	case diameter.OriginRealm:
 		e.OriginRealm = a.Data
+	case diameter.OriginStateID:
+		e.OriginState, err = a.Uint32()
 	case diameter.DestinationHost:
 		e.DestinationHost = a.Data
 	case diameter.DestinationRealm:
@@ -270,7 +272,7 @@ func (c *decoder) finish() *diameter.AVPError {
 	}
 	r.Session, r.Realm, r.Host = e.SessionID, e.OriginRealm, e.OriginHost
 	r.Number, r.Context, r.At = e.Number, contextNumber(e.Context), e.Timestamp
-	r.Indexed = !e.Dialect.SubscriberAlways
+	Speak(e.Dialect, e, r)
 	c.mixWord(uint64(r.Action))
 	r.Content = c.hash
 	return nil
@@ -387,6 +389,7 @@ func reported(a *diameter.AVP, ask *charging.Ask, sent *octets) *diameter.AVPErr
 		ask.Reason = u.reason
 	}
 	sent.add(&u)
+	ask.Split = ask.Split || u.split
 	if u.after {
 		add(&ask.After, &u.Units)
 		ask.After.Octets = sent.sum(1)
@@ -417,6 +420,7 @@ type unit struct {
 	some   bool   // an amount is there, if only zero
 	total  bool
 	after  bool
+	split  bool // it says on which side of a tariff change it was
 	reason uint8
 }
 
@@ -446,7 +450,7 @@ func (u *unit) read(group *diameter.AVP, most uint64) *diameter.AVPError {
 			err = u.money(&a)
 		case diameter.TariffChangeUsage:
 			v, _ := a.Uint32()
-			u.after = v == 1
+			u.after, u.split = v == 1, v <= 1
 		case diameter.ReportingReason, ietfReportingReason:
 			u.reason = reason(&a)
 		}

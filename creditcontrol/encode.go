@@ -1,6 +1,8 @@
 package creditcontrol
 
 import (
+	"time"
+
 	"rtm/charging"
 	"rtm/diameter"
 	"rtm/rating"
@@ -13,6 +15,11 @@ func Encode(enc *diameter.Encoder, s *Self, e *Envelope, a *charging.Answer) {
 	head(enc, s, e, diameter.Result(a.Result))
 	if e.Type != typeEvent {
 		enc.Uint32(diameter.CCSessionFailover, 1) // FAILOVER_SUPPORTED: any instance goes on with the session
+		if e.Failure.Session != 0 {
+			enc.Uint32(diameter.CreditControlFailureHandling, uint32(e.Failure.Session-1))
+		}
+	} else if e.Failure.Event != 0 {
+		enc.Uint32(diameter.DirectDebitingFailureHandling, uint32(e.Failure.Event-1))
 	}
 	for i := range a.Grants {
 		g := &a.Grants[i]
@@ -39,6 +46,7 @@ func Encode(enc *diameter.Encoder, s *Self, e *Envelope, a *charging.Answer) {
 		enc.Uint32(diameter.ResultCode, uint32(g.Result))
 		final(enc, g)
 		threshold(enc, g)
+		trigger(enc, g)
 		enc.Close()
 	}
 	if a.Checked {
@@ -50,6 +58,15 @@ func Encode(enc *diameter.Encoder, s *Self, e *Envelope, a *charging.Answer) {
 	}
 	if a.HasCost {
 		cost(enc, a.Cost, a.Currency)
+	}
+	if a.Low != 0 {
+		enc.Uint32(diameter.LowBalanceIndication, uint32(a.Low-1))
+	}
+	if a.Told {
+		enc.Open(diameter.RemainingBalance)
+		value(enc, a.Balance)
+		enc.Uint32(diameter.CurrencyCode, a.Currency)
+		enc.Close()
 	}
 	failedRating(enc, e, a)
 	tail(enc, e)
@@ -104,6 +121,9 @@ func granted(enc *diameter.Encoder, g *charging.Grant) {
 		return
 	}
 	enc.Open(diameter.GrantedServiceUnit)
+	if !g.Change.IsZero() {
+		enc.Time(diameter.TariffTimeChange, g.Change)
+	}
 	switch g.Unit {
 	case rating.Octets:
 		enc.Uint64(diameter.CCTotalOctets, uint64(g.Units))
@@ -119,20 +139,47 @@ func granted(enc *diameter.Encoder, g *charging.Grant) {
 	enc.Close()
 }
 
+// final writes the Final-Unit-Indication. Without a grant beside it the client acts
+// on it at once.
 func final(enc *diameter.Encoder, g *charging.Grant) {
 	if g.Final == 0 {
 		return
 	}
 	enc.Open(diameter.FinalUnitIndication)
 	enc.Uint32(diameter.FinalUnitAction, uint32(g.Final-1))
-	if g.Filter != "" {
-		enc.String(diameter.FilterID, g.Filter)
+	if p := g.Price; p != nil && g.Final == p.Final {
+		for _, rule := range p.Filters {
+			enc.String(diameter.RestrictionFilterRule, rule)
+		}
+		if p.Filter != "" {
+			enc.String(diameter.FilterID, p.Filter)
+		}
+		if p.Redirect != "" {
+			enc.Open(diameter.RedirectServer)
+			enc.Uint32(diameter.RedirectAddressType, uint32(p.Address-1))
+			enc.String(diameter.RedirectServerAddress, p.Redirect)
+			enc.Close()
+		}
 	}
-	if g.Redirect != "" {
-		enc.Open(diameter.RedirectServer)
-		enc.Uint32(diameter.RedirectAddressType, 2) // URL
-		enc.String(diameter.RedirectServerAddress, g.Redirect)
-		enc.Close()
+	enc.Close()
+}
+
+// trigger writes what else the client does with a grant: when it pauses the clock,
+// and upon what it reports (TS 32.299 §7.2.156, §7.2.236).
+func trigger(enc *diameter.Encoder, g *charging.Grant) {
+	if g.Price == nil || g.Unit == 0 {
+		return
+	}
+	q := &g.Price.Quota
+	if q.Consumption != 0 {
+		enc.Uint32(diameter.QuotaConsumptionTime, uint32(q.Consumption/time.Second))
+	}
+	if q.Triggers == nil {
+		return
+	}
+	enc.Open(diameter.Trigger)
+	for _, t := range q.Triggers {
+		enc.Uint32(diameter.TriggerType, t)
 	}
 	enc.Close()
 }

@@ -1,8 +1,11 @@
 package creditcontrol
 
 import (
+	"bytes"
+
 	"rtm/charging"
 	"rtm/diameter"
+	"rtm/rating"
 )
 
 // particulars reads what rating and records need of a Service-Information
@@ -18,6 +21,8 @@ func particulars(b []byte, p *charging.Particulars) {
 			multimedia(a.Data, p)
 		case diameter.SMSInformation:
 			shortMessage(a.Data, p)
+		case diameter.MMSInformation:
+			multimediaMessage(a.Data, p)
 		}
 	}
 }
@@ -78,6 +83,44 @@ func multimedia(b []byte, p *charging.Particulars) {
 			if v, err := a.Uint32(); err == nil && v < 255 {
 				p.Role = uint8(v) + 1
 			}
+		case diameter.SDPMediaComponent:
+			p.Media |= mediaOf(a.Data)
+		}
+	}
+}
+
+// mediaOf reads an SDP-Media-Component: its name is the m= line of SDP without the
+// letter, such as "audio 49170 RTP/AVP 0" (TS 32.299 §7.2.187).
+func mediaOf(b []byte) uint8 {
+	name, _ := diameter.Find(b, diameter.SDPMediaName)
+	text := bytes.TrimPrefix(name.Data, []byte("m="))
+	switch {
+	case bytes.HasPrefix(text, []byte("audio")):
+		return rating.Audio
+	case bytes.HasPrefix(text, []byte("video")):
+		return rating.Video
+	}
+	return 0
+}
+
+func multimediaMessage(b []byte, p *charging.Particulars) {
+	for len(b) > 0 {
+		var a diameter.AVP
+		a, b, _ = diameter.Next(b)
+		switch a.Attr {
+		case diameter.OriginatorAddress:
+			if v, ok := diameter.Find(a.Data, diameter.AddressData); ok {
+				p.Calling = v.Data
+			}
+		case diameter.RecipientAddress:
+			p.Recipients++
+			if v, ok := diameter.Find(a.Data, diameter.AddressData); ok && p.Called == nil {
+				p.Called = v.Data
+			}
+		case diameter.MessageSize:
+			if v, err := a.Uint32(); err == nil {
+				p.Size = v
+			}
 		}
 	}
 }
@@ -92,10 +135,15 @@ func shortMessage(b []byte, p *charging.Particulars) {
 				p.Calling = v.Data
 			}
 		case diameter.RecipientInfo:
+			p.Recipients++
 			if to, ok := diameter.Find(a.Data, diameter.RecipientAddress); ok && p.Called == nil {
 				if v, ok := diameter.Find(to.Data, diameter.AddressData); ok {
 					p.Called = v.Data
 				}
+			}
+		case diameter.NumberOfMessagesSent: // segments: each is one to be paid for
+			if v, err := a.Uint32(); err == nil {
+				p.Segments = v
 			}
 		case diameter.SMMessageType:
 			if v, err := a.Uint32(); err == nil && v < 255 {

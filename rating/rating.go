@@ -59,19 +59,50 @@ type Facts struct {
 	APN        []byte    // Called-Station-Id
 	PLMN       []byte    // MCC-MNC of the serving network, 5 or 6 digits
 	RAT        uint8     // 3GPP-RAT-Type
+	Media      uint8     // of a call: 1 audio, 2 video, or both
 	At         time.Time // the moment that is rated
 }
 
 // A Quota is how much is granted at a time, and how.
 type Quota struct {
-	Size      int64         // units of one grant
-	Threshold int64         // units left at which the client asks again; zero: none
-	Validity  time.Duration // Validity-Time, whole seconds
-	Holding   time.Duration // Quota-Holding-Time, whole seconds; zero: none
+	Size        int64         // units of a grant, or of the first one
+	Most        int64         // of one that follows the speed of use; zero: all have Size
+	Least       int64         // … when little is left; with Most
+	Lasts       time.Duration // … which is as much as is used in that time; with Most
+	Threshold   int64         // units left at which the client asks again; zero: none. It follows Size
+	Validity    time.Duration // Validity-Time, whole seconds
+	Holding     time.Duration // Quota-Holding-Time, whole seconds; zero: none
+	Consumption time.Duration // Quota-Consumption-Time, whole seconds; zero: none. With Seconds
+	Triggers    []uint32      // Trigger-Types upon which the client reports; empty: none, nil: its own
 }
 
-// QuotaTimeMax bounds the validity and the holding time of a quota.
+// QuotaTimeMax bounds the times of a quota.
 const QuotaTimeMax = 30 * 24 * time.Hour
+
+// After is how much to grant to somebody who uses pace units a second and can have
+// at most left: what Lasts asks for, but no more than a quarter of what is left, so
+// that slices get smaller towards the end and others find something. Who never
+// reported has a pace below zero.
+func (q *Quota) After(pace, left int64) int64 {
+	if q.Most == 0 {
+		return q.Size
+	}
+	want := q.Size
+	if pace >= 0 {
+		want = q.Most
+		if seconds := int64(q.Lasts / time.Second); pace < q.Most/seconds {
+			want = max(pace*seconds, q.Size)
+		}
+	}
+	return max(min(want, left/4), q.Least)
+}
+
+// Reminder is the threshold of a grant of that size: it grows and shrinks with it.
+func (q *Quota) Reminder(size int64) int64 {
+	hi, lo := bits.Mul64(uint64(q.Threshold), uint64(size))
+	n, _ := bits.Div64(hi, lo, uint64(q.Size)) // the threshold is below the size
+	return int64(n)
+}
 
 // A FinalAction is what a client does after the last units (Final-Unit-Action).
 type FinalAction uint8
@@ -96,6 +127,36 @@ func (f FinalAction) String() string {
 	return fmt.Sprintf("FinalAction(%d)", uint8(f))
 }
 
+// An AddressType says what a Redirect-Server-Address is, one above the value on
+// the wire (RFC 8506 §8.38).
+type AddressType uint8
+
+// The types.
+const (
+	IPv4Address AddressType = iota + 1
+	IPv6Address
+	URLAddress
+	SIPAddress
+)
+
+// String gives the type in the standard's words.
+func (a AddressType) String() string {
+	switch a {
+	case IPv4Address:
+		return "IPv4 Address"
+	case IPv6Address:
+		return "IPv6 Address"
+	case URLAddress:
+		return "URL"
+	case SIPAddress:
+		return "SIP URI"
+	}
+	return fmt.Sprintf("AddressType(%d)", uint8(a))
+}
+
+// FiltersMax bounds the filters of one service.
+const FiltersMax = 16
+
 // A Price is one service of a plan: its unit, what that unit costs, which
 // allowances pay for it, and its quota.
 type Price struct {
@@ -104,19 +165,33 @@ type Price struct {
 	Unit       Unit // Octets, Seconds or Events
 	Step       int64
 	Per        int64
-	Micro      Micros      // Micro is the price of Per units, charged in whole Steps
-	NoMoney    bool        // only allowances pay for it
-	Allowances []uint32    // Allowance.ID of those that pay for it, before money does
-	Quota      Quota       // how much is granted at a time
-	Final      FinalAction // what the client does after the last units
-	Redirect   string      // with Redirect: the URL that the client sends its user to (Redirect-Server-Address)
-	Filter     string      // with RestrictAccess: the name of the client's packet filter (Filter-Id)
+	Micro      Micros        // Micro is the price of Per units, charged in whole Steps
+	NoMoney    bool          // only allowances pay for it
+	Allowances []uint32      // Allowance.ID of those that pay for it, before money does
+	Quota      Quota         // how much is granted at a time
+	Final      FinalAction   // what the client does after the last units
+	Redirect   string        // with Redirect: where the client sends its user (Redirect-Server-Address)
+	Address    AddressType   // … and what that is
+	Filter     string        // with RestrictAccess: the name of a packet filter of the client (Filter-Id)
+	Filters    []string      // … or filters written out (Restriction-Filter-Rule, an IPFilterRule each)
+	Wait       time.Duration // … and how long the user may stay there to top up; whole seconds
 }
 
 // Takes reports whether the allowance with that ID pays for p; zero is what
 // was given without naming an allowance, and pays for everything of its unit.
 func (p *Price) Takes(allowance uint32) bool {
 	return allowance == 0 || len(p.Allowances) > 0 && among(p.Allowances, allowance)
+}
+
+// Costs reports whether the same usage costs the same by p and by q.
+func (p *Price) Costs(q *Price) bool {
+	return p.Micro == q.Micro && p.Per == q.Per && p.Step == q.Step && p.SamePayers(q)
+}
+
+// SamePayers reports whether p and q measure alike, and the same allowances pay for
+// both.
+func (p *Price) SamePayers(q *Price) bool {
+	return p.Unit == q.Unit && p.NoMoney == q.NoMoney && slices.Equal(p.Allowances, q.Allowances)
 }
 
 // Check reports what makes p unusable. Total and Affordable of a price that
@@ -133,21 +208,48 @@ func (p *Price) Check() error {
 		return fmt.Errorf("price must not be negative, but is %d micro-units", p.Micro)
 	case p.Quota.Size < 1 || p.Quota.Size > UnitsMax:
 		return fmt.Errorf("quota size must be 1 to %d %s, not %d", int64(UnitsMax), p.Unit, p.Quota.Size)
-	case p.Quota.Threshold < 0 || p.Quota.Threshold >= p.Quota.Size:
-		return fmt.Errorf("quota threshold must be below the size %d, not %d", p.Quota.Size, p.Quota.Threshold)
-	case p.Quota.Validity < time.Second || p.Quota.Validity > QuotaTimeMax || p.Quota.Validity%time.Second != 0:
-		return fmt.Errorf("quota validity must be 1 second to 30 days in whole seconds, not %s", p.Quota.Validity)
-	case p.Quota.Holding < 0 || p.Quota.Holding > QuotaTimeMax || p.Quota.Holding%time.Second != 0:
-		return fmt.Errorf("quota holding time must be at most 30 days in whole seconds, not %s", p.Quota.Holding)
+	}
+	if err := p.Quota.check(p.Unit); err != nil {
+		return err
+	}
+	switch {
 	case p.Final < Terminate || p.Final > RestrictAccess:
 		return fmt.Errorf("final action must be terminate, redirect or restrict-access")
-	case (p.Final == Redirect) != (p.Redirect != ""):
+	case (p.Final == Redirect) != (p.Redirect != ""), (p.Redirect != "") != (p.Address != 0):
 		return fmt.Errorf("a redirect address and the final action redirect need each other (RFC 8506 §5.6.2)")
-	case (p.Final == RestrictAccess) != (p.Filter != ""):
+	case (p.Final == RestrictAccess) != (p.Filter != "" || len(p.Filters) > 0):
 		return fmt.Errorf("a filter and the final action restrict-access need each other (RFC 8506 §5.6.3)")
+	case len(p.Filters) > FiltersMax:
+		return fmt.Errorf("%d filters; %d are possible", len(p.Filters), FiltersMax)
+	case (p.Final > Terminate) != (p.Wait > 0) || p.Wait > QuotaTimeMax || p.Wait%time.Second != 0:
+		return fmt.Errorf("redirect and restrict-access need a time to top up of 1 second to 30 days in whole seconds, not %s", p.Wait)
 	}
 	if hi, lo := bits.Mul64(uint64(p.Step), uint64(p.Micro)); hi != 0 || lo > math.MaxInt64/2 {
 		return fmt.Errorf("one step of %d %s costs too much to be counted", p.Step, p.Unit)
+	}
+	return nil
+}
+
+// check reports what makes q unusable for that unit.
+func (q *Quota) check(unit Unit) error {
+	whole := func(d time.Duration) bool { return d >= 0 && d <= QuotaTimeMax && d%time.Second == 0 }
+	switch {
+	case q.Threshold < 0 || q.Threshold >= q.Size:
+		return fmt.Errorf("quota threshold must be below the size %d, not %d", q.Size, q.Threshold)
+	case q.Validity == 0 || !whole(q.Validity):
+		return fmt.Errorf("quota validity must be 1 second to 30 days in whole seconds, not %s", q.Validity)
+	case !whole(q.Holding):
+		return fmt.Errorf("quota holding time must be at most 30 days in whole seconds, not %s", q.Holding)
+	case !whole(q.Consumption):
+		return fmt.Errorf("quota consumption time must be at most 30 days in whole seconds, not %s", q.Consumption)
+	case q.Consumption > 0 && unit != Seconds:
+		return fmt.Errorf("quota consumption time is for what is measured in seconds (TS 32.299 §7.2.156)")
+	case q.Most == 0 && (q.Least != 0 || q.Lasts != 0):
+		return fmt.Errorf("a quota that follows the speed of use needs a largest size")
+	case q.Most != 0 && (q.Least < 1 || q.Least > q.Size || q.Size > q.Most || q.Most > UnitsMax):
+		return fmt.Errorf("quota sizes must be least ≤ size ≤ most ≤ %d, not %d, %d, %d", int64(UnitsMax), q.Least, q.Size, q.Most)
+	case q.Most != 0 && (q.Lasts == 0 || !whole(q.Lasts)):
+		return fmt.Errorf("quota must last 1 second to 30 days in whole seconds, not %s", q.Lasts)
 	}
 	return nil
 }
@@ -207,6 +309,7 @@ type Service struct {
 	Groups   []uint32 // Rating-Groups
 	Services []uint32 // Service-Identifiers
 	APNs     []string // in lower case
+	Media    uint8    // calls with that: 1 audio alone, 2 video; zero: all
 	Default  bool     // applies to what names neither group nor service, whatever Groups and Services say
 }
 
@@ -252,6 +355,18 @@ type Plan struct {
 	Groups     int           // rating groups per session at most
 	Grace      time.Duration // after a grant's validity, before its reservation goes back
 	Vanished   bool          // charge the last reservation of a client that vanished, instead of releasing it
+	Replaces   bool          // a session ends when its subscriber opens another one for the same APN at the same client
+	Refuses    bool          // who has no credit for one service of a session is refused the whole session
+	SpendMax   Micros        // a session that has cost that much is aborted; zero: none
+	Tells      Tells
+}
+
+// Tells is what a plan has clients told of money.
+type Tells struct {
+	Cost    bool   // what the session has cost (Cost-Information)
+	Balance bool   // what is left (Remaining-Balance)
+	Low     bool   // whether that is below Below (Low-Balance-Indication)
+	Below   Micros //
 }
 
 // Check reports the first thing that makes p unusable, naming the service.
@@ -267,6 +382,8 @@ func (p *Plan) Check() error {
 		return fmt.Errorf("plan %s: sessions per account must be 1 to %d, not %d", p.Name, SessionsMax, p.Sessions)
 	case p.Groups < 1 || p.Groups > GroupsMax:
 		return fmt.Errorf("plan %s: rating groups per session must be 1 to %d, not %d", p.Name, GroupsMax, p.Groups)
+	case p.SpendMax < 0 || p.Tells.Below < 0 || p.Tells.Below > 0 && !p.Tells.Low:
+		return fmt.Errorf("plan %s: amounts of money must not be negative", p.Name)
 	case p.Grace < time.Second || p.Grace > GraceMax:
 		return fmt.Errorf("plan %s: grace must be 1 second to 1 hour, not %s", p.Name, p.Grace)
 	}
@@ -342,7 +459,7 @@ func (p *Plan) Rule(n uint32) *Price {
 }
 
 func (s *Service) applies(f *Facts) bool {
-	return among(s.Contexts, f.Context) && s.charges(f) && s.names(f.APN)
+	return among(s.Contexts, f.Context) && s.charges(f) && s.names(f.APN) && s.carries(f.Media)
 }
 
 // charges reports whether s applies to the Rating-Group and Service-Identifier
@@ -359,7 +476,7 @@ func (s *Service) charges(f *Facts) bool {
 // o never does.
 func (s *Service) Covers(o *Service) bool {
 	return within(o.Contexts, s.Contexts) && within(o.APNs, s.APNs) && within(o.Groups, s.Groups) && within(o.Services, s.Services) &&
-		(s.Ungrouped() || !o.Ungrouped())
+		(s.Media == 0 || s.Media == o.Media) && (s.Ungrouped() || !o.Ungrouped())
 }
 
 // Ungrouped reports whether s applies to what names neither group nor service.
@@ -376,6 +493,24 @@ func within[T comparable](list, other []T) bool {
 		}
 	}
 	return len(list) > 0
+}
+
+// Media of a call.
+const (
+	Audio = 1
+	Video = 2
+)
+
+// carries reports whether s applies to a call of these media: one with video is no
+// audio call.
+func (s *Service) carries(media uint8) bool {
+	switch s.Media {
+	case 0:
+		return true
+	case Video:
+		return media&Video != 0
+	}
+	return media == s.Media
 }
 
 func (s *Service) names(apn []byte) bool {

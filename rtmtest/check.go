@@ -36,6 +36,7 @@ type holdBook struct {
 	number         uint32
 	since          time.Duration // by the store's clock
 	release        time.Time     // when it goes back; zero: when the session ends
+	validity       time.Duration // of the grant
 }
 
 // checkCommit holds a commit that is about to happen on a master against I1 to
@@ -79,7 +80,7 @@ func (m *Sim) checkCommit(d *node, c *store.Commit, was []*entry, changes []chan
 	for i := range old.holds {
 		h := &old.holds[i]
 		// The grant may have been decided by the clock of the master before this one, and so the release.
-		if released&(1<<i) != 0 && !b.has(h) && d.time()+2*d.cluster.jump() < h.since+m.validity {
+		if released&(1<<i) != 0 && !b.has(h) && d.time()+2*d.cluster.jump() < h.since+h.validity {
 			m.failf("I9: %s released group %d of %s %s after it was granted", first.Key, h.group, h.session, d.time()-h.since)
 		}
 	}
@@ -171,13 +172,17 @@ func (m *Sim) hold(d *node, b *books, a *charging.Account, old *books, key store
 				continue
 			}
 			h := holdBook{sub: s.Sub, group: g.Group, service: g.Service, number: g.Number, since: d.sent + d.skew, release: g.Release}
-			want := a.Decided.Add(m.validity + m.grace)
+			h.validity = time.Duration(g.Validity) * time.Second
+			want, known := a.Decided.Add(h.validity+m.grace), false
 			for k := range old.holds {
 				if o := &old.holds[k]; o.is(&h, string(s.ID)) {
 					if h.session = o.session; o.number == h.number && !anew {
-						h.since, want = o.since, o.release
+						h.since, want, h.validity, known = o.since, o.release, o.validity, true
 					}
 				}
+			}
+			if !known {
+				m.checkValidity(a, key, s, g)
 			}
 			if ended := g.Release.IsZero() && !a.Decided.Before(want); !g.Release.Equal(want) && !ended {
 				m.failf("I9: %s: what %s group %d holds goes back at %s, should at %s", key, s.ID, g.Group, g.Release.Sub(epoch), want.Sub(epoch))
@@ -188,6 +193,38 @@ func (m *Sim) hold(d *node, b *books, a *charging.Account, old *books, key store
 			b.holds = append(b.holds, h)
 		}
 	}
+}
+
+// checkValidity: a grant lives as long as the plan says, or until something it rests
+// on ends: a price, a bucket, the patience of its client (I9).
+func (m *Sim) checkValidity(a *charging.Account, key store.Key, s *charging.Session, g *charging.Group) {
+	validity := time.Duration(g.Validity) * time.Second
+	if validity == m.validity {
+		return
+	}
+	ends := a.Decided.Add(validity)
+	because := func(at time.Time) bool { return !at.IsZero() && ends.Sub(at) >= 0 && ends.Sub(at) <= 2*time.Second }
+	tenantName, _ := tenant.AccountOf(key)
+	for _, t := range m.tenants {
+		for _, p := range t.plans {
+			if t.name == tenantName && p.name == string(a.Plan) && slices.ContainsFunc(p.from, because) {
+				return
+			}
+		}
+	}
+	for _, h := range g.Holds {
+		for i := range a.Buckets {
+			if b := &a.Buckets[i]; b.Number == h.Bucket && because(b.Until) {
+				return
+			}
+		}
+	}
+	for _, gw := range m.gateways {
+		if gw.host == string(s.Host) && validity == gw.bears.Validity {
+			return
+		}
+	}
+	m.failf("I9: %s: what %s group %d holds is valid for %s, the plan says %s", key, s.ID, g.Group, validity, m.validity)
 }
 
 func (b *books) has(h *holdBook) bool {
@@ -338,9 +375,18 @@ func (m *Sim) checkAnswer(msg *message) {
 	if a.Result != charging.Success || msg.kind > charging.Update {
 		return
 	}
-	s.surely = max(s.surely, msg.first+2*m.validity)
+	validity := time.Duration(0)
+	for i := range a.Grants {
+		validity = max(validity, time.Duration(a.Grants[i].Validity)*time.Second)
+	}
+	s.surely = max(s.surely, msg.first+2*validity)
 	for i := range msg.asks {
-		if g := &a.Grants[i]; g.Result == charging.Success && g.Units == 0 && !s.overtaken(msg, g.Group) {
+		g := &a.Grants[i]
+		waits := g.Validity > 0 && g.Group == 2 // without credit, for a while
+		if waits && g.Units == 0 && time.Duration(g.Validity)*time.Second > creditMax {
+			m.failf("§5.6.2: %s may wait %d s for credit", s.name, g.Validity)
+		}
+		if g.Result == charging.Success && g.Units == 0 && msg.asks[i].Wants && !waits && !s.overtaken(msg, g.Group) {
 			m.failf("§2: %s %s %d was granted nothing for group %d, which no higher number has named", s.name, msg.kind, msg.number, g.Group)
 		}
 	}

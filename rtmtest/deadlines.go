@@ -17,6 +17,7 @@ type sessionBook struct {
 	opened  time.Time
 	close   time.Time
 	notice  charging.Notice
+	applied uint32 // messages
 }
 
 // What deadlines are reckoned by here.
@@ -27,6 +28,7 @@ const (
 	firstPause  = 2 * time.Second // before the second try; then twice as long each time
 	delivery    = 5 * time.Second // a notice needs to the instance of its gateway: it is told who that is, and empties its letterbox
 	zombieMax   = 10 * time.Second
+	recallMax   = 10 * time.Second // a client is left alone that long after its last message
 	promptUntil = 30 * time.Second // after traffic, an operator still asks for reports
 )
 
@@ -63,7 +65,7 @@ func (m *Sim) checkDeadlines(b *books, a *charging.Account, key store.Key, old *
 		if was != nil && !was.opened.Equal(s.Opened) {
 			was = nil // another one of that name
 		}
-		is := sessionBook{sub: s.Sub, opened: s.Opened, close: s.Close, notice: s.Notice}
+		is := sessionBook{sub: s.Sub, opened: s.Opened, close: s.Close, notice: s.Notice, applied: s.Messages}
 		latest := until
 		if was != nil {
 			is.session = was.session
@@ -79,7 +81,9 @@ func (m *Sim) checkDeadlines(b *books, a *charging.Account, key store.Key, old *
 		if s.Close.After(latest) {
 			m.failf("I12: %s: %s is closed at %s, should be at %s", key, s.ID, s.Close.Sub(epoch), latest.Sub(epoch))
 		}
-		if slices.ContainsFunc(s.Groups, func(g charging.Group) bool { return g.Granted > 0 && g.Number == s.Top }) && s.Close.Before(s.Last.Add(2*m.validity+m.grace)) {
+		if slices.ContainsFunc(s.Groups, func(g charging.Group) bool {
+			return !g.Release.IsZero() && s.Close.Before(g.Release.Add(time.Duration(g.Validity)*time.Second))
+		}) {
 			m.failf("I9: %s: %s is closed at %s, sooner than it may be", key, s.ID, s.Close.Sub(epoch))
 		}
 		b.sessions = append(b.sessions, is)
@@ -95,15 +99,20 @@ func (m *Sim) checkNotice(a *charging.Account, key store.Key, s, was *sessionBoo
 		before = was.notice
 	}
 	same := n.Number == before.Number
+	reported := was != nil && s.applied > was.applied && before.Kind == charging.Reauthorise // which is what it asks for
 	switch {
-	case n.Kind != 0 && (n.Tries < 1 || n.Tries > retries):
+	case n.Kind != 0 && !same && n.Tries == 0: // not yet
+		if pause := n.Next.Sub(a.Decided); pause <= 0 || pause > recallMax {
+			m.failf("I12: %s: the notice of %s waits for %s", key, s.session, pause)
+		}
+	case n.Kind != 0 && n.Tries > retries:
 		m.failf("I12: %s: the notice of %s was tried %d times", key, s.session, n.Tries)
 	case n.Kind != 0 && (!same || n.Tries != before.Tries):
 		if want := a.Decided.Add(firstPause << (n.Tries - 1)); !n.Next.Equal(want) {
 			m.failf("I12: %s: try %d of the notice of %s is followed by another at %s, should be at %s", key, n.Tries, s.session, n.Next.Sub(epoch), want.Sub(epoch))
 		}
 		m.notices = append(m.notices, &noticeBook{session: s.session, sub: s.sub, number: n.Number, tries: n.Tries, decided: m.now})
-	case n.Kind == 0 && same && before.Kind != 0 && !m.heard(s, n.Number) && (before.Tries < retries || a.Decided.Before(before.Next)):
+	case n.Kind == 0 && same && before.Kind != 0 && !reported && !m.heard(s, n.Number) && (before.Tries < retries || a.Decided.Before(before.Next)):
 		m.failf("I12: %s: the notice of %s ends after %d tries, and its gateway has not heard it", key, s.session, before.Tries)
 	}
 }

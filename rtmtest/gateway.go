@@ -31,6 +31,8 @@ type gateway struct {
 	sessions int
 	links    uint8 // which instances it is connected to, as bits
 	reuses   bool  // it names a session like an earlier one, now and then: it has restarted
+	bears    charging.Client
+	apns     bool // its sessions name their APN
 }
 
 // A session is one as its gateway knows it.
@@ -49,7 +51,9 @@ type session struct {
 	life     uint64 // how many sessions of that name there were before
 	dead     bool   // its gateway has restarted, and knows nothing of it
 	number   uint32
-	granted  [5]int64 // by rating group
+	granted  [5]int64     // by rating group
+	change   [5]time.Time // of its tariff
+	final    [5]bool      // these were the last units, and where to go when they are used
 	messages []*message
 	flying   int
 	opened   bool
@@ -90,6 +94,14 @@ type taken struct {
 func newGateway(m *Sim, i int) *gateway {
 	g := &gateway{m: m, host: fmt.Sprintf("gw%d.sim", i), rng: rand.New(rand.NewPCG(m.Seed, uint64(i)+1))}
 	g.links, g.reuses = uint8(1+m.rng.IntN(15)), m.oneIn(2)
+	g.bears = charging.Client{Deaf: m.oneIn(4), Splits: m.oneIn(2), Informed: m.oneIn(2)}
+	if m.oneIn(3) {
+		g.bears.Least = 1000
+	}
+	if m.oneIn(3) {
+		g.bears.Validity = m.validity / 2 / time.Second * time.Second
+	}
+	g.apns = m.oneIn(3)
 	for _, t := range m.tenants {
 		if m.oneIn(2) {
 			g.tenants = append(g.tenants, t.name)
@@ -213,10 +225,26 @@ func (s *session) send(kind charging.Kind, groups []uint32) {
 			ask.Reports = true
 			ask.Used.Octets = s.usage(group)
 			s.granted[group] = 0
+			if s.final[group] && s.g.oneIn(2) { // they are used, and nothing can be asked for
+				ask.Wants = false
+			}
+			s.split(&ask)
 		}
 		m.asks = append(m.asks, ask)
 	}
 	m.begin()
+}
+
+// split tells what was used after a tariff change from what was before.
+func (s *session) split(ask *charging.Ask) {
+	change := s.change[ask.Group]
+	if change.IsZero() || !s.g.bears.Splits || s.g.oneIn(4) { // some do not, all the same
+		return
+	}
+	ask.Split = true
+	if s.g.m.now > change.Sub(epoch) {
+		ask.After.Octets = s.g.rng.Int64N(ask.Used.Octets + 1)
+	}
 }
 
 // usage is what was used of the last grant: some, all, or a little more.
@@ -288,8 +316,12 @@ func (m *message) inbound() *rtm.Inbound {
 		Request: charging.Request{
 			Kind: m.kind, Realm: []byte("sim"), Session: []byte(s.name), Sub: s.sub, Host: []byte(s.g.host),
 			Number: m.number, Context: 32251, Asks: slices.Clone(m.asks), Content: m.content(), Indexed: s.indexed, Action: m.action,
+			Client: s.g.bears,
 		},
 		Tenants: s.g.mayName(), Token: copied,
+	}
+	if s.g.apns {
+		in.Request.Particulars.APN = []byte("internet")
 	}
 	if m.kind == charging.Initial || m.kind == charging.Event || s.named {
 		in.Identities = []string{s.who.name}
@@ -304,6 +336,7 @@ func (m *message) content() uint64 {
 	h := (m.s.life*1_000_003+uint64(m.kind))*1_000_003 + uint64(m.number)
 	for _, a := range m.asks {
 		h = h*1_000_003 + uint64(a.Group)*31 + uint64(a.Used.Octets)
+		h = h*1_000_003 + uint64(a.After.Octets)
 	}
 	return h | 1
 }
@@ -358,7 +391,8 @@ func (m *message) answered(a *charging.Answer, before bool) {
 	}
 	s.opened = s.opened || m.kind == charging.Initial
 	for _, grant := range a.Grants {
-		s.granted[grant.Group] = grant.Units
+		s.granted[grant.Group], s.change[grant.Group] = grant.Units, grant.Change
+		s.final[grant.Group] = grant.Final > rating.Terminate
 	}
 	if s.flying == 0 {
 		s.goOn()
@@ -449,10 +483,17 @@ func (g *gateway) notice(account store.Key, due charging.Due) {
 		if due.Kind == charging.Abort {
 			s.aborted = true
 			g.m.after(g.upTo(2*time.Second), func() { s.endIfOpen(true) })
+		} else if !g.bears.Deaf && g.oneIn(2) { // it reports soon, unless it does so already
+			result = charging.LimitedSuccess
+			g.m.after(g.upTo(2*time.Second), func() {
+				if s.flying == 0 && !s.plain { // a refusal of units at message level ends the session
+					s.endIfOpen(false)
+				}
+			})
 		}
 	}
 	for _, o := range g.m.sessions {
-		o.aborted = o.aborted || result != charging.Success && o.name == string(due.Session) // it says that it does not know it
+		o.aborted = o.aborted || result == charging.UnknownSession && o.name == string(due.Session) // it says that it does not know it
 	}
 	n := g.m.instances[g.rng.IntN(len(g.m.instances))]
 	g.m.send(func() {

@@ -19,15 +19,18 @@ type groupBook struct {
 	sub            uint64
 	group, service uint32
 	has            charging.Has
-	number         uint32 // the highest that named it
-	plan           string // that prices it, and its version
-	version, rule  uint32 // rule zero: nothing was granted or used yet
-	anew           bool   // another version may price it from now on: it was asked for
-	paid, charged  int64  // units that money paid for at this price, and for how much
-	granted        int64  // last
-	assumed        int64  // charged since the client vanished, and not reported yet
-	over           bool   // its session has ended
-	fresh          bool   // granted by the commit in hand, and held since
+	number         uint32    // the highest that named it
+	plan           string    // that prices it, and its version
+	version, rule  uint32    // rule zero: nothing was granted or used yet
+	anew           bool      // another version may price it from now on: it was asked for
+	paid, charged  int64     // units that money paid for at this price, and for how much
+	granted        int64     // last
+	assumed        int64     // charged since the client vanished, and not reported yet
+	change         time.Time // of the price, within the last grant; zero: none
+	next           uint32    // … the version it comes with
+	since          time.Time // … when that was granted
+	over           bool      // its session has ended
+	fresh          bool      // granted by the commit in hand, and held since
 
 	used, allowed, debited, overrun int64 // in all
 }
@@ -104,6 +107,7 @@ func (m *Sim) checkMoney(b *books, a *charging.Account, key store.Key, e *chargi
 		m.checkEvent(key, e)
 	case charging.FinalRecord:
 		m.checkTotals(b, key, e)
+		m.checkReplaced(a, key, e)
 	case charging.Released:
 		for i := range e.Lines {
 			b.change(e, &e.Lines[i]).fresh = false
@@ -147,8 +151,11 @@ func (m *Sim) checkUsage(b *books, a *charging.Account, key store.Key, e *chargi
 		l := &e.Lines[i]
 		g := b.change(e, l)
 		used := l.Used.Octets
-		if vanished && used != g.granted {
+		if vanished && used+laterUsed(e, l) != g.granted && !l.After {
 			m.failf("money: %s: of the %d that a vanished client of %s had, %d are charged", key, g.granted, e.Session, used)
+		}
+		if !l.After {
+			m.checkSplit(g, key, e, l, msg)
 		}
 		pays := m.checkLine(g, key, e, l)
 		if pays {
@@ -158,9 +165,13 @@ func (m *Sim) checkUsage(b *books, a *charging.Account, key store.Key, e *chargi
 		if vanished {
 			g.assumed += used
 		}
+		if l.After {
+			g.change, g.anew = time.Time{}, slices.ContainsFunc(e.Lines, func(o charging.Line) bool { return after(e, &o) == l && o.Wanted > 0 })
+			continue
+		}
 		if e.Sort == charging.Message && e.Request >= g.number && !vanished {
 			g.number, g.granted, g.fresh = e.Request, l.Granted, l.Granted > 0
-			g.anew = l.Wanted > 0
+			g.anew, g.change = l.Wanted > 0 || after(e, l) != nil, time.Time{}
 			m.tell(msg, l)
 		} else if used > 0 || vanished {
 			g.fresh = false // what it holds pays for this too
@@ -173,11 +184,58 @@ func (m *Sim) checkUsage(b *books, a *charging.Account, key store.Key, e *chargi
 	if paying < 0 {
 		return
 	}
-	if paying == len(e.Lines)-1 {
+	if paying == len(e.Lines)-1 && !e.Lines[paying].After { // those stand behind the others, but come with their group
 		released = 0
 	}
 	if left := b.free(a, e); left > released {
 		m.failf("money: %s: %s %s %d is paid with money while %d octets are left", key, e.Session, e.Kind, e.Request, left)
+	}
+}
+
+// after is the line of what was used after a tariff change, of the same group as l;
+// nil: there is none.
+func after(e *charging.Entry, l *charging.Line) *charging.Line {
+	for i := range e.Lines {
+		if o := &e.Lines[i]; o.After && o.Group == l.Group && o.Service == l.Service && o.Has == l.Has {
+			return o
+		}
+	}
+	return nil
+}
+
+func laterUsed(e *charging.Entry, l *charging.Line) int64 {
+	if o := after(e, l); o != nil {
+		return o.Used.Octets
+	}
+	return 0
+}
+
+// checkSplit: what was used after a tariff change is told apart as the client does,
+// or else in proportion to time.
+func (m *Sim) checkSplit(g *groupBook, key store.Key, e *charging.Entry, l *charging.Line, msg *message) {
+	used := l.Used.Octets + laterUsed(e, l)
+	want, ask := int64(0), (*charging.Ask)(nil)
+	if msg != nil {
+		for i := range msg.asks {
+			if o := &msg.asks[i]; o.Group == l.Group && o.Service == l.Service && o.Has == l.Has {
+				ask = o
+			}
+		}
+	}
+	switch {
+	case g.change.IsZero() || !e.At.After(g.change) || e.Sort == charging.Message && e.Kind != charging.Tick && e.Request < g.number:
+	case ask != nil && ask.Split:
+		want = ask.After.Octets
+	default:
+		want = used * int64(e.At.Sub(g.change)/time.Millisecond) / int64(e.At.Sub(g.since)/time.Millisecond)
+	}
+	want = min(want, max(used-g.assumed, 0))
+	if is := laterUsed(e, l); is != want {
+		m.failf("money: %s: %s %s %d group %d used %d after the change at %s of what was granted at %s, of %d; it should be %d",
+			key, e.Session, e.Kind, e.Request, l.Group, is, g.change.Sub(epoch), g.since.Sub(epoch), used, want)
+	}
+	if o := after(e, l); o != nil && o.Plan == g.next { // which prices it from then on
+		g.anew = true
 	}
 }
 
@@ -202,10 +260,13 @@ func (m *Sim) checkLine(g *groupBook, key store.Key, e *charging.Entry, l *charg
 	if p == nil {
 		return false
 	}
-	if over := max(used-g.granted, 0); l.Overrun != over {
+	if over := max(used+laterUsed(e, l)-g.granted, 0); l.Overrun != over && !l.After {
 		m.failf("money: %s: %s %d group %d used %d of %d, an overrun of %d is recorded", key, e.Session, e.Request, l.Group, used, g.granted, l.Overrun)
 	}
 	known := min(used, g.assumed)
+	if l.After {
+		known = 0
+	}
 	g.assumed -= known
 	paid := used - known - l.Allowed
 	if p.versions[l.Plan-1].Services[l.Rule-1].NoMoney {
@@ -287,9 +348,9 @@ func (m *Sim) reported(e *charging.Entry, vanished bool) *message {
 				break
 			}
 			l := &e.Lines[n-1]
-			same = same && l.Group == ask.Group && l.Service == ask.Service && l.Has == ask.Has && l.Used == ask.Used
+			same = same && l.Group == ask.Group && l.Service == ask.Service && l.Has == ask.Has && l.Used.Octets+laterUsed(e, l) == ask.Used.Octets
 		}
-		if same && n == len(e.Lines) {
+		if same && (n == len(e.Lines) || e.Lines[n].After) {
 			return msg
 		}
 	}
@@ -378,6 +439,30 @@ func (m *Sim) checkTotals(b *books, key store.Key, e *charging.Entry) {
 	}
 }
 
+// checkReplaced: a session ends for another one only if that is open, of the same
+// gateway and APN, and the plan says so.
+func (m *Sim) checkReplaced(a *charging.Account, key store.Key, e *charging.Entry) {
+	if e.Cause != charging.Replaced {
+		return
+	}
+	for _, s := range m.sessions {
+		if s.name == string(e.Session) && s.sub == e.Sub {
+			s.aborted = true // its gateway has opened the other one
+			if !s.g.apns {
+				m.failf("§9: %s: %s was replaced, and has no APN", key, e.Session)
+			}
+		}
+	}
+	tenantName, _ := tenant.AccountOf(key)
+	for _, t := range m.tenants {
+		for _, p := range t.plans {
+			if t.name == tenantName && p.name == string(a.Plan) && p.place%5 != 3 {
+				m.failf("§9: %s: %s was replaced, which its plan does not want", key, e.Session)
+			}
+		}
+	}
+}
+
 // checkLedger: what expires is all that a bucket has, and its time is over.
 func (m *Sim) checkLedger(a *charging.Account, key store.Key, e *charging.Entry) {
 	if e.Text != "expired" {
@@ -433,6 +518,7 @@ func (m *Sim) checkGroup(b *books, at int, a *charging.Account, key store.Key, g
 		m.pin(&own, key, a.Decided, plan, g.Plan, g.Rule)
 	}
 	own.anew = false
+	own.change, own.next, own.since = g.Change, g.NextPlan, g.Since
 	if g.Paid != own.paid || int64(g.Charged) != own.charged || g.Used.Octets != own.used || g.Allowed != own.allowed || int64(g.Debited) != own.debited || g.Granted != own.granted {
 		m.failf("money: %s: %s group %d has %d paid for, %d charged, %d used, %d by allowances, %d debited, %d granted; its entries say %d, %d, %d, %d, %d, %d",
 			key, own.session, g.Group, g.Paid, g.Charged, g.Used.Octets, g.Allowed, g.Debited, g.Granted, own.paid, own.charged, own.used, own.allowed, own.debited, own.granted)
@@ -459,6 +545,9 @@ func (m *Sim) checkGroup(b *books, at int, a *charging.Account, key store.Key, g
 	want := int64(0)
 	if rest := own.granted - units; rest > 0 {
 		want = p.cost(g.Plan, g.Rule, own.paid+rest) - own.charged
+		if !g.Change.IsZero() {
+			want = max(want, p.cost(g.NextPlan, g.NextRule, rest))
+		}
 	}
 	if units > own.granted || money != want {
 		m.failf("money: %s: %s group %d is granted %d, and holds %d octets and %d micro-units instead of %d", key, own.session, g.Group, own.granted, units, money, want)

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ import (
 // them on one simulated store, with the timers of production. Commands:
 //
 //	plan FILE               the first plan of a YAML file is the account's; again: its next version
+//	replan FILE             … another plan, which the account gets now
 //	account 10.00           a subscriber with that money
 //	at 10:00, at +1h        time passes; what is due happens
 //	CCR-I s1 n=0 rg=10 want rg=20 want=5MiB
@@ -27,6 +29,9 @@ import (
 //	CCR-T s1 n=2 rg=10 used=1MiB
 //	CCR-E e1 n=0 action=debit rg=30 want=1
 //	                        none: neither rating group nor service; root: units at message level
+//	                        after=2MiB: the part of used after a tariff change; 0: nothing of it
+//	                        final, qht, validity …: the Reporting-Reason
+//	                        apn=A host=H context=N; deaf, splits, told, least=1MiB, patience=5m, state=7: what its client bears
 //	again                   the last message once more
 //	topup 5.00 key=k        credit, once per key
 //	reauth s1, abort s1     the operator prompts a gateway
@@ -40,30 +45,56 @@ type Player struct {
 	timers rtm.Timers
 	turn   int
 	key    store.Key
-	plans  planList
+	plans  map[string]planList
+	plan   string // the account's
 	last   *rtm.Inbound
 	logged uint64
 }
 
-// planList is the versions of one plan, the last of which is in force.
-type planList []*rating.Plan
+// planList is the versions of one plan, each from a moment on.
+type planList []planVersion
 
-func (p planList) Current(time.Time) *rating.Plan { return p.Version(uint32(len(p))) }
+type planVersion struct {
+	*rating.Plan
+	from time.Time
+}
+
+// Current implements charging.Plans.
+func (p planList) Current(at time.Time) *rating.Plan {
+	for _, v := range slices.Backward(p) {
+		if !at.Before(v.from) {
+			return v.Plan
+		}
+	}
+	return nil
+}
+
+// Next implements charging.Plans.
+func (p planList) Next(at time.Time) (next time.Time) {
+	for _, v := range p {
+		if at.Before(v.from) && (next.IsZero() || v.from.Before(next)) {
+			next = v.from
+		}
+	}
+	return next
+}
+
+// Version implements charging.Plans.
 func (p planList) Version(n uint32) *rating.Plan {
 	if n == 0 || n > uint32(len(p)) {
 		return nil
 	}
-	return p[n-1]
+	return p[n-1].Plan
 }
 
 // NewPlayer returns a player at midnight of a day, with three instances.
 func NewPlayer() *Player {
-	p := &Player{now: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), key: tenant.AccountKey("lab", "alice")}
+	p := &Player{now: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), key: tenant.AccountKey("lab", "alice"), plans: map[string]planList{}}
 	p.sim = &Sim{rng: rand.New(rand.NewPCG(1, 1))}
 	p.store = makeNode(p.sim, nil, 0)
 	for _, name := range []string{"A", "B", "C"} {
 		sh := p.sim.shard(name)
-		sh.Plans = func(string, []byte) charging.Plans { return p.plans }
+		sh.Plans = func(_ string, plan []byte) charging.Plans { return p.plans[string(plan)] }
 		p.shards = append(p.shards, sh)
 	}
 	return p
@@ -73,16 +104,22 @@ func NewPlayer() *Player {
 func (p *Player) Play(line string, readFile func(name string) ([]byte, error)) ([]string, error) {
 	f := strings.Fields(line)
 	switch verb := f[0]; {
-	case verb == "plan" && len(f) == 2:
+	case (verb == "plan" || verb == "replan") && len(f) == 2:
 		b, err := readFile(f[1])
 		if err != nil {
 			return nil, err
+		}
+		if verb == "replan" {
+			if err := p.load(f[1], b); err != nil {
+				return nil, err
+			}
+			return p.provision(0), nil
 		}
 		return nil, p.load(f[1], b)
 	case verb == "account" && len(f) == 2:
 		return p.account(f[1])
 	case verb == "at" && len(f) == 2:
-		return nil, p.at(f[1])
+		return p.at(f[1])
 	case strings.HasPrefix(verb, "CCR-") && len(f) > 1:
 		return p.ccr(f)
 	case verb == "again" && p.last != nil:
@@ -111,10 +148,15 @@ func (p *Player) load(name string, b []byte) error {
 	if len(docs.Plans) == 0 {
 		return fmt.Errorf("%s has no plan", name)
 	}
-	plan, err := docs.Plans[0].Compile(uint32(len(p.plans)) + 1)
+	doc := &docs.Plans[0]
+	from, err := doc.Begins()
+	if err != nil {
+		return err
+	}
+	plan, err := doc.Compile(uint32(len(p.plans[doc.Name])) + 1)
 	if err == nil {
-		plan.Currency = 978
-		p.plans = append(p.plans, plan)
+		plan.Currency, p.plan = 978, doc.Name
+		p.plans[doc.Name] = append(p.plans[doc.Name], planVersion{plan, from})
 	}
 	return err
 }
@@ -124,38 +166,49 @@ func (p *Player) account(money string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := p.send(&rtm.Inbound{Account: p.key, Request: charging.Request{
-		Kind: charging.Provision, Profile: &charging.Profile{Plan: "p", Identities: []string{"imsi:alice"}, Money: m},
-	}})
+	out := p.provision(m)
 	p.disk().commit(&store.Commit{Writes: []store.Write{{
 		Op: store.Put, Key: tenant.IdentityKey("imsi:alice"), New: p.sim.version(), Bytes: tenant.EncodeOwner(nil, "lab", "alice"),
 	}}})
-	return p.answer(in), nil
+	return out, nil
+}
+
+// provision creates the account or gives it another plan.
+func (p *Player) provision(m rating.Micros) []string {
+	return p.answer(p.send(&rtm.Inbound{Account: p.key, Request: charging.Request{
+		Kind: charging.Provision, Profile: &charging.Profile{Plan: p.plan, Identities: []string{"imsi:alice"}, Money: m},
+	}}))
 }
 
 // at lets time pass, and everything happen that becomes due.
-func (p *Player) at(text string) error {
+func (p *Player) at(text string) (out []string, err error) {
 	to, err := p.clock(text)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if to.Before(p.now) {
-		return fmt.Errorf("%s is in the past", text)
+		return nil, fmt.Errorf("%s is in the past", text)
 	}
 	for {
 		armed := p.store.state.armed(p.key)
 		if armed == nil || epoch.Add(armed.at).After(to) {
 			p.now = to
-			return nil
+			return out, nil
 		}
 		if wake := epoch.Add(armed.at); wake.After(p.now) {
 			p.now = wake
 		}
 		due, next := p.disk().due(rtm.TicksMax, rtm.TickLease)
 		for _, in := range p.timers.Claimed(due, next, p.now, p.now) {
-			p.send(in)
+			for _, n := range p.send(in).Notices {
+				out = append(out, p.now.Format("15:04:05 ")+notice(&n))
+			}
 		}
 	}
+}
+
+func notice(n *charging.Due) string {
+	return fmt.Sprintf("to gateway: %s %s try %d", n.Kind, n.Session, n.Tries)
 }
 
 // clock reads "+90s", "12:01" or "12:01:30".
@@ -227,16 +280,41 @@ func (p *Player) ccr(f []string) ([]string, error) {
 	for _, word := range f[2:] {
 		name, value, _ := strings.Cut(word, "=")
 		switch name {
-		case "n", "context":
+		case "n", "context", "state", "recipients", "segments":
 			n, err := strconv.ParseUint(value, 10, 32)
 			if err != nil {
 				return nil, err
 			}
-			if name == "n" {
-				r.Number = uint32(n)
-			} else {
-				r.Context = uint32(n)
+			*map[string]*uint32{
+				"n": &r.Number, "context": &r.Context, "state": &r.Client.State,
+				"recipients": &r.Particulars.Recipients, "segments": &r.Particulars.Segments,
+			}[name] = uint32(n)
+		case "apn":
+			r.Particulars.APN = []byte(value)
+		case "media":
+			r.Particulars.Media = map[string]uint8{"audio": rating.Audio, "video": rating.Audio | rating.Video}[value]
+		case "host":
+			r.Host = []byte(value)
+		case "at":
+			at, err := p.clock(value)
+			if err != nil {
+				return nil, err
 			}
+			r.At = at
+		case "deaf", "splits", "told":
+			*map[string]*bool{"deaf": &r.Client.Deaf, "splits": &r.Client.Splits, "told": &r.Client.Informed}[name] = true
+		case "least":
+			n, err := tenant.ParseQuantity(value, rating.Octets)
+			if err != nil {
+				return nil, err
+			}
+			r.Client.Least = n
+		case "patience":
+			d, err := time.ParseDuration(value)
+			if err != nil {
+				return nil, err
+			}
+			r.Client.Validity = d
 		case "action":
 			r.Action = actions[value]
 		case "who":
@@ -292,10 +370,21 @@ func ask(r *charging.Request, name, value string) error {
 		a.Wants, a.Want = true, u
 	case "used":
 		a.Reports, a.Used = true, u
+	case "after":
+		a.Split, a.After = true, u
 	default:
-		return fmt.Errorf("%q is not known", name)
+		reason := slices.Index(reasons, name)
+		if reason < 0 {
+			return fmt.Errorf("%q is not known", name)
+		}
+		a.Reason = uint8(reason) + 1
 	}
 	return nil
+}
+
+// reasons are the Reporting-Reasons, by their number.
+var reasons = []string{
+	"threshold", "qht", "final", "exhausted", "validity", "other", "condition", "forced", "pool", "unused",
 }
 
 // quantity reads 5MiB as octets, 30s as seconds, 1.25EUR as money, and a bare
@@ -326,6 +415,12 @@ func (p *Player) answer(in *rtm.Inbound) []string {
 	if a.HasCost {
 		head += " cost=" + tenant.FormatMoney(a.Cost)
 	}
+	if a.Told {
+		head += " balance=" + tenant.FormatMoney(a.Balance)
+	}
+	if a.Low != 0 {
+		head += fmt.Sprintf(" low=%t", a.Low == charging.IsLow)
+	}
 	if a.Checked {
 		head += fmt.Sprintf(" enough=%t", !a.NoCredit)
 	}
@@ -341,13 +436,16 @@ func (p *Player) answer(in *rtm.Inbound) []string {
 		if g.Threshold != 0 {
 			line += " threshold=" + strings.ReplaceAll(tenant.FormatQuantity(g.Threshold, g.Unit), " ", "")
 		}
+		if !g.Change.IsZero() {
+			line += " change=" + g.Change.Format("15:04:05")
+		}
 		if g.Final != 0 {
 			line += " final=" + g.Final.String()
 		}
 		out = append(out, line)
 	}
 	for _, n := range in.Notices {
-		out = append(out, fmt.Sprintf("to gateway: %s %s try %d", n.Kind, n.Session, n.Tries))
+		out = append(out, notice(&n))
 	}
 	return out
 }
@@ -401,7 +499,7 @@ func (p *Player) balance() ([]string, error) {
 }
 
 // Plan is a version of the account's plan; nil: there is none.
-func (p *Player) Plan(version uint32) *rating.Plan { return p.plans.Version(version) }
+func (p *Player) Plan(version uint32) *rating.Plan { return p.plans[p.plan].Version(version) }
 
 // Entries are all entries of the account so far.
 func (p *Player) Entries() ([]charging.Entry, error) {
@@ -435,6 +533,9 @@ func (p *Player) log() ([]string, error) {
 		}
 		for _, l := range e.Lines {
 			line += "  " + groupName(l.Group, l.Has)
+			if l.After {
+				line += " after"
+			}
 			if l.Used.Octets+l.Used.Seconds+l.Used.Events != 0 {
 				line += fmt.Sprintf(" used=%d", max(l.Used.Octets, l.Used.Seconds, l.Used.Events))
 			}

@@ -96,6 +96,9 @@ func (m *Sim) found() {
 	}
 }
 
+// creditMax is how long a user may stay where credit can be topped up.
+const creditMax = 7 * time.Second
+
 // publish adds a version of the plan with prices of its own. It is in force a
 // little later.
 func (p *simPlan) publish(m *Sim, from time.Time) {
@@ -105,7 +108,7 @@ func (p *simPlan) publish(m *Sim, from time.Time) {
 		if unit == rating.Octets && p.place%2 == 1 {
 			step = 256
 		}
-		return rating.Service{
+		s := rating.Service{
 			Price: rating.Price{
 				Rule: rule, Name: name, Unit: unit, Step: step, Per: per, Micro: micro, Final: rating.Terminate,
 				Quota:      rating.Quota{Size: size, Threshold: size / 5, Validity: m.validity},
@@ -113,6 +116,13 @@ func (p *simPlan) publish(m *Sim, from time.Time) {
 			},
 			Groups: []uint32{rule}, Default: rule == 1,
 		}
+		if q := &s.Quota; p.place%2 == 0 && unit == rating.Octets { // grants follow the speed of use
+			q.Most, q.Least, q.Lasts = 4*size, size/5+1, 10*time.Second
+		}
+		if rule == 2 && p.place%4 == 1 {
+			s.Final, s.Redirect, s.Address, s.Wait = rating.Redirect, "http://top.up", rating.URLAddress, creditMax
+		}
+		return s
 	}
 	sessions := 64 // an account, at most
 	if p.place%3 == 2 {
@@ -120,6 +130,7 @@ func (p *simPlan) publish(m *Sim, from time.Time) {
 	}
 	p.versions = append(p.versions, &rating.Plan{
 		Name: p.name, Version: uint32(n), Currency: 978, Sessions: sessions, Groups: 16, Grace: m.grace, Vanished: p.place%4 == 2,
+		Replaces: p.place%5 == 3,
 		Services: []rating.Service{
 			service(1, "one", rating.Octets, 333+17*n+7*here, 1000, 100_000),
 			service(2, "two", rating.Octets, 1000-100*min(n, 9)+3*here, 1000, 50_000),
@@ -143,6 +154,16 @@ func (k *knownPlan) Current(at time.Time) *rating.Plan {
 		}
 	}
 	return nil
+}
+
+// Next implements charging.Plans.
+func (k *knownPlan) Next(at time.Time) (next time.Time) {
+	for _, from := range k.plan.from[:k.versions] {
+		if at.Before(from) && (next.IsZero() || from.Before(next)) {
+			next = from
+		}
+	}
+	return next
 }
 
 // Version implements charging.Plans. It panics now and then.

@@ -21,8 +21,12 @@ type PlanDoc struct {
 	Services    []ServiceDoc   `json:"services"`
 	Allowances  []AllowanceDoc `json:"allowances,omitempty"`
 	Limits      LimitsDoc      `json:"limits,omitempty"`
-	Grace       string         `json:"grace,omitempty"`    // default 30s
-	Vanished    string         `json:"vanished,omitempty"` // release (default) or charge
+	Grace       string         `json:"grace,omitempty"`      // default 30s
+	Vanished    string         `json:"vanished,omitempty"`   // release (default) or charge
+	Replace     bool           `json:"replace,omitempty"`    // a session ends when its subscriber opens another one for the same APN at the same client
+	Refuse      string         `json:"refuse,omitempty"`     // what is refused without credit: service, the default, or session
+	Tell        []string       `json:"tell,omitempty"`       // what clients are told of money: cost, of the session so far, and balance, what is left
+	LowBalance  string         `json:"lowBalance,omitempty"` // they are told whether it is below that
 
 	origin *origin
 }
@@ -35,6 +39,7 @@ type ServiceDoc struct {
 	RatingGroups []uint32 `json:"ratingGroups,omitempty"` // Rating-Group
 	ServiceIDs   []uint32 `json:"serviceIds,omitempty"`   // Service-Identifier
 	APNs         []string `json:"apns,omitempty"`         // Called-Station-Id
+	Media        string   `json:"media,omitempty"`        // of a call: audio or video
 	Default      bool     `json:"default,omitempty"`      // also for what names neither group nor service
 	Unit         string   `json:"unit"`                   // octets, seconds, events
 	Price        string   `json:"price,omitempty"`        // money for Per
@@ -46,6 +51,8 @@ type ServiceDoc struct {
 	Final        string   `json:"final,omitempty"`    // terminate (default), redirect, restrict-access
 	Redirect     string   `json:"redirect,omitempty"` // with final: redirect: where to
 	Filter       string   `json:"filter,omitempty"`   // with final: restrict-access: the name of the client's filter
+	Filters      []string `json:"filters,omitempty"`  // … or filters themselves: permit out ip from 192.0.2.1 to any
+	Wait         string   `json:"wait,omitempty"`     // with these two: how long the user may stay there to top up; default 10m
 }
 
 // A QuotaDoc is how much is granted at a time.
@@ -54,6 +61,12 @@ type QuotaDoc struct {
 	Threshold string `json:"threshold,omitempty"` // a quantity or a share of Size; default 20%, 10%, none
 	Validity  string `json:"validity,omitempty"`  // default 1h
 	Holding   string `json:"holding,omitempty"`   // default none
+
+	Most        string   `json:"most,omitempty"`        // grants follow the speed of use up to that; default: all have Size
+	Least       string   `json:"least,omitempty"`       // … and are no smaller when little is left; default Size
+	Lasts       string   `json:"lasts,omitempty"`       // … and hold what is used in that time; default 5m
+	Consumption string   `json:"consumption,omitempty"` // Quota-Consumption-Time, of seconds; default none
+	Triggers    []string `json:"triggers,omitempty"`    // upon which the client reports: rat, location …, or none alone; default the client's own
 }
 
 // An AllowanceDoc is what a plan gives on top of money.
@@ -69,6 +82,8 @@ type AllowanceDoc struct {
 type LimitsDoc struct {
 	Sessions     int `json:"sessions,omitempty"`     // default 64
 	RatingGroups int `json:"ratingGroups,omitempty"` // of one session; default 16
+
+	SessionSpend string `json:"sessionSpend,omitempty"` // money: a session that has cost that much is aborted; default none
 }
 
 // A Subscriber is whose money is spent.
@@ -215,8 +230,28 @@ func (t *Tenant) complete() error {
 			return wrong(fmt.Sprintf("realms[%d]", i), "%q must be a realm such as example.net", short(r))
 		}
 	}
-	return t.completeRanges()
+	return first(t.completeRanges(), t.completeFailure())
 }
+
+// completeFailure checks what gateways do when no server answers.
+func (t *Tenant) completeFailure() error {
+	if t.FailureHandling != "" {
+		if err := choose("failureHandling", t.FailureHandling, FailureHandlings...); err != nil {
+			return err
+		}
+	}
+	if t.DirectDebitingFailureHandling != "" {
+		return choose("directDebitingFailureHandling", t.DirectDebitingFailureHandling, DirectDebitingFailureHandlings...)
+	}
+	return nil
+}
+
+// What a gateway may do when no server answers, as documents say it, in the order of
+// the values of Credit-Control-Failure-Handling and Direct-Debiting-Failure-Handling.
+var (
+	FailureHandlings               = []string{"terminate", "continue", "retry-and-terminate"}
+	DirectDebitingFailureHandlings = []string{"terminate-or-buffer", "continue"}
+)
 
 func (p *Peer) complete() error {
 	p.Host, p.Realm, p.Certificate = strings.ToLower(p.Host), strings.ToLower(p.Realm), strings.ToLower(p.Certificate)
@@ -232,10 +267,10 @@ func (p *Peer) complete() error {
 		return wrong("tenants", "is missing: list the tenants whose subscribers it serves, such as tenants: [lab]")
 	case p.Certificate != "" && !domainRule.MatchString(p.Certificate):
 		return wrong("certificate", "%q must be the DNS name in its certificate, such as smf.example.net", short(p.Certificate))
-	case len(p.Sources) == 0 && p.Certificate == "":
+	case len(p.Sources) == 0 && p.Certificate == "" && len(p.Via) == 0:
 		return wrong("sources", "is missing: list the addresses it connects from, such as sources: [192.0.2.10, 10.1.0.0/16]; "+
-			"with TLS alone, write certificate: and the DNS name in its certificate")
-	case len(p.Tenants) > listMax || len(p.Sources) > listMax || len(p.Relays) > listMax:
+			"with TLS alone, write certificate: and the DNS name in its certificate; behind a relay, write via: and the Origin-Host of that")
+	case len(p.Tenants) > listMax || len(p.Sources) > listMax || len(p.Relays) > listMax || len(p.Via) > listMax:
 		return wrong("", "its lists are longer than %d", listMax)
 	}
 	for i, s := range p.Sources {
@@ -248,6 +283,11 @@ func (p *Peer) complete() error {
 	for i, r := range p.Relays {
 		if p.Relays[i] = strings.ToLower(r); r != "*" && !domainRule.MatchString(p.Relays[i]) {
 			return wrong(fmt.Sprintf("relays[%d]", i), `%q must be a realm such as example.net, or "*" for any`, short(r))
+		}
+	}
+	for i, v := range p.Via {
+		if p.Via[i] = strings.ToLower(v); !domainRule.MatchString(p.Via[i]) {
+			return wrong(fmt.Sprintf("via[%d]", i), "%q must be the Origin-Host of a relay, such as dra.example.net", short(v))
 		}
 	}
 	for i, t := range p.Tenants {

@@ -160,7 +160,7 @@ services:
     per: 1.5 kB
     step: 1 KiB
     allowances: [start, gift]
-    quota: {size: 1 GiB, threshold: 100 MiB, validity: 90 s, holding: 2 min}
+    quota: {size: 1 GiB, most: 4 GiB, least: 1 MiB, lasts: 2 min, threshold: 100 MiB, validity: 90 s, holding: 2 min, triggers: [rat, location, 62]}
     final: redirect
     redirect: https://top-up.example/
   - name: only gifts
@@ -170,13 +170,28 @@ services:
     quota: {threshold: 1%}
     final: restrict-access
     filter: walled-garden
+    filters: [permit out ip from 192.0.2.1 to any, "deny in 17 from any 53,5353 to 192.0.2.0/24 established"]
+    wait: 5 min
+  - name: video calls
+    contexts: [32260]
+    media: video
+    unit: seconds
+    price: "0.10"
+    quota: {consumption: 20 s, triggers: [none]}
+    final: redirect
+    redirect: sip:top-up@example.net
+  - {name: by address, apns: [v6], unit: octets, price: "1", final: redirect, redirect: "2001:db8::80", wait: 1 h}
 allowances:
   - {name: start, unit: octets, amount: 100 MB, priority: -1, validity: 30d}
   - {name: gift, unit: octets, amount: 1 B}
   - {name: welcome, unit: money, amount: "5.00", priority: 7}
-limits: {sessions: 4, ratingGroups: 3}
+limits: {sessions: 4, ratingGroups: 3, sessionSpend: "50.00"}
 grace: 10s
 vanished: charge
+replace: true
+refuse: session
+tell: [cost, balance]
+lowBalance: 1.50
 `)
 	got, err := d.Plans[0].Compile(3)
 	if err != nil {
@@ -184,20 +199,41 @@ vanished: charge
 	}
 	start, gift := rating.AllowanceID("start"), rating.AllowanceID("gift")
 	want := &rating.Plan{
-		Name: "all", Version: 3, Sessions: 4, Groups: 3, Grace: 10e9, Vanished: true,
+		Name: "all", Version: 3, Sessions: 4, Groups: 3, Grace: 10e9, Vanished: true, Replaces: true, Refuses: true,
+		SpendMax: 50_000_000, Tells: rating.Tells{Cost: true, Balance: true, Low: true, Below: 1_500_000},
 		Services: []rating.Service{
 			{
 				Price: rating.Price{
 					Rule: 1, Name: "zero rated", Unit: rating.Octets, Step: 1024, Per: 1500, Micro: 1, Allowances: []uint32{start, gift},
-					Quota: rating.Quota{Size: 1 << 30, Threshold: 100 << 20, Validity: 90e9, Holding: 120e9},
-					Final: rating.Redirect, Redirect: "https://top-up.example/",
+					Quota: rating.Quota{
+						Size: 1 << 30, Most: 4 << 30, Least: 1 << 20, Lasts: 120e9, Threshold: 100 << 20, Validity: 90e9, Holding: 120e9,
+						Triggers: []uint32{4, 3, 62},
+					},
+					Final: rating.Redirect, Redirect: "https://top-up.example/", Address: rating.URLAddress, Wait: 600e9,
 				},
 				Contexts: []uint32{32251}, Groups: []uint32{10, 20}, Services: []uint32{7001}, APNs: []string{"internet", "web.example"}, Default: true,
 			},
 			{Price: rating.Price{
 				Rule: 2, Name: "only gifts", Unit: rating.Octets, Step: 1, Per: 1 << 20, NoMoney: true, Allowances: []uint32{gift},
 				Quota: rating.Quota{Size: 10 << 20, Threshold: 104857, Validity: 3600e9}, Final: rating.RestrictAccess, Filter: "walled-garden",
+				Filters: []string{"permit out ip from 192.0.2.1 to any", "deny in 17 from any 53,5353 to 192.0.2.0/24 established"}, Wait: 300e9,
 			}},
+			{
+				Price: rating.Price{
+					Rule: 3, Name: "video calls", Unit: rating.Seconds, Step: 1, Per: 60, Micro: 100_000,
+					Quota: rating.Quota{Size: 300, Threshold: 30, Validity: 3600e9, Consumption: 20e9, Triggers: []uint32{}},
+					Final: rating.Redirect, Redirect: "sip:top-up@example.net", Address: rating.SIPAddress, Wait: 600e9,
+				},
+				Contexts: []uint32{32260}, Media: rating.Video,
+			},
+			{
+				Price: rating.Price{
+					Rule: 4, Name: "by address", Unit: rating.Octets, Step: 1, Per: 1 << 20, Micro: 1_000_000,
+					Quota: rating.Quota{Size: 10 << 20, Threshold: 2 << 20, Validity: 3600e9},
+					Final: rating.Redirect, Redirect: "2001:db8::80", Address: rating.IPv6Address, Wait: 3600e9,
+				},
+				APNs: []string{"v6"},
+			},
 		},
 		Allowances: []rating.Allowance{
 			{ID: start, Name: "start", Unit: rating.Octets, Amount: 100e6, Priority: -1, Validity: 30 * 86400e9},

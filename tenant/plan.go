@@ -2,8 +2,12 @@ package tenant
 
 import (
 	"fmt"
+	"maps"
+	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -52,6 +56,12 @@ func (s *ServiceDoc) complete() {
 	s.Per, s.Step = otherwise(s.Per, standard.per), otherwise(s.Step, standard.step)
 	s.Quota.Size, s.Quota.Threshold = otherwise(s.Quota.Size, standard.size), otherwise(s.Quota.Threshold, standard.threshold)
 	s.Quota.Validity, s.Final = otherwise(s.Quota.Validity, "1h"), otherwise(s.Final, "terminate")
+	if s.Quota.Most != "" {
+		s.Quota.Least, s.Quota.Lasts = otherwise(s.Quota.Least, s.Quota.Size), otherwise(s.Quota.Lasts, "5m")
+	}
+	if s.Final != "terminate" {
+		s.Wait = otherwise(s.Wait, "10m")
+	}
 	for i, apn := range s.APNs {
 		s.APNs[i] = strings.ToLower(apn)
 	}
@@ -74,6 +84,7 @@ func (p *PlanDoc) Begins() (time.Time, error) {
 func (p *PlanDoc) Compile(version uint32) (*rating.Plan, error) {
 	plan := &rating.Plan{
 		Name: p.Name, Version: version, Sessions: p.Limits.Sessions, Groups: p.Limits.RatingGroups, Vanished: p.Vanished == "charge",
+		Replaces: p.Replace, Refuses: p.Refuse == "session",
 	}
 	_, err := p.Begins()
 	if err = first(
@@ -82,6 +93,8 @@ func (p *PlanDoc) Compile(version uint32) (*rating.Plan, error) {
 		between("limits.sessions", p.Limits.Sessions, rating.SessionsMax),
 		between("limits.ratingGroups", p.Limits.RatingGroups, rating.GroupsMax),
 		choose("vanished", p.Vanished, "release", "charge"),
+		choose("refuse", otherwise(p.Refuse, "service"), "service", "session"),
+		amount("limits.sessionSpend", p.Limits.SessionSpend, &plan.SpendMax), p.tell(&plan.Tells),
 	); err != nil {
 		return nil, err
 	}
@@ -113,6 +126,31 @@ func (p *PlanDoc) Compile(version uint32) (*rating.Plan, error) {
 		return nil, wrong("", "%v", err)
 	}
 	return plan, p.allowancesPay()
+}
+
+// tell reads what clients are told of money.
+func (p *PlanDoc) tell(t *rating.Tells) error {
+	for i, word := range p.Tell {
+		if err := choose(fmt.Sprintf("tell[%d]", i), word, "cost", "balance"); err != nil {
+			return err
+		}
+	}
+	t.Cost, t.Balance, t.Low = slices.Contains(p.Tell, "cost"), slices.Contains(p.Tell, "balance"), p.LowBalance != ""
+	return amount("lowBalance", p.LowBalance, &t.Below)
+}
+
+// amount reads money above zero; empty: there is none.
+func amount(path, text string, to *rating.Micros) (err error) {
+	if text == "" {
+		return nil
+	}
+	if *to, err = ParseMoney(text); err == nil && *to <= 0 {
+		err = fmt.Errorf("%q must be above zero", short(text))
+	}
+	if err != nil {
+		return wrong(path, "%v", err)
+	}
+	return nil
 }
 
 func between(path string, n, most int) error {
@@ -170,10 +208,11 @@ func checkGiven(path, text, example string) error {
 func (s *ServiceDoc) compile(at string, plan *rating.Plan) (r rating.Service, err error) {
 	r.Contexts, r.Groups, r.Services, r.APNs, r.Default = s.Contexts, s.RatingGroups, s.ServiceIDs, s.APNs, s.Default
 	r.Name, r.Unit, r.NoMoney = s.Name, unitOf(s.Unit), s.Money != nil && !*s.Money
-	r.Final, r.Redirect, r.Filter = finals[s.Final], s.Redirect, s.Filter
+	r.Final, r.Redirect, r.Address, r.Filter, r.Filters = finals[s.Final], s.Redirect, addressType(s.Redirect), s.Filter, s.Filters
+	r.Media = media[s.Media]
 	err = first(checkGiven(at+".name", s.Name, "internet"), checkTitle(at+".name", s.Name, titleMax),
 		choose(at+".unit", s.Unit, "octets", "seconds", "events"), s.compileLists(at), s.compilePrice(at, &r.Price), s.compileQuota(at, &r.Price),
-		choose(at+".final", s.Final, "terminate", "redirect", "restrict-access"), s.compileFinal(at), s.allow(at, &r, plan))
+		choose(at+".final", s.Final, "terminate", "redirect", "restrict-access"), s.compileFinal(at, &r.Price), s.allow(at, &r, plan))
 	if err == nil {
 		if e := r.Check(); e != nil {
 			err = wrong(at, "%v", e)
@@ -185,6 +224,9 @@ func (s *ServiceDoc) compile(at string, plan *rating.Plan) (r rating.Service, er
 func (s *ServiceDoc) compileLists(at string) error {
 	if max(len(s.Contexts), len(s.RatingGroups), len(s.ServiceIDs), len(s.APNs), len(s.Allowances)) > listMax {
 		return wrong(at, "its lists are longer than %d", listMax)
+	}
+	if s.Media != "" && media[s.Media] == 0 {
+		return choose(at+".media", s.Media, "audio", "video")
 	}
 	for i, apn := range s.APNs {
 		if !domainRule.MatchString(apn) {
@@ -226,23 +268,92 @@ func (s *ServiceDoc) compileQuota(at string, p *rating.Price) (err error) {
 	if q.Threshold >= q.Size {
 		return wrong(at+".quota.threshold", "%q must be below the size, %q", s.Quota.Threshold, s.Quota.Size)
 	}
-	if q.Validity, err = parseSpan(s.Quota.Validity); err == nil && q.Validity > rating.QuotaTimeMax {
-		err = fmt.Errorf("%q is longer than 30d", s.Quota.Validity)
+	if q.Validity, err = span(at+".quota.validity", s.Quota.Validity); err != nil {
+		return err
 	}
-	if err != nil {
-		return wrong(at+".quota.validity", "%v", err)
+	if q.Holding, err = span(at+".quota.holding", s.Quota.Holding); err != nil {
+		return err
 	}
-	if s.Quota.Holding == "" {
+	if q.Consumption, err = span(at+".quota.consumption", s.Quota.Consumption); err != nil {
+		return err
+	}
+	if q.Triggers, err = triggers(at+".quota.triggers", s.Quota.Triggers); err != nil {
+		return err
+	}
+	return s.compileSizes(at, p)
+}
+
+// compileSizes reads how a quota follows the speed of use.
+func (s *ServiceDoc) compileSizes(at string, p *rating.Price) (err error) {
+	q, d := &p.Quota, &s.Quota
+	if d.Most == "" {
+		if d.Least != "" || d.Lasts != "" {
+			return wrong(at+".quota.most", "is missing: least and lasts are for a quota that follows the speed of use: write the largest size, such as most: 1 GiB")
+		}
 		return nil
 	}
-	if q.Holding, err = parseSpan(s.Quota.Holding); err == nil && q.Holding > rating.QuotaTimeMax {
-		err = fmt.Errorf("%q is longer than 30d", s.Quota.Holding)
+	if q.Most, err = ParseQuantity(d.Most, p.Unit); err != nil {
+		return wrong(at+".quota.most", "%v", err)
+	}
+	if q.Least, err = ParseQuantity(otherwise(d.Least, d.Size), p.Unit); err != nil {
+		return wrong(at+".quota.least", "%v", err)
+	}
+	if q.Least < 1 || q.Least > q.Size || q.Size > q.Most {
+		return wrong(at+".quota", "its sizes must rise: least %q, size %q, most %q", otherwise(d.Least, d.Size), d.Size, d.Most)
+	}
+	q.Lasts, err = span(at+".quota.lasts", otherwise(d.Lasts, "5m"))
+	return err
+}
+
+// span reads one of the times of a quota; empty: none.
+func span(path, text string) (d time.Duration, err error) {
+	if text == "" {
+		return 0, nil
+	}
+	if d, err = parseSpan(text); err == nil && d > rating.QuotaTimeMax {
+		err = fmt.Errorf("%q is longer than 30d", text)
 	}
 	if err != nil {
-		return wrong(at+".quota.holding", "%v", err)
+		return 0, wrong(path, "%v", err)
 	}
-	return nil
+	return d, nil
 }
+
+// triggerTypes are the names of Trigger-Types (TS 32.299 §7.2.237).
+var triggerTypes = map[string]uint32{
+	"sgsn": 1, "qos": 2, "location": 3, "rat": 4, "time-zone": 5,
+	"mcc": 30, "mnc": 31, "rac": 32, "lac": 33, "cell": 34, "tac": 35, "ecgi": 36,
+	"media": 40, "serving-node": 61,
+}
+
+// triggers reads names or numbers of Trigger-Types. None alone switches off those
+// that the client has by itself.
+func triggers(path string, names []string) (types []uint32, err error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	if len(names) == 1 && names[0] == "none" {
+		return []uint32{}, nil
+	}
+	if len(names) > len(triggerTypes) {
+		return nil, wrong(path, "are %d; %d are possible", len(names), len(triggerTypes))
+	}
+	for i, name := range names {
+		t, ok := triggerTypes[name]
+		if n, err := strconv.ParseUint(name, 10, 8); err == nil {
+			t, ok = uint32(n), n > 0
+		}
+		if !ok {
+			return nil, wrong(fmt.Sprintf("%s[%d]", path, i), "%q must be one of %s, a number of TS 32.299, or none alone", short(name),
+				strings.Join(slices.Sorted(maps.Keys(triggerTypes)), ", "))
+		}
+		types = append(types, t)
+	}
+	return types, nil
+}
+
+// media are what a call carries.
+var media = map[string]uint8{"audio": rating.Audio, "video": rating.Video}
 
 // share is a quantity, or a percentage of size, rounded down.
 func share(text string, size int64, unit rating.Unit) (int64, error) {
@@ -260,19 +371,58 @@ func share(text string, size int64, unit rating.Unit) (int64, error) {
 	return size/100*n + size%100*n/100, nil
 }
 
-func (s *ServiceDoc) compileFinal(at string) error {
-	u, err := url.Parse(s.Redirect)
+// addressType says what a redirect address is; zero: none that can be used.
+func addressType(text string) rating.AddressType {
+	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+		if a.Is4() {
+			return rating.IPv4Address
+		}
+		return rating.IPv6Address
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+	case u.Scheme == "sip" || u.Scheme == "sips":
+		if u.Opaque != "" {
+			return rating.SIPAddress
+		}
+	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
+		return rating.URLAddress
+	}
+	return 0
+}
+
+// filterRule is what an IPFilterRule looks like (RFC 6733 §4.3.1).
+var filterRule = regexp.MustCompile(`^(permit|deny) (in|out) [a-z0-9]+ from [!-~]+( [0-9,-]+)? to [!-~]+( [ -~]+)?$`)
+
+func (s *ServiceDoc) compileFinal(at string, p *rating.Price) (err error) {
 	switch {
 	case s.Redirect == "" && s.Final == "redirect":
 		return wrong(at+".redirect", "is missing: write where to, such as redirect: https://top-up.example/")
 	case s.Redirect != "" && s.Final != "redirect":
 		return wrong(at+".redirect", "needs final: redirect")
-	case s.Redirect != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || len(s.Redirect) > 255):
-		return wrong(at+".redirect", "%q must be an address such as https://top-up.example/", short(s.Redirect))
-	case s.Filter == "" && s.Final == "restrict-access":
-		return wrong(at+".filter", "is missing: write the name of a filter that the gateway knows, such as filter: walled-garden")
+	case s.Redirect != "" && (p.Address == 0 || len(s.Redirect) > 255):
+		return wrong(at+".redirect", "%q must be an address such as https://top-up.example/, 192.0.2.80, 2001:db8::80 or sip:top-up@example", short(s.Redirect))
+	case s.Filter == "" && len(s.Filters) == 0 && s.Final == "restrict-access":
+		return wrong(at+".filter", "is missing: write the name of a filter that the gateway knows, such as filter: walled-garden, or filters: with the rules themselves")
 	case s.Filter != "" && s.Final != "restrict-access":
 		return wrong(at+".filter", "needs final: restrict-access")
+	case len(s.Filters) > 0 && s.Final != "restrict-access":
+		return wrong(at+".filters", "need final: restrict-access")
+	case len(s.Filters) > rating.FiltersMax:
+		return wrong(at+".filters", "are %d; %d are possible", len(s.Filters), rating.FiltersMax)
+	case s.Wait != "" && s.Final == "terminate":
+		return wrong(at+".wait", "needs final: redirect or restrict-access")
+	}
+	for i, f := range s.Filters {
+		if !filterRule.MatchString(f) || len(f) > 255 {
+			return wrong(fmt.Sprintf("%s.filters[%d]", at, i), "%q must be an IPFilterRule of RFC 6733, such as permit out ip from 192.0.2.1 to any", short(f))
+		}
+	}
+	if s.Final == "redirect" || s.Final == "restrict-access" {
+		if p.Wait, err = span(at+".wait", otherwise(s.Wait, "10m")); err != nil {
+			return err
+		}
 	}
 	return checkTitle(at+".filter", s.Filter, titleMax)
 }

@@ -25,6 +25,10 @@ type Tenant struct {
 	Realms      []string `json:"realms,omitempty"` // Destination-Realms that mean this tenant alone
 	Ranges      []string `json:"ranges,omitempty"` // identities that it may have: "imsi:00101*", "msisdn:4917-4918"; none of a sort: any
 
+	// What gateways do when no server answers in time (RFC 8506 §8.14, §8.15); default what they are set to.
+	FailureHandling               string `json:"failureHandling,omitempty"`               // terminate, continue, retry-and-terminate
+	DirectDebitingFailureHandling string `json:"directDebitingFailureHandling,omitempty"` // terminate-or-buffer, continue
+
 	Limits TenantLimits `json:"limits,omitzero"`
 
 	origin  *origin
@@ -47,6 +51,8 @@ type Peer struct {
 	Tenants     []string `json:"tenants"`
 	Dialect     string   `json:"dialect,omitempty"`  // one of Dialects; default generic
 	AnswerAs    string   `json:"answerAs,omitempty"` // cluster (default) or instance
+	Via         []string `json:"via,omitempty"`      // Origin-Hosts of the relays that it is behind: then it needs no Sources
+	Restarts    bool     `json:"restarts,omitempty"` // its Origin-State-Id rises when it has lost its sessions: those of a subscriber who comes back end
 
 	origin *origin
 }
@@ -97,6 +103,18 @@ func (p *Peer) admits(host string, source netip.Addr, secure bool, names []strin
 	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
 }
 
+// Behind finds the client behind a relay: its own document says whom it serves and
+// how it speaks. nil: it has none, and that of the relay counts.
+func (c *Catalogue) Behind(relay, host, realm string) *Peer {
+	i := slices.IndexFunc(c.peers, func(p *Peer) bool {
+		return p.names(host, realm) && slices.ContainsFunc(p.Via, func(v string) bool { return strings.EqualFold(v, relay) })
+	})
+	if i < 0 {
+		return nil
+	}
+	return c.peers[i]
+}
+
 // A Catalogue is all tenants, plans and peers of one moment. It is never
 // changed; a new one takes its place.
 type Catalogue struct {
@@ -126,6 +144,20 @@ func (p *Plans) Current(at time.Time) *rating.Plan {
 		}
 	}
 	return nil
+}
+
+// Next is when another version comes into force than the one at that moment; zero:
+// none does.
+func (p *Plans) Next(at time.Time) (next time.Time) {
+	for _, from := range slices.Backward(p.from) {
+		if !at.Before(from) {
+			break
+		}
+		if next.IsZero() || from.Before(next) {
+			next = from
+		}
+	}
+	return next
 }
 
 // Version is that version; nil: it is not here.

@@ -205,7 +205,9 @@ func TestNoticeOfASubSession(t *testing.T) {
 			t.Errorf("it is about sub-session %d (%v)", n, err)
 		}
 		w.replies(m, "pgw.epc", "epc", result)
-		if result == 2002 {
+		if result == 2002 { // until the report that was promised
+			l.untilNotice(t, "s;1", "REAUTHORISE")
+			w.exchange(longer(ccr("pgw.epc", "epc", "s;1", 2, 1, 1000), func(e *diameter.Encoder) { e.Uint64(diameter.CCSubSessionID, 5) }))
 			l.untilNotice(t, "s;1", "")
 		}
 	}
