@@ -2,6 +2,7 @@ package rtm_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -161,7 +162,8 @@ func TestTenantsDoNotMeet(t *testing.T) {
 				}
 				a, err := b.n.Do(context.Background(), in)
 				a.Bucket = 0
-				said[i] = fmt.Sprintf("%+v %v", a, err)
+				text, _ := json.Marshal(a) // with what its prices say, not where they are
+				said[i] = fmt.Sprintf("%s %v", text, err)
 			}
 			if said[0] != said[1] {
 				t.Fatalf("alpha can tell that beta is there, by %v of %s for %v:\n%s\nand alone:\n%s", kind, session, ids, said[0], said[1])

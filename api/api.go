@@ -43,6 +43,8 @@ type Config struct {
 	// Receive opens a store that is to be filled (backup.Fill); nil: there is none to move to.
 	Receive func(ctx context.Context, where, id, old string) (store.Portable, error)
 	Shown   func(where string) string // the name of a store without its passwords
+	// Trace tells of messages as they go by, until ctx ends or tell fails; nil: there are none.
+	Trace func(ctx context.Context, wish TraceWish, tell func(TraceLine) error) error
 }
 
 // A server answers the operations.
@@ -115,6 +117,7 @@ func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/level", s.level)
 	huma.Post(a, "/v1/level", s.raise, small)
 	huma.Get(a, "/v1/records", s.records)
+	huma.Get(a, "/v1/trace", s.trace)
 	huma.Get(a, "/v1/backup", s.backup)
 	huma.Post(a, "/v1/migrate", s.migrate, small)
 }

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,8 @@ type door struct {
 	log      *slog.Logger
 	files    *cdr.Follower // nil: no records are written
 	strange  strangers
+	owed     debts
+	tracer   tracer
 	Counts   doorCounts
 }
 
@@ -60,12 +63,42 @@ type client struct {
 type standing struct {
 	catalogue *tenant.Catalogue
 	dialect   *creditcontrol.Dialect
-	tenants   []string            // nil: all
-	realms    map[string][]string // Destination-Realms that mean one tenant; nil: this peer does not serve it
-	self      *creditcontrol.Self // who answers
-	known     *tenant.Peer        // nil: it was learned
-	name      string              // of the document, or that there is none; no tenant's
+	tenants   []string             // nil: all
+	realms    map[string][]string  // Destination-Realms that mean one tenant; nil: this peer does not serve it
+	self      *creditcontrol.Self  // who answers
+	known     *tenant.Peer         // nil: it was learned
+	name      string               // of the document, or that there is none; no tenant's
+	behind    map[string]*standing // clients that it relays, by host and realm; only the goroutine that reads uses it
 }
+
+// behindMax bounds how many clients behind one relay are remembered.
+const behindMax = 4096
+
+// origin is the standing of the client that has sent a message, which may be behind
+// the relay that passed it on: its own document, if it has one, says how it speaks and
+// which of the relay's tenants it serves.
+func (s *standing) origin(d *door, conn *peer.Capabilities, e *creditcontrol.Envelope) *standing {
+	if s.known == nil || fold(e.OriginHost, conn.Host) && fold(e.OriginRealm, conn.Realm) {
+		return s
+	}
+	name := string(e.OriginHost) + ";" + string(e.OriginRealm)
+	if o, ok := s.behind[name]; ok {
+		return o
+	}
+	o := s
+	if p := s.catalogue.Behind(conn.Host, string(e.OriginHost), string(e.OriginRealm)); p != nil {
+		o = d.standingOf(s.catalogue, p, slices.DeleteFunc(slices.Clone(p.Tenants), func(t string) bool { return !s.known.Serves(t) }))
+	}
+	if len(s.behind) < behindMax {
+		if s.behind == nil {
+			s.behind = make(map[string]*standing)
+		}
+		s.behind[name] = o
+	}
+	return o
+}
+
+func fold(a []byte, b string) bool { return strings.EqualFold(string(a), b) }
 
 // standing is what the catalogue says of c now: documents that are applied count
 // for those who are connected already. nil: it is no peer any more.
@@ -86,17 +119,26 @@ func (d *door) standing(cat *tenant.Catalogue, c *peer.Capabilities) *standing {
 	if c.Secure {
 		p, ok = cat.SecurePeer(c.Host, c.Realm, c.Remote.Addr(), c.Names)
 	}
-	if !ok && (!d.learn || c.Secure) {
-		return nil
-	}
-	s := &standing{catalogue: cat, dialect: creditcontrol.Generic, self: &d.self, name: "learned peers"}
-	if ok {
-		s.tenants, s.known, s.name = p.Tenants, p, "peer "+p.Name()
-	}
-	s.divide()
 	if !ok {
+		if !d.learn || c.Secure {
+			return nil
+		}
+		p = nil
+	}
+	if p == nil {
+		return d.standingOf(cat, nil, nil)
+	}
+	return d.standingOf(cat, p, p.Tenants)
+}
+
+// standingOf is what the document of a peer says, who may name subscribers of these
+// tenants; nil: there is none, and it was learned.
+func (d *door) standingOf(cat *tenant.Catalogue, p *tenant.Peer, tenants []string) *standing {
+	s := &standing{catalogue: cat, dialect: creditcontrol.Generic, self: &d.self, name: "learned peers", tenants: tenants, known: p}
+	if s.divide(); p == nil {
 		return s
 	}
+	s.name = "peer " + p.Name()
 	if dialect := creditcontrol.DialectOf(p.Dialect); dialect != nil {
 		s.dialect = dialect
 	}
@@ -198,6 +240,7 @@ type call struct {
 	enc     diameter.Encoder
 	buf     []byte
 	text    []byte
+	owed    *debt // of its session; nil: it was not submitted
 }
 
 // Admit implements peer.Handler: the catalogue says who may connect.
@@ -252,7 +295,7 @@ func (d *door) Receive(batch []*peer.Request) {
 			c = &call{}
 			r.Value = c
 		}
-		c.door, c.request = d, r
+		c.door, c.request, c.owed = d, r, nil
 		d.receive(c)
 	}
 }
@@ -300,6 +343,10 @@ func (d *door) receive(c *call) {
 		c.spoofed(cl)
 		return
 	}
+	if now = now.origin(d, &cl.caps, &c.env); now != c.peer {
+		c.peer = now
+		creditcontrol.Speak(now.dialect, &c.env, &c.in.Request)
+	}
 	if r := c.env.Destined(now.self); r != 0 && !(r == diameter.UnableToDeliver && d.instance.Known(c.env.DestinationHost)) {
 		c.result(r)
 		return
@@ -317,13 +364,25 @@ func (d *door) receive(c *call) {
 		c.text = id.Append(c.text[:0])
 		in.Identities = append(in.Identities, string(c.text))
 	}
+	if now.known != nil && now.known.Restarts {
+		in.Request.Client.State = cmp.Or(c.env.OriginState, cl.stateOf(&c.env))
+	}
 	if in.Request.Kind == charging.Event && in.Request.Action <= charging.RefundAccount {
 		in.OnceDoor, in.OnceName = "gy", onceName(&c.env, in.Request.Sub)
 	}
 	if k := in.Request.Kind; k == charging.Initial || k == charging.Update {
 		c.request.Late = c.request.At.Add(c.peer.dialect.Late)
 	}
+	c.owed = d.owed.take(in.Request.Session)
 	d.instance.Submit(in)
+}
+
+// stateOf is the Origin-State-Id of the connection's CER, if the message is its own.
+func (c *client) stateOf(e *creditcontrol.Envelope) uint32 {
+	if fold(e.OriginHost, c.caps.Host) {
+		return c.caps.OriginState
+	}
+	return 0
 }
 
 // onceName is the name of a one-time request: no two have the same, whatever is in
@@ -357,6 +416,8 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 	case rtm.Answered:
 		if in.Answer.Result == charging.UserUnknown {
 			d.unknown(in)
+		} else {
+			c.env.Failure = c.peer.failure(in.Account)
 		}
 		c.enc.Reset(c.buf[:0])
 		creditcontrol.Encode(&c.enc, c.peer.self, &c.env, &in.Answer)
@@ -365,7 +426,7 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 		d.Counts.Busy.Add(1)
 		c.request.TurnedAway()
 		if c.peer.dialect.SilentWhenBusy && in.Request.Kind != charging.Initial {
-			c.request.Drop()
+			c.drop()
 			return
 		}
 		c.result(diameter.TooBusy)
@@ -373,8 +434,28 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 		c.result(diameter.UnableToDeliver)
 	case rtm.Silent, rtm.Forward, rtm.NeedPlan:
 		d.Counts.Silent.Add(1)
-		c.request.Drop()
+		c.drop()
 	}
+}
+
+// drop leaves the request without an answer.
+func (c *call) drop() {
+	owed, d := c.owed, c.door
+	c.request.Drop()
+	d.settled(owed)
+}
+
+// failure is what a gateway is told to do when no server answers, as the tenant of
+// that account wants it.
+func (s *standing) failure(account store.Key) (f creditcontrol.Failure) {
+	owner, _ := tenant.AccountOf(account)
+	t := s.catalogue.Tenant(owner)
+	if t == nil {
+		return f
+	}
+	f.Session = uint8(1 + slices.Index(tenant.FailureHandlings, t.FailureHandling))
+	f.Event = uint8(1 + slices.Index(tenant.DirectDebitingFailureHandlings, t.DirectDebitingFailureHandling))
+	return f
 }
 
 // unknown says once what would make a subscriber known. Whose number it is the log
@@ -425,7 +506,65 @@ func (c *call) answer() {
 	}
 	i, _ := slices.BinarySearch(rtm.Latencies[:], took)
 	n.Late[i].Add(1)
+	c.traced()
+	owed, d := c.owed, c.door
 	c.request.Answer(c.buf)
+	d.settled(owed)
+}
+
+// debts are the sessions whose answers are owed, by a hash of their name: several
+// share one, which costs them a pause.
+type debts [1024]debt
+
+// A debt is how many answers are owed, and which notices wait for them: a client that
+// is asked to report while it waits for an answer would report too little.
+type debt struct {
+	answers atomic.Int32
+	mu      sync.Mutex // guards notices
+	notices []*notice
+}
+
+// heldMax bounds the notices that wait behind one debt. The others are sent at once.
+const heldMax = 16
+
+func (d *debts) of(session []byte) *debt {
+	h := uint32(2166136261)
+	for _, c := range session {
+		h = (h ^ uint32(c)) * 16777619
+	}
+	return &d[h%uint32(len(d))]
+}
+
+// take notes that an answer is owed.
+func (d *debts) take(session []byte) *debt {
+	owed := d.of(session)
+	owed.answers.Add(1)
+	return owed
+}
+
+// hold keeps n until no answer is owed; false: none is.
+func (o *debt) hold(n *notice) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.answers.Load() == 0 || len(o.notices) >= heldMax {
+		return false
+	}
+	o.notices = append(o.notices, n)
+	return true
+}
+
+// settled notes that an answer has left, and sends what waited for it.
+func (d *door) settled(o *debt) {
+	if o == nil || o.answers.Add(-1) > 0 {
+		return
+	}
+	o.mu.Lock()
+	ready := o.notices
+	o.notices = nil
+	o.mu.Unlock()
+	for _, n := range ready {
+		d.deliver(n)
+	}
 }
 
 // Answered implements peer.Handler: a client answered a RAR or ASR. That it does
@@ -436,7 +575,11 @@ func (d *door) Answered(conn *peer.Conn, token any, m *diameter.Message) {
 	if !ok {
 		return
 	}
+	d.tracedFrame(conn.Host, n, false, m)
 	a := creditcontrol.DecodeReply(m)
+	if a.Result == diameter.UnableToDeliver && n.relayed && d.deliver(n) {
+		return // another relay may lead there
+	}
 	if a.Result == diameter.UnknownSessionID {
 		own := bytes.EqualFold(a.Host, n.due.Host) && bytes.EqualFold(a.Realm, n.due.Realm)
 		if c := conn.Peer.(*client); !own || !c.reaches(n, false) && !c.reaches(n, true) {
@@ -464,6 +607,8 @@ func (d *door) Closed(c *peer.Conn, _ []any) {
 type notice struct {
 	account store.Key
 	due     charging.Due
+	relayed bool         // through a relay
+	tried   []*peer.Conn // relays that it was given to
 }
 
 // notify sends a RAR or ASR over a connection of its client, or else, if that is
@@ -471,9 +616,25 @@ type notice struct {
 // would answer, truly, that it does not know the session. Nor does anybody who
 // does not serve the account's tenant.
 func (d *door) notify(account store.Key, due charging.Due, relayed bool) bool {
-	n := &notice{account, due}
+	n := &notice{account: account, due: due, relayed: relayed}
+	if !d.leads(n) {
+		return false
+	}
+	return d.owed.of(due.Session).hold(n) || d.deliver(n)
+}
+
+// leads reports whether a connection here may carry n.
+func (d *door) leads(n *notice) bool {
+	return slices.ContainsFunc(d.node.Conns(), func(c *peer.Conn) bool { return c.Peer.(*client).reaches(n, n.relayed) })
+}
+
+// deliver sends n over a connection that it was not sent over yet.
+func (d *door) deliver(n *notice) bool {
 	for _, conn := range d.node.Conns() {
-		if conn.Peer.(*client).reaches(n, relayed) && d.send(conn, n) {
+		if slices.Contains(n.tried, conn) || !conn.Peer.(*client).reaches(n, n.relayed) {
+			continue
+		}
+		if n.tried = append(n.tried, conn); d.send(conn, n) {
 			return true
 		}
 	}
@@ -492,6 +653,9 @@ func (d *door) send(conn *peer.Conn, n *notice) bool {
 			creditcontrol.EncodeAbort(&enc, self, target, hop, end)
 		} else {
 			creditcontrol.EncodeReAuth(&enc, self, target, due.Group, due.HasGroup, hop, end)
+		}
+		if m, _, err := diameter.Frame(enc.Bytes(), enc.Len()); err == nil {
+			d.tracedFrame(conn.Host, n, true, &m)
 		}
 		return enc.Bytes()
 	})

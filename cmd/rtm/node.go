@@ -219,7 +219,7 @@ func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		api.Metrics(instances), &doorMetrics{doors}, &redisMetrics{instances})
 	conf := api.Config{Version: version, Instances: instances, Registry: reg}
-	conf.Shown = redis.Shown
+	conf.Shown, conf.Trace = redis.Shown, traces(doors)
 	conf.Receive = func(ctx context.Context, where, id, old string) (store.Portable, error) {
 		return receive(ctx, where, id, old, logger(os.Stderr))
 	}

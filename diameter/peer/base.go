@@ -244,6 +244,8 @@ func (c *Conn) identify(m *diameter.Message) (common bool) {
 			c.Realm = string(a.Data)
 		case diameter.ProductName:
 			c.Product = string(a.Data)
+		case diameter.OriginStateID:
+			c.OriginState, _ = a.Uint32()
 		case diameter.AuthApplicationID, diameter.AcctApplicationID:
 			common = common || application(&a)
 		case diameter.VendorSpecificApplicationID:

@@ -101,6 +101,7 @@ func (c *Config) Check() error {
 // Capabilities is what a CER or CEA says of the other end.
 type Capabilities struct {
 	Host, Realm, Product string
+	OriginState          uint32 // Origin-State-Id; zero: none
 	Remote               netip.AddrPort
 	Secure               bool     // TLS, and the certificate of the other end was verified
 	Names                []string // the DNS names of that certificate

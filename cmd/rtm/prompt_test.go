@@ -1,0 +1,198 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"rtm/charging"
+	"rtm/diameter"
+	"rtm/rtmtest"
+	"rtm/store/storetest"
+	"rtm/tenant"
+)
+
+// documents applies documents, and waits until all instances have them.
+func (l *lab) documents(t testing.TB, text string) {
+	t.Helper()
+	r := remote{url: l.api}
+	if err := r.call(t.Context(), "POST", "/v1/apply", http.Header{"Content-Type": {"application/yaml"}}, strings.NewReader(text), nil); err != nil {
+		t.Fatal(err)
+	}
+	first := l.live()[0].Catalogue()
+	rtmtest.Until(t, "all instances have the documents", func() bool {
+		for _, i := range l.live() {
+			if i.Catalogue().Version() != first.Version() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// poor is a subscriber without credit, and what its gateway does when nobody answers.
+const poor = `{kind: Tenant, name: lab, currency: EUR, failureHandling: retry-and-terminate, directDebitingFailureHandling: continue}
+---
+kind: Plan
+tenant: lab
+name: poor
+services:
+  - {name: data, contexts: [32251], unit: octets, price: "1.00", per: 10 MiB, quota: {size: 10 MiB, validity: 1h},
+     final: redirect, redirect: "https://top-up.example/", wait: 10m}
+---
+{kind: Subscriber, tenant: lab, plan: poor, imsi: "001010000000001", balance: "0"}
+`
+
+// The gateway is connected to B. A top-up at A has it report within a second; what it
+// asks for then is granted.
+func TestATopUpAsksTheGatewayAtOnce(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 2)
+	l.documents(t, poor)
+	w := dialPeer(t, l.targets[1], "pgw.epc", "epc")
+	rtmtest.Until(t, "A knows who is connected to B", func() bool {
+		for _, p := range l.live()[0].Instances() {
+			if p.Name == "B" && len(p.Peers) == 1 {
+				return true
+			}
+		}
+		return false
+	})
+	m := w.exchange(ccr("pgw.epc", "epc", "s;1", 1, 0, 0))
+	mscc, _ := diameter.Find(m.Body, diameter.MultipleServicesCreditControl)
+	final, ok := diameter.Find(mscc.Data, diameter.FinalUnitIndication)
+	if number(m.Body, diameter.ResultCode) != 2001 || number(mscc.Data, diameter.ResultCode) != 2001 || !ok || number(mscc.Data, diameter.ValidityTime) != 600 {
+		t.Fatalf("a session without credit is answered %+v", m)
+	}
+	if server, ok := diameter.Find(final.Data, diameter.RedirectServer); !ok || textOf(server.Data, diameter.RedirectServerAddress) != "https://top-up.example/" {
+		t.Errorf("the user is sent to %q", textOf(server.Data, diameter.RedirectServerAddress))
+	}
+	if n := number(m.Body, diameter.CreditControlFailureHandling); n != 2 {
+		t.Errorf("Credit-Control-Failure-Handling is %d", n)
+	}
+
+	begun := time.Now()
+	l.tell(t, "balance", "topup", "imsi:001010000000001", "5.00")
+	m, ok = w.next(5 * time.Second)
+	if took := time.Since(begun); !ok || m.Command != diameter.ReAuth || took > 3*time.Second {
+		t.Fatalf("after %s the gateway got %+v", took, m)
+	}
+	w.replies(m, "pgw.epc", "epc", 2002)
+	m = w.exchange(ccr("pgw.epc", "epc", "s;1", 2, 1, 0))
+	mscc, _ = diameter.Find(m.Body, diameter.MultipleServicesCreditControl)
+	if _, ok := diameter.Find(mscc.Data, diameter.GrantedServiceUnit); !ok {
+		t.Errorf("with credit it is answered %+v", m)
+	}
+	l.untilNotice(t, "s;1", "")
+	m = w.exchange(longer(ccr("pgw.epc", "epc", "e;1", 4, 0, 0), func(e *diameter.Encoder) { e.Uint32(diameter.RequestedAction, 0) }))
+	if n := number(m.Body, diameter.DirectDebitingFailureHandling); n != 1 {
+		t.Errorf("Direct-Debiting-Failure-Handling is %d", n)
+	}
+}
+
+// A relay that cannot deliver says so, and the next one that leads there gets it.
+func TestARelayThatCannotDeliver(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.instances[0].door.learn = false
+	l.apply(t, "../../examples/lab.yaml")
+	l.peer(t, "dra1.hub", "relays: [epc]\n")
+	l.peer(t, "dra2.hub", "relays: [epc]\n")
+	relays := map[string]*wire{"dra1.hub": dialPeer(t, l.targets[0], "dra1.hub", "hub"), "dra2.hub": dialPeer(t, l.targets[0], "dra2.hub", "hub")}
+	if r := number(relays["dra1.hub"].exchange(ccr("pgw.epc", "epc", "s;1", 1, 0, 0)).Body, diameter.ResultCode); r != 2001 {
+		t.Fatalf("CCA-I %d", r)
+	}
+	l.tell(t, "session", "reauth", "s;1")
+	got := make(chan string, 2)
+	for name, w := range relays {
+		go func() {
+			m, ok := w.next(5 * time.Second)
+			if ok && m.Command == diameter.ReAuth {
+				w.replies(m, name, "hub", 3002)
+				got <- name
+				return
+			}
+			got <- ""
+		}()
+	}
+	first, second := <-got, <-got
+	if first == "" || second == "" || first == second {
+		t.Errorf("the RAR went to %q and %q", first, second)
+	}
+}
+
+// A gateway behind a relay has a document of its own: it may name the subscribers of
+// those of its tenants that the relay serves, and speaks its own dialect.
+func TestAGatewayBehindARelay(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.instances[0].door.learn = false
+	l.documents(t, twoTenants+`---
+{kind: Peer, host: dra.hub, realm: hub, sources: [127.0.0.0/8], tenants: [alpha, beta], relays: ["*"]}
+---
+{kind: Peer, host: smf.far, realm: far, via: [dra.hub], tenants: [beta, gamma], dialect: open5gs}
+`)
+	dra := dialPeer(t, l.targets[0], "dra.hub", "hub")
+	const alpha, beta, gamma = "001010000000001", "001020000000001", "001030000000001"
+	for _, c := range []struct {
+		host, realm, imsi string
+		want, validity    int
+	}{
+		{"smf.far", "far", beta, 2001, 300}, // Open5GS is not left alone for longer
+		{"smf.far", "far", alpha, 5030, -1}, // not its tenant
+		{"smf.far", "far", gamma, 5030, -1}, // not the relay's
+		{"other.far", "far", alpha, 2001, 3600},
+		{"other.far", "far", beta, 2001, 3600},
+	} {
+		m := dra.exchange(request(c.host, c.realm, c.realm, c.host+";"+c.imsi, c.imsi, 1, 0, 0))
+		if got := number(m.Body, diameter.ResultCode); got != c.want {
+			t.Errorf("%s for %s: %d, want %d", c.host, c.imsi, got, c.want)
+		}
+		mscc, _ := diameter.Find(m.Body, diameter.MultipleServicesCreditControl)
+		if got := number(mscc.Data, diameter.ValidityTime); c.want == 2001 && got != c.validity {
+			t.Errorf("%s for %s: valid for %d s, want %d", c.host, c.imsi, got, c.validity)
+		}
+	}
+}
+
+// While a session's answer is owed it is not asked to report; afterwards it is.
+func TestAReportIsNotAskedForWhileAnAnswerIsOwed(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	w.exchange(ccr("pgw.epc", "epc", "s;1", 1, 0, 0))
+	d := l.instances[0].door
+	owed := d.owed.take([]byte("s;1"))
+	due := charging.Due{Notice: charging.Notice{Kind: charging.Reauthorise, Number: 1}, Realm: []byte("epc"), Host: []byte("pgw.epc"), Session: []byte("s;1")}
+	account := tenant.AccountKey("lab", "imsi-001010000000001")
+	if !d.notify(account, due, false) {
+		t.Fatal("the gateway is connected, and the notice not taken")
+	}
+	if m, ok := w.next(100 * time.Millisecond); ok {
+		t.Fatalf("while an answer is owed the gateway got %s", m.Command)
+	}
+	d.settled(owed)
+	if m, ok := w.next(3 * time.Second); !ok || m.Command != diameter.ReAuth {
+		t.Errorf("then the gateway got %+v", m)
+	}
+	if owed.answers.Load() != 0 || len(owed.notices) != 0 {
+		t.Errorf("%d answers are owed, %d notices wait", owed.answers.Load(), len(owed.notices))
+	}
+}
+
+// A gateway whose Origin-State-Id rises, as its document says, has lost its sessions.
+func TestAGatewayThatHasRestarted(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	l.peer(t, "pgw.epc", "restarts: true\n")
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	state := func(v uint32, frame []byte) []byte {
+		return longer(frame, func(e *diameter.Encoder) { e.Uint32(diameter.OriginStateID, v) })
+	}
+	w.exchange(state(7, ccr("pgw.epc", "epc", "s;1", 1, 0, 0)))
+	w.exchange(state(8, ccr("pgw.epc", "epc", "s;2", 1, 0, 0)))
+	if r := number(w.exchange(state(8, ccr("pgw.epc", "epc", "s;1", 2, 1, 1000))).Body, diameter.ResultCode); r != 5002 {
+		t.Errorf("the session from before is answered %d", r)
+	}
+	if r := number(w.exchange(state(8, ccr("pgw.epc", "epc", "s;2", 2, 1, 1000))).Body, diameter.ResultCode); r != 2001 {
+		t.Errorf("the session of today is answered %d", r)
+	}
+}

@@ -1,0 +1,436 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rtm/api"
+	"rtm/diameter"
+	"rtm/store"
+	"rtm/tenant"
+)
+
+// Bounds of traces at one instance.
+const (
+	tracesMax  = 8
+	tracedMax  = 256 // messages that wait to be shown
+	tracedText = 64  // octets of a value that is shown in hex
+)
+
+// A tracer shows messages to who wants to see them. While nobody does, it costs a
+// look at one number for each message.
+type tracer struct {
+	active atomic.Int32
+	mu     sync.Mutex // guards views
+	views  []*view
+}
+
+// A view is one who looks on.
+type view struct {
+	wish api.TraceWish
+	out  chan seen
+	lost atomic.Int64
+}
+
+// seen is a message that went by, as it was.
+type seen struct {
+	at      time.Time
+	took    time.Duration
+	out     bool
+	peer    string
+	account store.Key
+	header  diameter.Header
+	body    []byte
+	request *seen // that it answers, to be shown before it; nil: none
+}
+
+// watch shows what is wished for until ctx ends.
+func (t *tracer) watch(ctx context.Context, wish api.TraceWish, show func(*seen, int64) error) error {
+	v := &view{wish: wish, out: make(chan seen, tracedMax)}
+	t.mu.Lock()
+	if len(t.views) == tracesMax {
+		t.mu.Unlock()
+		return api.ErrTraces
+	}
+	t.views = append(t.views, v)
+	t.active.Add(1)
+	t.mu.Unlock()
+	defer func() {
+		t.mu.Lock()
+		t.views = slices.DeleteFunc(t.views, func(o *view) bool { return o == v })
+		t.active.Add(-1)
+		t.mu.Unlock()
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case s := <-v.out:
+			if s.request != nil {
+				if err := show(s.request, 0); err != nil {
+					return err
+				}
+			}
+			if err := show(&s, v.lost.Swap(0)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// pass shows a message to all who wish to see it. hosts are who sent it, or is to get
+// it. make copies it, once.
+func (t *tracer) pass(account store.Key, hosts [2]string, copied func() seen) {
+	if t.active.Load() == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var s seen
+	done := false
+	for _, v := range t.views {
+		if !v.wants(account, hosts) {
+			continue
+		}
+		if !done {
+			s, done = copied(), true
+		}
+		select {
+		case v.out <- s:
+		default:
+			v.lost.Add(1)
+		}
+	}
+}
+
+func (v *view) wants(account store.Key, hosts [2]string) bool {
+	if v.wish.Host != "" {
+		return strings.EqualFold(v.wish.Host, hosts[0]) || strings.EqualFold(v.wish.Host, hosts[1])
+	}
+	return account != (store.Key{}) && v.wish.Account == account
+}
+
+// traced shows a CCR and the answer that was encoded.
+func (c *call) traced() {
+	if c.door.tracer.active.Load() == 0 || c.request.Conn == nil {
+		return
+	}
+	conn := c.request.Conn
+	c.door.tracer.pass(c.in.Account, [2]string{conn.Host, string(c.env.OriginHost)}, func() seen {
+		answer := seen{at: time.Now(), took: time.Since(c.request.At), out: true, peer: conn.Host, account: c.in.Account}
+		if m, _, err := diameter.Frame(c.buf, len(c.buf)); err == nil {
+			answer.header, answer.body = m.Header, slices.Clone(m.Body)
+		}
+		answer.request = &seen{
+			at: c.request.At, peer: conn.Host, account: c.in.Account,
+			header: c.request.Message.Header, body: slices.Clone(c.request.Message.Body),
+		}
+		return answer
+	})
+}
+
+// tracedFrame shows a RAR or ASR, or the answer to it.
+func (d *door) tracedFrame(host string, n *notice, out bool, m *diameter.Message) {
+	d.tracer.pass(n.account, [2]string{host, string(n.due.Host)}, func() seen {
+		return seen{at: time.Now(), out: out, peer: host, account: n.account, header: m.Header, body: slices.Clone(m.Body)}
+	})
+}
+
+// line is a message for people and programs.
+func (s *seen) line(instance string, lost int64) api.TraceLine {
+	l := api.TraceLine{At: s.at, Instance: instance, Peer: s.peer, Way: "in", Micros: s.took.Microseconds(), Lost: lost}
+	if s.out {
+		l.Way = "out"
+	}
+	if t, a := tenant.AccountOf(s.account); a != "" {
+		l.Account = t + "/" + a
+	}
+	l.Message = messageName(&s.header, s.body)
+	if a, ok := diameter.Find(s.body, diameter.SessionID); ok {
+		l.Session = string(a.Data)
+	}
+	if a, ok := diameter.Find(s.body, diameter.CCRequestNumber); ok {
+		if v, err := a.Uint32(); err == nil {
+			l.Number = &v
+		}
+	}
+	if a, ok := diameter.Find(s.body, diameter.ResultCode); ok {
+		l.Result, _ = a.Uint32()
+	}
+	l.Text = avpLines(nil, s.body, "")
+	return l
+}
+
+// messageName is how people call a message: CCR-I, CCA-U, RAR.
+func messageName(h *diameter.Header, body []byte) string {
+	ending := "A"
+	if h.Flags&diameter.FlagRequest != 0 {
+		ending = "R"
+	}
+	switch h.Command {
+	case diameter.ReAuth:
+		return "RA" + ending
+	case diameter.AbortSession:
+		return "AS" + ending
+	case diameter.CreditControl:
+	default:
+		return h.Command.String()
+	}
+	name := "CC" + ending
+	if a, ok := diameter.Find(body, diameter.CCRequestType); ok {
+		if v, err := a.Uint32(); err == nil && v >= 1 && v <= 4 {
+			name += "-" + "IUTE"[v-1:v]
+		}
+	}
+	return name
+}
+
+// avpLines writes AVPs, one a line, what is in groups further in.
+func avpLines(out []string, b []byte, indent string) []string {
+	for len(b) > 0 {
+		a, rest, err := diameter.Next(b)
+		if err != nil {
+			return append(out, indent+"… and "+hex.EncodeToString(b[:min(len(b), tracedText)])+", which is no AVP")
+		}
+		b = rest
+		name := a.Attr.String()
+		switch a.Attr.Type() {
+		case diameter.Grouped:
+			out = append(out, indent+name)
+			out = avpLines(out, a.Data, indent+"  ")
+		default:
+			out = append(out, indent+name+": "+avpValue(&a))
+		}
+	}
+	return out
+}
+
+// avpValue is the value of an AVP by its type, or in hex if it is not one of that type.
+func avpValue(a *diameter.AVP) string {
+	switch a.Attr.Type() {
+	case diameter.Unsigned32, diameter.Enumerated, diameter.Integer32:
+		if v, err := a.Uint32(); err == nil {
+			if a.Attr.Type() == diameter.Integer32 {
+				return fmt.Sprint(int32(v))
+			}
+			return fmt.Sprint(v)
+		}
+	case diameter.Unsigned64, diameter.Integer64:
+		if v, err := a.Uint64(); err == nil {
+			return fmt.Sprint(int64(v))
+		}
+	case diameter.Time:
+		if v, err := a.Time(); err == nil {
+			return v.Format(time.RFC3339)
+		}
+	case diameter.Address:
+		if v, err := a.Address(); err == nil {
+			return v.String()
+		}
+	default:
+		if printable(a.Data) {
+			return string(a.Data)
+		}
+	}
+	if len(a.Data) > tracedText {
+		return hex.EncodeToString(a.Data[:tracedText]) + fmt.Sprintf("… (%d octets)", len(a.Data))
+	}
+	return hex.EncodeToString(a.Data)
+}
+
+func printable(b []byte) bool {
+	return len(b) > 0 && len(b) <= 256 && !slices.ContainsFunc(b, func(c byte) bool { return c < ' ' || c > '~' })
+}
+
+// traces shows the messages of all instances of this process.
+func traces(doors func() []*door) func(context.Context, api.TraceWish, func(api.TraceLine) error) error {
+	return func(ctx context.Context, wish api.TraceWish, tell func(api.TraceLine) error) error {
+		all, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		var mu sync.Mutex // guards tell
+		var done sync.WaitGroup
+		for _, d := range doors() {
+			done.Go(func() {
+				err := d.tracer.watch(all, wish, func(s *seen, lost int64) error {
+					mu.Lock()
+					defer mu.Unlock()
+					return tell(s.line(d.instance.Name, lost))
+				})
+				cancel(err)
+			})
+		}
+		done.Wait()
+		return context.Cause(all)
+	}
+}
+
+func traceCommand() *cobra.Command {
+	r, short, limit := &remote{}, false, time.Duration(0)
+	cmd := &cobra.Command{
+		Use: "trace SUBSCRIBER|PEER", Short: "watch the messages of a subscriber or a peer as they go by", Args: cobra.ExactArgs(1),
+		Long: `Show the Diameter messages of one subscriber (imsi:001010000000001, msisdn:491700000001 or tenant/account)
+or of one peer (its Origin-Host) as they go by: what came, what was answered, how long it took, each AVP by
+its name. All instances that are alive are watched, as far as their management interfaces can be reached from
+here. Messages that are refused before it is known whose they are show with their peer only.
+
+Watching costs the server nothing while nobody looks, and little otherwise: if more goes by than can be
+shown, messages are left out, and it says how many.`,
+		Example: "  rtm trace imsi:001010000000001\n  rtm trace smf.localdomain --short\n  rtm trace imsi:001010000000001 -o json --for 1m",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			if limit > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, limit)
+				defer cancel()
+			}
+			t := &traceView{remote: r, of: args[0], short: short, out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr()}
+			return t.run(ctx)
+		},
+	}
+	cmd.Flags().BoolVar(&short, "short", false, "one line a message, without its AVPs")
+	cmd.Flags().DurationVar(&limit, "for", 0, "end after that time; 0: when it is interrupted")
+	return r.bind(cmd)
+}
+
+// traceView prints what the instances tell.
+type traceView struct {
+	remote *remote
+	of     string
+	short  bool
+	out    io.Writer
+	notes  io.Writer
+	mu     sync.Mutex // guards out and notes
+}
+
+// run watches all instances until ctx ends, or none can be watched any more.
+func (t *traceView) run(ctx context.Context) error {
+	var all struct{ Instances []api.Instance }
+	if err := t.remote.call(ctx, http.MethodGet, "/v1/instances", nil, nil, &all); err != nil {
+		return err
+	}
+	urls := []string{t.remote.url}
+	for _, i := range all.Instances {
+		if at := "http://" + i.HTTP; i.HTTP != "" && !slices.Contains(urls, at) && !sameHost(at, t.remote.url) {
+			urls = append(urls, at)
+		}
+	}
+	errs := make([]error, len(urls))
+	var done sync.WaitGroup
+	for n, at := range urls {
+		done.Go(func() {
+			if errs[n] = t.follow(ctx, at); errs[n] != nil && n > 0 && ctx.Err() == nil {
+				t.note("not watched: %v", errs[n])
+			}
+		})
+	}
+	done.Wait()
+	if ctx.Err() != nil && (errs[0] == nil || errors.Is(errs[0], ctx.Err())) {
+		return nil // it was interrupted, or its time is over
+	}
+	return errs[0]
+}
+
+func sameHost(a, b string) bool {
+	u, err := url.Parse(a)
+	v, fail := url.Parse(b)
+	return err == nil && fail == nil && u.Host == v.Host
+}
+
+func (t *traceView) note(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fmt.Fprintf(t.notes, format+"\n", args...)
+}
+
+// follow prints what one server tells.
+func (t *traceView) follow(ctx context.Context, at string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(at, "/")+"/v1/trace?of="+url.QueryEscape(t.of), nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return exitError{fmt.Errorf("no server at %s: %w", at, err), exitUnreachable}
+	}
+	defer res.Body.Close()
+	if res.StatusCode >= 300 {
+		b, err := io.ReadAll(io.LimitReader(res.Body, 1<<16))
+		if err != nil {
+			return err
+		}
+		return refused(http.MethodGet, res, b)
+	}
+	t.note("watching %s at %s", t.of, at)
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var l api.TraceLine
+		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+		t.print(&l)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return cmp.Or(lines.Err(), fmt.Errorf("%s has ended the trace", at))
+}
+
+// print writes one message.
+func (t *traceView) print(l *api.TraceLine) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.remote.format != "table" {
+		one := *t.remote
+		_ = one.print(t.out, l, nil)
+		return
+	}
+	if l.Lost > 0 {
+		fmt.Fprintf(t.out, "… %d messages were not shown, too many went by\n", l.Lost)
+	}
+	arrow := "→"
+	if l.Way == "out" {
+		arrow = "←"
+	}
+	fmt.Fprintf(t.out, "%s %s %s %s %s", l.At.Local().Format("15:04:05.000"), l.Instance, l.Peer, arrow, l.Message)
+	if l.Session != "" {
+		fmt.Fprintf(t.out, " %s", l.Session)
+	}
+	if l.Number != nil {
+		fmt.Fprintf(t.out, " #%d", *l.Number)
+	}
+	if l.Result != 0 {
+		fmt.Fprintf(t.out, " %d", l.Result)
+	}
+	if l.Micros != 0 {
+		fmt.Fprintf(t.out, " after %.1f ms", float64(l.Micros)/1000)
+	}
+	if l.Account != "" && l.Way == "out" {
+		fmt.Fprintf(t.out, " (%s)", l.Account)
+	}
+	fmt.Fprintln(t.out)
+	if t.short {
+		return
+	}
+	for _, text := range l.Text {
+		fmt.Fprintf(t.out, "    %s\n", text)
+	}
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"rtm/api"
+	"rtm/diameter"
+	"rtm/rtmtest"
+	"rtm/store"
+	"rtm/store/storetest"
+)
+
+// start runs rtm trace, and returns what it prints, once the instances are watched.
+func (l *lab) startTrace(t *testing.T, args ...string) (text func() string, end func() error) {
+	t.Helper()
+	var out, notes lockedBuffer
+	ctx, cancel := context.WithCancel(t.Context())
+	root := command()
+	root.SetArgs(append([]string{"trace", "--api", l.api}, args...))
+	root.SetOut(&out)
+	root.SetErr(&notes)
+	ended := make(chan error, 1)
+	go func() { ended <- root.ExecuteContext(ctx) }()
+	rtmtest.Until(t, "all instances are watched", func() bool {
+		for _, i := range l.instances {
+			if i.door.tracer.active.Load() == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	return out.String, func() error { cancel(); return <-ended }
+}
+
+// The gateway is connected to B; the trace is asked for at A, and shows each message
+// with its AVPs, what was asked of the gateway, and nothing of other subscribers.
+func TestTraceOfASubscriber(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 2)
+	l.apply(t, "../../examples/lab.yaml")
+	text, end := l.startTrace(t, "imsi:001010000000001")
+	w := dialPeer(t, l.targets[1], "pgw.epc", "epc")
+	w.exchange(ccr("pgw.epc", "epc", "s;1", 1, 0, 0))
+	w.exchange(request("pgw.epc", "epc", "epc", "other;1", "001010000000002", 1, 0, 0))
+	l.tell(t, "session", "reauth", "s;1")
+	m, ok := w.next(5 * time.Second)
+	if !ok || m.Command != diameter.ReAuth {
+		t.Fatalf("got %+v", m)
+	}
+	w.replies(m, "pgw.epc", "epc", 2002)
+	w.exchange(ccr("pgw.epc", "epc", "s;1", 2, 1, 1000))
+	want := []string{
+		"B pgw.epc → CCR-I s;1 #0", "Subscription-Id-Data: 001010000000001", "B pgw.epc ← CCA-I s;1 #0 2001 after", "CC-Total-Octets: ",
+		"B pgw.epc ← RAR s;1", "Re-Auth-Request-Type: 0", "B pgw.epc → RAA s;1 2002", "B pgw.epc → CCR-U s;1 #1", "B pgw.epc ← CCA-U s;1 #1 2001 after",
+	}
+	rtmtest.Until(t, "all messages are shown", func() bool { return strings.Contains(text(), want[len(want)-1]) })
+	rest := text()
+	for _, line := range want {
+		at := strings.Index(rest, line)
+		if at < 0 {
+			t.Fatalf("%q does not come in its turn in\n%s", line, text())
+		}
+		rest = rest[at+len(line):]
+	}
+	if strings.Contains(text(), "other;1") {
+		t.Errorf("another subscriber is shown:\n%s", text())
+	}
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	rtmtest.Until(t, "nobody watches any more", func() bool { return l.instances[1].door.tracer.active.Load() == 0 })
+}
+
+// Of a peer also what is refused is shown.
+func TestTraceOfAPeer(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	rtmtest.Until(t, "the peer is known", func() bool {
+		all := l.live()[0].Instances()
+		return len(all) == 1 && len(all[0].Peers) == 1
+	})
+	text, end := l.startTrace(t, "pgw.epc", "--short")
+	w.exchange(request("pgw.epc", "epc", "epc", "s;9", "001019999999999", 1, 0, 0))
+	w.exchange(request("pgw.epc", "epc", "elsewhere", "s;9", "001010000000001", 1, 0, 0))
+	rtmtest.Until(t, "both refusals are shown", func() bool {
+		return strings.Contains(text(), "CCA-I s;9 #0 5030") && strings.Contains(text(), "CCA s;9 3003")
+	})
+	if strings.Contains(text(), "Session-Id") {
+		t.Errorf("the AVPs are shown:\n%s", text())
+	}
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTraceOfNobody(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	root := command()
+	root.SetArgs([]string{"trace", "nobody.epc", "--api", l.api})
+	var no refusal
+	if err := root.ExecuteContext(t.Context()); !errors.As(err, &no) || no.status != 404 || !strings.Contains(err.Error(), "rtm peer list") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Who looks on slowly holds up nobody: what does not fit is counted. More than a few
+// may not look on at once.
+func TestTraceIsBounded(t *testing.T) {
+	tr := &tracer{}
+	key := store.Key{Partition: 1, Name: "lab/a"}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	shown, lost := make(chan string), make(chan int64, tracedMax+10)
+	for range tracesMax {
+		go tr.watch(ctx, api.TraceWish{Account: key}, func(s *seen, n int64) error {
+			lost <- n
+			shown <- s.peer
+			return nil
+		})
+	}
+	rtmtest.Until(t, "all look on", func() bool { return tr.active.Load() == tracesMax })
+	if err := tr.watch(ctx, api.TraceWish{Account: key}, nil); !errors.Is(err, api.ErrTraces) {
+		t.Errorf("one more: %v", err)
+	}
+	copies := 0
+	for i := range 2 * tracedMax {
+		tr.pass(key, [2]string{"gw", "gw"}, func() seen { copies++; return seen{peer: fmt.Sprint(i)} })
+	}
+	if copies != 2*tracedMax {
+		t.Errorf("%d messages were copied %d times", 2*tracedMax, copies)
+	}
+	tr.pass(store.Key{Name: "lab/b"}, [2]string{"gw", "gw"}, func() seen { t.Error("nobody wants it"); return seen{} })
+	dropped := int64(0)
+	for _, v := range tr.views {
+		dropped += v.lost.Load()
+	}
+	if dropped < tracesMax*(tracedMax-1) {
+		t.Errorf("%d messages were left out", dropped)
+	}
+}
+
+func BenchmarkTraceOff(b *testing.B) {
+	tr := &tracer{}
+	b.ReportAllocs()
+	for b.Loop() {
+		tr.pass(store.Key{}, [2]string{}, nil)
+	}
+}
