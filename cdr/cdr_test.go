@@ -250,7 +250,7 @@ func TestFinalRecord(t *testing.T) {
 	r := FromEntry(&back, 1, 2)
 	got := fmt.Sprintln(r.Type, r.Tenant, r.Account, r.Session, r.Host, r.Identity, r.Plan, r.Messages, *r.Lines[0].RatingGroup, r.Lines[0].PlanVersion,
 		r.Lines[0].Octets, r.Lines[0].Input, r.Lines[0].Output, r.Lines[0].Seconds, r.Lines[0].Charged, *r.Service)
-	want := "final lab alice gw;1 gw imsi:1 basic 3 10 2 7 3 4 5 70 {internet 00000001 10.45.0.2   00101      6}\n"
+	want := "final lab alice gw;1 gw imsi:1 basic 3 10 2 7 3 4 5 70 {internet 00000001 10.45.0.2   00101      6 <nil>  0 0 0}\n"
 	if got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
