@@ -211,16 +211,19 @@ func TestFullDisk(t *testing.T) {
 	n := uint64(0)
 	emit(t, memory, 5, &n, 3)
 	dir := filepath.Join(t.TempDir(), "records")
-	f, err := NewFollower(Config{Store: memory, Dir: dir, Instance: "A"})
+	now := time.UnixMilli(1_800_000_000_000)
+	f, err := NewFollower(Config{Store: memory, Dir: dir, Instance: "A", Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
+	begun := now.UnixMilli()
+	now = now.Add(time.Minute)
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
 	f.Follow(t.Context())
-	if f.Failed.Load() != 1 || f.Records.Load() != 0 {
-		t.Fatalf("%d failed, %d records", f.Failed.Load(), f.Records.Load())
+	if f.Failed.Load() != 1 || f.Records.Load() != 0 || f.Whole.Load() != begun {
+		t.Fatalf("%d failed, %d records, whole at %d, begun at %d", f.Failed.Load(), f.Records.Load(), f.Whole.Load(), begun)
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -228,8 +231,8 @@ func TestFullDisk(t *testing.T) {
 	f.swept = f.swept.Add(-SweepEvery)
 	f.Follow(t.Context())
 	files, err := Files(dir)
-	if err != nil || len(files) != 1 || f.Records.Load() != 3 {
-		t.Errorf("%d files, %d records: %v", len(files), f.Records.Load(), err)
+	if err != nil || len(files) != 1 || f.Records.Load() != 3 || f.Whole.Load() != now.UnixMilli() {
+		t.Errorf("%d files, %d records, whole at %d: %v", len(files), f.Records.Load(), f.Whole.Load(), err)
 	}
 }
 

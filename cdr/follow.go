@@ -101,6 +101,7 @@ type Follower struct {
 	Failed   atomic.Int64
 	Sessions atomic.Int64 // that ended, by their final records
 	Open     atomic.Int64 // milliseconds that those were open
+	Whole    atomic.Int64 // when all there was, was in files, in milliseconds since 1970; at first: when it began
 
 	behind  bool // the last pass did not take all there was
 	broken  bool // a pass failed, or none was made yet: a file may be unfinished
@@ -136,7 +137,9 @@ func NewFollower(c Config) (*Follower, error) {
 			c.Only = append(c.Only, p)
 		}
 	}
-	return &Follower{Config: c, broken: true, cursors: make(map[store.Partition]stored)}, nil
+	f := &Follower{Config: c, broken: true, cursors: make(map[store.Partition]stored)}
+	f.Whole.Store(c.Now().UnixMilli())
+	return f, nil
 }
 
 // Run follows until ctx ends, then makes one last pass.
@@ -174,6 +177,7 @@ func (f *Follower) Follow(ctx context.Context) {
 			return
 		}
 		if !full {
+			f.Whole.Store(f.Now().UnixMilli())
 			return
 		}
 	}

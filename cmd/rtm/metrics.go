@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rtm"
@@ -18,6 +20,7 @@ var (
 	peersDesc    = prometheus.NewDesc("rtm_diameter_connections", "Open Diameter connections.", []string{"instance"}, nil)
 	flightDesc   = prometheus.NewDesc("rtm_diameter_in_flight", "CCRs that are worked on.", []string{"instance"}, nil)
 	recordsDesc  = prometheus.NewDesc("rtm_records_total", "Lines written to record files.", []string{"instance"}, nil)
+	behindDesc   = prometheus.NewDesc("rtm_records_behind_seconds", "Since when the store holds events that are in no record file yet, as far as this instance writes them.", []string{"instance"}, nil)
 	waitDesc     = prometheus.NewDesc("rtm_record_failures_total", "Passes that could not write a record file: records wait in the store.", []string{"instance"}, nil)
 	closedDesc   = prometheus.NewDesc("rtm_sessions_closed_total", "Sessions whose final record this instance wrote to a file.", []string{"instance"}, nil)
 	openDesc     = prometheus.NewDesc("rtm_session_open_seconds_total", "How long those sessions were open; compare rtm_diameter_instance_seconds_total.", []string{"instance"}, nil)
@@ -28,7 +31,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m *doorMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc, boundDesc, omittedDesc, recordsDesc, waitDesc, closedDesc, openDesc} {
+	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc, boundDesc, omittedDesc, recordsDesc, behindDesc, waitDesc, closedDesc, openDesc} {
 		ch <- d
 	}
 }
@@ -56,6 +59,8 @@ func (d *door) collect(ch chan<- prometheus.Metric) {
 	if f := d.files; f != nil {
 		count(recordsDesc, float64(f.Records.Load()))
 		count(waitDesc, float64(f.Failed.Load()))
+		behind := max(time.Since(time.UnixMilli(f.Whole.Load())), 0)
+		ch <- prometheus.MustNewConstMetric(behindDesc, prometheus.GaugeValue, behind.Seconds(), name)
 		count(closedDesc, float64(f.Sessions.Load()))
 		count(openDesc, float64(f.Open.Load())/1000)
 	}

@@ -68,6 +68,9 @@ type Store struct {
 	gate  atomic.Bool // closed for ever by the first failed sync, or for a look
 	clock clock
 
+	disk           func(dir string) (free, all uint64, err error)
+	looked, filled atomic.Int64 // when the disk was looked at, in milliseconds, and how full it was then
+
 	reading sync.RWMutex // held by readers, and by Close when the database goes
 
 	marking sync.Mutex // held by whoever changes the mark
@@ -136,7 +139,8 @@ func openDir(c Config, look, marked bool) (*Store, error) {
 		c.Exit = os.Exit
 	}
 	s := &Store{
-		log: c.Log, exit: c.Exit, dir: c.Dir, wake: make(chan struct{}, 1), leases: make(map[string]int64),
+		disk: disk,
+		log:  c.Log, exit: c.Exit, dir: c.Dir, wake: make(chan struct{}, 1), leases: make(map[string]int64),
 		groups: make(chan *group, groupsMax),
 	}
 	if c.Memory == 0 {
