@@ -67,6 +67,9 @@ func (m *Sim) checkDeadlines(b *books, a *charging.Account, key store.Key, old *
 		}
 		is := sessionBook{sub: s.Sub, opened: s.Opened, close: s.Close, notice: s.Notice, applied: s.Messages}
 		latest := until
+		if slices.ContainsFunc(s.Groups, func(g charging.Group) bool { return !g.Waiting.IsZero() }) { // its user may top up meanwhile
+			latest = a.Decided.Add(2*max(m.validity, creditMax) + m.grace)
+		}
 		if was != nil {
 			is.session = was.session
 			if was.close.After(latest) {

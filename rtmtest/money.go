@@ -107,7 +107,7 @@ func (m *Sim) checkMoney(b *books, a *charging.Account, key store.Key, e *chargi
 		m.checkEvent(key, e)
 	case charging.FinalRecord:
 		m.checkTotals(b, key, e)
-		m.checkReplaced(a, key, e)
+		m.checkReplaced(key, e)
 	case charging.Released:
 		for i := range e.Lines {
 			b.change(e, &e.Lines[i]).fresh = false
@@ -156,6 +156,8 @@ func (m *Sim) checkUsage(b *books, a *charging.Account, key store.Key, e *chargi
 		}
 		if !l.After {
 			m.checkSplit(g, key, e, l, msg)
+		} else if g.unseen() {
+			g.anew = true
 		}
 		pays := m.checkLine(g, key, e, l)
 		if pays {
@@ -210,9 +212,16 @@ func laterUsed(e *charging.Entry, l *charging.Line) int64 {
 	return 0
 }
 
+// unseen reports whether no record shows what g was granted over a tariff change: its
+// session ended in the commit that opened it.
+func (g *groupBook) unseen() bool { return g.over && g.since.IsZero() }
+
 // checkSplit: what was used after a tariff change is told apart as the client does,
 // or else in proportion to time.
 func (m *Sim) checkSplit(g *groupBook, key store.Key, e *charging.Entry, l *charging.Line, msg *message) {
+	if g.unseen() {
+		return
+	}
 	used := l.Used.Octets + laterUsed(e, l)
 	want, ask := int64(0), (*charging.Ask)(nil)
 	if msg != nil {
@@ -441,7 +450,7 @@ func (m *Sim) checkTotals(b *books, key store.Key, e *charging.Entry) {
 
 // checkReplaced: a session ends for another one only if that is open, of the same
 // gateway and APN, and the plan says so.
-func (m *Sim) checkReplaced(a *charging.Account, key store.Key, e *charging.Entry) {
+func (m *Sim) checkReplaced(key store.Key, e *charging.Entry) {
 	if e.Cause != charging.Replaced {
 		return
 	}
@@ -456,7 +465,7 @@ func (m *Sim) checkReplaced(a *charging.Account, key store.Key, e *charging.Entr
 	tenantName, _ := tenant.AccountOf(key)
 	for _, t := range m.tenants {
 		for _, p := range t.plans {
-			if t.name == tenantName && p.name == string(a.Plan) && p.place%5 != 3 {
+			if t.name == tenantName && p.name == e.Plan && p.place%5 != 3 {
 				m.failf("§9: %s: %s was replaced, which its plan does not want", key, e.Session)
 			}
 		}
