@@ -165,7 +165,7 @@ func (m *Sim) hold(d *node, b *books, a *charging.Account, old *books, key store
 	for i := range a.Sessions {
 		s := &a.Sessions[i]
 		was := old.sessionOf(s.ID, s.Sub)
-		anew := was != nil && !was.opened.Equal(s.Opened)
+		anew := was != nil && !was.is(s)
 		for j := range s.Groups {
 			g := &s.Groups[j]
 			if len(g.Holds) == 0 {

@@ -18,6 +18,13 @@ type sessionBook struct {
 	close   time.Time
 	notice  charging.Notice
 	applied uint32 // messages
+	first   uint64 // hash of the request that opened it
+}
+
+// is reports whether s is that session, and not another one of its name: clocks may
+// stand still meanwhile.
+func (b *sessionBook) is(s *charging.Session) bool {
+	return b.opened.Equal(s.Opened) && b.first == s.First
 }
 
 // What deadlines are reckoned by here.
@@ -62,10 +69,10 @@ func (m *Sim) checkDeadlines(b *books, a *charging.Account, key store.Key, old *
 	for i := range a.Sessions {
 		s := &a.Sessions[i]
 		was := old.sessionOf(s.ID, s.Sub)
-		if was != nil && !was.opened.Equal(s.Opened) {
+		if was != nil && !was.is(s) {
 			was = nil // another one of that name
 		}
-		is := sessionBook{sub: s.Sub, opened: s.Opened, close: s.Close, notice: s.Notice, applied: s.Messages}
+		is := sessionBook{sub: s.Sub, opened: s.Opened, close: s.Close, notice: s.Notice, applied: s.Messages, first: s.First}
 		latest := until
 		if slices.ContainsFunc(s.Groups, func(g charging.Group) bool { return !g.Waiting.IsZero() }) { // its user may top up meanwhile
 			latest = a.Decided.Add(2*max(m.validity, creditMax) + m.grace)
