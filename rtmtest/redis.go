@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -30,6 +31,8 @@ type Redis struct {
 	env  []string // of a clock that is off
 	cmd  *exec.Cmd
 	pid  atomic.Int64
+
+	ended <-chan struct{} // when the process is gone
 }
 
 // StartRedis runs a redis-server on a free loopback port until the test ends.
@@ -39,17 +42,38 @@ func StartRedis(t testing.TB, args ...string) *Redis {
 	addr := FreeAddr(t)
 	r := &Redis{t: t, Addr: addr, own: addr, dir: t.TempDir()}
 	r.args = append([]string{"--port", r.port(), "--bind", "127.0.0.1", "--save", "", "--dir", r.dir, "--loglevel", "warning"}, args...)
-	r.Start()
 	t.Cleanup(r.Kill)
+	r.Start()
 	return r
 }
 
-// FreeAddr is a loopback address that nobody listens on. Its port is none that
-// connections are made from, so that it is still free when a server comes back.
+// ports are this process' own: the first of them is listened on while it runs, so
+// that no other process that tests takes any of them.
+var ports struct {
+	sync.Mutex
+	next, end int
+	locks     []net.Listener
+}
+
+// FreeAddr is a loopback address that nobody listens on, and that it gives only once.
+// Its port is none that connections are made from, so that it is still free when a
+// server comes back.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+	const first, many, each = 10_000, 200, 100
+	ports.Lock()
+	defer ports.Unlock()
+	for range 100 * many {
+		if ports.next == ports.end {
+			block := first + each*rand.IntN(many)
+			if l, err := net.Listen("tcp", loopback(block)); err == nil {
+				ports.locks = append(ports.locks, l)
+				ports.next, ports.end = block+1, block+each
+			}
+			continue
+		}
+		addr := loopback(ports.next)
+		ports.next++
 		if l, err := net.Listen("tcp", addr); err == nil {
 			l.Close()
 			return addr
@@ -58,6 +82,8 @@ func FreeAddr(t testing.TB) string {
 	t.Fatal("no loopback port is free")
 	return ""
 }
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 func (r *Redis) port() string {
 	_, port, _ := net.SplitHostPort(r.own)
@@ -80,7 +106,26 @@ func (r *Redis) Start() {
 		r.t.Fatal(err)
 	}
 	r.pid.Store(int64(r.cmd.Process.Pid))
-	Until(r.t, "redis-server answers", r.pong)
+	cmd, ended := r.cmd, make(chan struct{})
+	r.ended = ended
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	Within(r.t, time.Minute, "redis-server answers", func() bool {
+		select {
+		case <-ended:
+			r.t.Fatalf("redis-server %s ended as it started: %s\n%s", r.Name, cmd.ProcessState, r.log())
+		default:
+		}
+		return r.pong()
+	})
+}
+
+// log is what the server has said, where that goes to a file.
+func (r *Redis) log() []byte {
+	text, _ := os.ReadFile(filepath.Join(r.dir, "log"))
+	return text
 }
 
 // aheadC gives a program another time of day. It asks the kernel itself: a shim that
@@ -230,8 +275,11 @@ func (r *Redis) PID() int { return int(r.pid.Load()) }
 
 // Kill ends the server with SIGKILL.
 func (r *Redis) Kill() {
+	if r.ended == nil {
+		return
+	}
 	r.cmd.Process.Kill()
-	r.cmd.Wait()
+	<-r.ended
 }
 
 // Freeze stops the process where it is (SIGSTOP), until Thaw.
@@ -240,10 +288,10 @@ func (r *Redis) Freeze() { r.cmd.Process.Signal(syscall.SIGSTOP) }
 // Thaw lets it go on (SIGCONT).
 func (r *Redis) Thaw() { r.cmd.Process.Signal(syscall.SIGCONT) }
 
-// Until waits, ten seconds at most, for something to come true.
+// Until waits, half a minute at most, for something to come true.
 func Until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	Within(t, 10*time.Second, what, ok)
+	Within(t, 30*time.Second, what, ok)
 }
 
 // Within waits, d at most, for something to come true.
