@@ -62,13 +62,11 @@ func (s *Shard) settle(w *work, r *store.Result) {
 			in.doubt = true
 		}
 		mend(w.batch)
-		s.lookAgain(w)
 		s.pause(w)
 	case store.Refused:
 		w.fresh, w.extras = false, w.extras[:0]
+		mend(w.batch)
 		if !errors.Is(r.Err, store.ErrTooLarge) {
-			mend(w.batch)
-			s.lookAgain(w)
 			s.pause(w)
 			break
 		}
@@ -88,19 +86,6 @@ func mend(batch []*Inbound) {
 	for _, in := range batch {
 		in.spoilt = 0
 	}
-}
-
-// lookAgain sends those of a batch whom the session index led here back to it: the
-// store may have another master now, and what the last one said may have been old.
-func (s *Shard) lookAgain(w *work) {
-	w.batch = slices.DeleteFunc(w.batch, func(in *Inbound) bool {
-		led := in.indexed
-		if led {
-			in.broken, in.recalls = true, 0
-			s.afresh(in)
-		}
-		return led
-	})
 }
 
 // done lets the answers of a batch leave.
@@ -156,40 +141,44 @@ func (s *Shard) proved(in *Inbound, r *store.Result) {
 		s.afresh(in)
 		return
 	}
-	if in.state == checking {
+	switch {
+	case in.state == checking:
 		s.forward(in, in.Account)
-		return
+	case in.state != answered && in.doubt: // it may have taken effect where nobody is found now
+		s.reply(in, Silent)
+	default:
+		s.reply(in, Answered)
 	}
-	s.reply(in, Answered)
 }
 
 // indexedAt ends the writing of a session index, or writes again. An account's
 // commit that went round again has its own.
 func (s *Shard) indexedAt(in *Inbound, r *store.Result) {
 	switch {
-	case r.Outcome == store.Done || r.Outcome == store.Conflict && r.Fresh[0].Version == in.index.new:
+	case r.Outcome == store.Done:
 		in.index.due = false
 		s.proven(in)
 		return
 	case in.broken:
 		return
 	case r.Outcome == store.Conflict:
-		in.index.seen = r.Fresh[0].Version
-		s.share(&in.index, r.Fresh[0].Bytes)
-	}
-	if r.Outcome != store.Conflict {
+		s.share(&in.index, &r.Fresh[0])
+	default:
 		s.rest = s.now.Add(s.jittered())
 	}
 	s.indexes = append(s.indexes, in)
 }
 
-// share keeps what was says of other accounts' sessions. Then the version is not the
-// one that the session remembers, so that whatever it writes later conflicts, and
-// learns again who else is there.
-func (s *Shard) share(x *indexWrite, was []byte) {
-	var alone bool
-	if x.value, alone = tenant.EncodeEntry(was, x.entry, true); !alone {
-		x.new, x.keep = s.Version(), max(x.keep, tenant.FormerFor)
+// share keeps what the index says of other accounts' sessions. Then the version is not
+// the one that the session remembers, so that whatever it writes later conflicts, and
+// learns again who else is there. What a repeat finds there already, or an earlier try
+// has written, is only proved: a conflict may have been found where it does not last.
+func (s *Shard) share(x *indexWrite, was *store.Record) {
+	x.seen = was.Version
+	value, others := tenant.EncodeEntry(was.Bytes, x.entry, false)
+	x.proof = was.Version == x.new || x.repeat && slices.ContainsFunc(tenant.Entries(was.Bytes), x.entry.Means)
+	if x.value = value; !others.IsZero() && !x.proof {
+		x.new, x.keep = s.Version(), max(x.keep, others.Sub(s.now))
 	}
 }
 

@@ -180,18 +180,15 @@ func (s *Shard) finished(in *Inbound, r *store.Record) bool {
 func (s *Shard) known(in *Inbound, account store.Key) {
 	if !in.indexed && account != in.home {
 		in.Hinted, in.Request.Formerly, in.home = true, true, store.Key{}
+		in.Request.Indexed = true // its entry is renewed, whatever the client's dialect
 	}
 	s.led(in, account)
 }
 
-// led sends in to the account that it was led to. Whom the session index led goes
-// there when a commit has shown that it says so still: if it was read where another
-// master has taken over, what is charged there is another session's of that name.
+// led sends in to the account that it was led to, when commits have shown that all that
+// led there is so still: if it was read where another master has taken over, what is
+// charged there is another session's of that name, or was charged elsewhere.
 func (s *Shard) led(in *Inbound, account store.Key) {
-	if !in.indexed {
-		s.forward(in, account)
-		return
-	}
 	in.Account, in.state, in.waits, in.broken = account, checking, 0, false
 	s.prove(in, nil)
 }
@@ -494,15 +491,20 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	in.Answer = o.Answer
 	in.Answer.Grants = grants
 	in.Opened = o.Opened
+	in.debited = false
 	in.Notices = in.Notices[:0]
 	for _, n := range o.Notices {
 		n.Realm, n.Host, n.Session = slices.Clone(n.Realm), slices.Clone(n.Host), slices.Clone(n.Session)
 		in.Notices = append(in.Notices, n)
 	}
 	d.changed = d.changed || o.Changed
+	if in.doubt && in.Answer.Result != charging.Success { // what may be on its way still must find another version
+		d.changed = d.changed || s.account.Exists
+	}
 	for i := range o.Log.Entries {
 		start := len(s.arena)
 		s.arena = o.Log.Entries[i].Append(s.arena)
+		in.debited = in.debited || o.Log.Entries[i].Sort == charging.Supplementary
 		d.events = append(d.events, [2]int{start, len(s.arena)})
 		d.size += len(s.arena) - start
 	}
@@ -530,11 +532,11 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	in.index = indexWrite{
 		key:  tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub),
 		seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
-		entry: tenant.Entry{Account: w.key, Host: string(in.Request.Host)},
+		entry: tenant.Entry{Account: w.key, Host: string(in.Request.Host), Opened: o.Index.Opened, Until: s.now.Add(o.Index.For)},
 	}
-	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry, true)
-	if o.Index.Op == charging.Relied { // a conflict tells that it is there
-		in.index.seen, in.index.new = store.Version{}, o.Index.Seen
+	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry, false)
+	if o.Index.Op == charging.Relied {
+		in.index.new, in.index.repeat, in.index.proof = o.Index.Seen, true, true
 	}
 }
 
@@ -620,7 +622,9 @@ func (s *Shard) finish(w *work, d draft) {
 		in.waits, in.broken = 1, false
 		switch in.Answer.Result {
 		case charging.UnknownSession, charging.UserUnknown, charging.UnableToComply:
-			s.prove(in, w)
+			if !in.debited { // what was charged here stays, whoever is said to have the session by now
+				s.prove(in, w)
+			}
 		}
 		if in.index.due {
 			in.waits++
@@ -651,8 +655,10 @@ func (s *Shard) addExtras(w *work) (n int) {
 // writeIndex adds the commit that tells the session index where in's session is.
 func (s *Shard) writeIndex(in *Inbound) {
 	x := &in.index
-	s.writes = append(s.writes, store.Write{
-		Op: store.Put, Key: x.key, Seen: x.seen, New: x.new, Bytes: x.value, Expire: x.keep,
-	})
+	w := store.Write{Op: store.Put, Key: x.key, Seen: x.seen, New: x.new, Bytes: x.value, Expire: x.keep}
+	if x.proof {
+		w = store.Write{Op: store.Check, Key: x.key, Seen: x.seen}
+	}
+	s.writes = append(s.writes, w)
 	s.commit(span{in: in, sort: indexSpan}, store.Commit{Writes: s.last(1)})
 }

@@ -1,7 +1,6 @@
 package rtm
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -497,16 +496,9 @@ func (n *Instance) enter(ctx context.Context, account store.Key, s *charging.Ses
 		return err
 	}
 	rec := recs[0]
+	entry := tenant.Entry{Account: account, Host: string(s.Host), Opened: s.Opened, Until: s.Moved()}
 	for range casTries {
-		value, alone := tenant.EncodeEntry(rec.Bytes, tenant.Entry{Account: account, Host: string(s.Host)}, false)
-		w := store.Write{Op: store.Put, Key: key, Seen: rec.Version, New: n.version(), Bytes: value, Expire: max(s.Close.Sub(n.Now()), 0) + reassignedFor}
-		if !alone {
-			w.Expire = max(w.Expire, tenant.FormerFor)
-		}
-		if bytes.Equal(rec.Bytes, value) {
-			w = store.Write{Op: store.Check, Key: key, Seen: rec.Version}
-		}
-		rs, _ := n.Store.Commit(ctx, []store.Commit{{Writes: []store.Write{w}}})
+		rs, _ := n.Store.Commit(ctx, []store.Commit{tenant.Enter(key, rec, entry, n.version(), n.Now())})
 		switch rs[0].Outcome {
 		case store.Done:
 			return nil
@@ -518,7 +510,3 @@ func (n *Instance) enter(ctx context.Context, account store.Key, s *charging.Ses
 	}
 	return fmt.Errorf("session index, %s: others change it all the time: %w", s.ID, ErrBusy)
 }
-
-// reassignedFor is how long a session is found by its Session-Id beyond the time
-// it would be closed at. Its next message renews that.
-const reassignedFor = 24 * time.Hour

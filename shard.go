@@ -58,6 +58,7 @@ type Inbound struct {
 	carried *extra          // what the account that knows in has of it: its closed session, or its answer
 	indexed bool            // the session index was asked
 	proofs  []looked        // all that was looked at
+	debited bool            // usage that came late was charged for it
 	doubt   bool            // a commit with this request in it is in doubt
 	broken  bool            // a commit of this cycle was not Done
 	waits   int             // commits that must be Done before the answer may leave
@@ -226,6 +227,9 @@ type indexWrite struct {
 	due   bool
 	entry tenant.Entry
 	value []byte // the entry, and those of other accounts
+
+	repeat bool // of a message that wrote it before: it is no newer for that
+	proof  bool // it is there, and must be so still
 }
 
 // NewShard returns an empty shard.

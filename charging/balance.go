@@ -131,11 +131,11 @@ func (d *decision) own(g *Group) bool {
 	return len(g.PlanName) == 0 || bytes.Equal(g.PlanName, d.a.Plan)
 }
 
-// version is the version of a plan that g was granted under. nil: it is not
+// version is that version of the plan that g is priced by. nil: it is not
 // here, and the request has to wait for it.
-func (d *decision) version(g *Group) *rating.Plan {
+func (d *decision) version(g *Group, number uint32) *rating.Plan {
 	if plans := d.pinned(g); plans != nil {
-		if plan := plans.Version(g.Plan); plan != nil {
+		if plan := plans.Version(number); plan != nil {
 			return plan
 		}
 	}
@@ -151,7 +151,7 @@ func (d *decision) needPlan() {
 // price is what usage of g costs: as granted, or as it would be granted now.
 func (d *decision) price(g *Group) (*rating.Price, Result) {
 	if g.Rule != 0 {
-		plan := d.version(g)
+		plan := d.version(g, g.Plan)
 		if plan == nil {
 			return nil, UnableToComply
 		}
@@ -209,7 +209,8 @@ func (d *decision) debit(e *Entry, line int, g *Group, ask *Ask, overtaken bool)
 		after.Used.set(p.Unit, later)
 	}
 	l.Used.less(&after.Used)
-	g.Plan, g.Rule, g.Paid, g.Charged, g.Change = g.NextPlan, g.NextRule, 0, 0, time.Time{}
+	g.Plan, g.Rule, g.NextPlan, g.NextRule = g.NextPlan, g.NextRule, g.Plan, g.Rule
+	g.Paid, g.Charged, g.Passed = 0, 0, true
 	if p, result = d.price(g); p == nil { // that version is not here
 		return result
 	}
@@ -239,7 +240,7 @@ func (d *decision) charge(e *Entry, l *Line, g *Group, p *rating.Price, units in
 func (d *decision) later(g *Group, ask *Ask, unit rating.Unit) int64 {
 	at := d.at(g)
 	switch {
-	case g.Change.IsZero() || !at.After(g.Change):
+	case g.Change.IsZero() || g.Passed || !at.After(g.Change):
 		return 0
 	case ask.Split:
 		return ask.After.Of(unit)
@@ -522,7 +523,7 @@ func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (sh
 	if !d.own(g) || g.Plan != d.plan.Version || g.Rule != p.Rule {
 		g.PlanName, g.Plan, g.Rule, g.Paid, g.Charged = nil, d.plan.Version, p.Rule, 0, 0
 	}
-	g.Result, g.Unit, g.Granted, g.Change = CreditLimitReached, 0, 0, time.Time{}
+	g.Result, g.Unit, g.Granted, g.Change, g.Passed = CreditLimitReached, 0, 0, time.Time{}, false
 	g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
 
 	left := d.affordable(g, &t, shared)

@@ -355,6 +355,7 @@ type Group struct {
 	Change   time.Time // from then on usage of the grant costs what rule NextRule of version NextPlan says; zero: no change
 	NextPlan uint32
 	NextRule uint32
+	Passed   bool // usage from after Change was charged: Next is what the grant was made under
 
 	left        int64 // of Granted, while a message's reports are taken one by one
 	unknown     []byte
@@ -388,7 +389,7 @@ type Session struct {
 	Busy        time.Duration // from arrival to decision, of all messages together
 	Trail       []Handled     // the last TrailMax messages, oldest first
 	Notice      Notice
-	Indexed     time.Time // when the session index was last written; zero: never
+	Indexed     time.Time // until when the session index has it; zero: it was never written
 	Index       [8]byte   // the version it was written under
 	Groups      []Group
 	Particulars Particulars
@@ -409,6 +410,7 @@ type Told struct {
 	Balance rating.Micros
 	Told    bool
 	Low     Low
+	Broke   bool // want of credit refused all of it
 
 	unknown []byte
 }
@@ -556,9 +558,10 @@ const (
 
 // Indexing is what becomes of a session's entry in the session index.
 type Indexing struct {
-	Op   Extra         // Written: a new version of it; Relied: as it was last written, should it be missing
-	Seen [8]byte       // the version it was last written under; zero: never
-	For  time.Duration // how long it is kept
+	Op     Extra         // Written: a new version of it; Relied: as it was last written, should it be missing
+	Seen   [8]byte       // the version it was last written under; zero: never
+	For    time.Duration // how long it is kept
+	Opened time.Time     // when the session was
 }
 
 // A Closing is the record of a session that ended, to be kept for a while.

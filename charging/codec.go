@@ -109,6 +109,7 @@ const (
 	groupChange    protowire.Number = 27
 	groupNextPlan  protowire.Number = 28
 	groupNextRule  protowire.Number = 29
+	groupPassed    protowire.Number = 30
 )
 
 // Decode makes a the account that b holds. Its slices point into b, which must
@@ -518,7 +519,7 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 	}
 	b = appendUint(b, bodyDeaf, bit(s.Deaf))
 	b = appendUint(b, bodyState, uint64(s.State))
-	if s.Told.HasCost || s.Told.Told || s.Told.Low != 0 {
+	if s.Told.HasCost || s.Told.Told || s.Told.Low != 0 || s.Told.Broke {
 		b = s.Told.append(b)
 	}
 	return append(b, s.later...)
@@ -532,6 +533,7 @@ func (t *Told) append(b []byte) []byte {
 	b = appendInt(b, 4, int64(t.Balance))
 	b = appendUint(b, 5, bit(t.Told))
 	b = appendUint(b, 6, uint64(t.Low))
+	b = appendUint(b, 7, bit(t.Broke))
 	return done(append(b, t.unknown...), start)
 }
 
@@ -555,6 +557,8 @@ func (t *Told) decode(b []byte) bool {
 			t.Told = f.value != 0
 		case 6:
 			t.Low = Low(f.value)
+		case 7:
+			t.Broke = f.value != 0
 		default:
 			t.unknown = append(t.unknown, f.raw...)
 		}
@@ -710,6 +714,7 @@ func (g *Group) append(b []byte) []byte {
 		b = appendTime(b, groupChange, g.Change)
 		b = appendUint(b, groupNextPlan, uint64(g.NextPlan))
 		b = appendUint(b, groupNextRule, uint64(g.NextRule))
+		b = appendUint(b, groupPassed, bit(g.Passed))
 	}
 	return append(b, g.unknown...)
 }
@@ -798,6 +803,8 @@ func (g *Group) decodeNumber(f *field) {
 		g.NextPlan = uint32(f.value)
 	case groupNextRule:
 		g.NextRule = uint32(f.value)
+	case groupPassed:
+		g.Passed = f.value != 0
 	default:
 		g.unknown = append(g.unknown, f.raw...)
 	}

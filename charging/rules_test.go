@@ -2,6 +2,7 @@ package charging
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -505,4 +506,139 @@ func (r *rig) fits() {
 	if size > 256_000 || len(r.outcome.Closings) > 60 {
 		r.t.Fatalf("a decision is %d octets in %d records", size, len(r.outcome.Closings)+1)
 	}
+}
+
+// The session index knows a session as long as something may come for it: while it is
+// open, and then as long as its record is kept.
+func TestTheIndexOutlivesTheSession(t *testing.T) {
+	validities := []time.Duration{10 * time.Second, time.Minute, 10 * time.Minute, time.Hour, 9 * 24 * time.Hour}
+	var services []rating.Service
+	for i, v := range validities {
+		s := service(uint32(i+1), 1, uint32(i))
+		s.Quota.Validity = v
+		services = append(services, s)
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 500 {
+		r := newRig(t, 1_000_000_000, versions{plan("p", 1, services...)})
+		kept, written := time.Time{}, 0
+		send := func(q *Request) Answer {
+			q.Indexed = true
+			a := r.do(q)
+			if x := &r.outcome.Index; x.Op == Written {
+				kept, written = r.w.Now.Add(x.For), written+1
+			}
+			return a
+		}
+		some := func(kind Kind, n uint32) *Request {
+			var groups []uint32
+			for g := range validities {
+				if rnd.IntN(3) == 0 {
+					groups = append(groups, uint32(g))
+				}
+			}
+			return ccr(kind, n, 10, groups...)
+		}
+		send(some(Initial, 0))
+		number := uint32(1)
+		for ; number < 30; number++ {
+			s := &r.account().Sessions[0]
+			if kept.Before(s.Remembered()) {
+				t.Fatalf("message %d: the index knows the session until %s, it is remembered until %s", number-1, kept, s.Remembered())
+			}
+			if r.w.Now = r.w.Now.Add(time.Duration(rnd.Int64N(int64(s.Close.Sub(r.w.Now))))); send(some(Update, number)).Result != Success {
+				t.Fatal("the session is over")
+			}
+		}
+		r.w.Now = r.account().Sessions[0].Close
+		r.do(&Request{Kind: Tick})
+		for ; number < 36; number++ { // each at the last moment
+			record := r.closed.memory()
+			if until := r.w.Now.Add(record); kept.Before(until) {
+				t.Fatalf("the index knows the ended session until %s, its record is kept until %s", kept, until)
+			}
+			r.w.Now = r.w.Now.Add(record - time.Second)
+			if q := ccr(Update, number, 10, 1); send(q).Result != UnknownSession || len(r.outcome.Closings) == 0 {
+				t.Fatal("late usage left no trace")
+			}
+		}
+		if written > 36*2/3 {
+			t.Errorf("the index was written %d times for 36 messages", written)
+		}
+	}
+}
+
+// What is sent once more after usage over a tariff change came late, or the plan began
+// to spare the session, is answered as it was.
+func TestRepeatsOfASessionThatHasEnded(t *testing.T) {
+	day, night := service(1, 1_000_000, 1), service(2, 100_000, 1)
+	first, second := plan("p", 1, day), plan("p", 2, night)
+	r := newRig(t, 100_000_000, versions{first})
+	r.plans["p"] = versions{first}
+	r.w.Plans = changing{versions{first, second}, noon.Add(10 * time.Minute)}
+	splits := func(q *Request) *Request { q.Client.Splits = true; return q }
+	r.do(splits(ccr(Initial, 0, 0, 1)))
+	q := splits(ccr(Update, 1, mib, 1))
+	was := r.do(q)
+	if was.Grants[0].Change.IsZero() {
+		t.Fatal("nothing was granted over the change")
+	}
+	r.w.Now = noon.Add(3 * time.Hour)
+	r.do(&Request{Kind: Tick})
+	if r.do(ccr(Update, 2, 3*mib, 1)).Result != UnknownSession {
+		t.Fatal("the session is open")
+	}
+	if paid := r.main().Debited; paid <= 1_000_000+300_000 || paid >= 4_000_000 {
+		t.Fatalf("%d was paid: nothing was used after the change", paid)
+	}
+	again := r.do(q)
+	was.Grants[0].Price, again.Grants[0].Price = nil, nil
+	if d := cmp.Diff(was, again); d != "" {
+		t.Errorf("answered otherwise (-first +repeat):\n%s", d)
+	}
+
+	strict, kind := plan("p", 1, service(1, 1_000_000, 1), service(2, 0, 9)), plan("p", 2, service(1, 1_000_000, 1), service(2, 0, 9))
+	strict.Refuses = true
+	r = newRig(t, 1_000_000, versions{strict})
+	r.do(ccr(Initial, 0, 0, 1))
+	q = ccr(Update, 1, mib, 1, 9)
+	if was = r.do(q); was.Result != CreditLimitReached {
+		t.Fatalf("answered %d", was.Result)
+	}
+	r.plans["p"], r.w.Plans = versions{strict, kind}, versions{strict, kind}
+	if d := cmp.Diff(was, r.do(q)); d != "" {
+		t.Errorf("answered otherwise (-first +repeat):\n%s", d)
+	}
+	r = newRig(t, 1_000_000, versions{kind})
+	r.do(ccr(Initial, 0, 0, 1))
+	q = ccr(Update, 1, mib, 1, 9)
+	if was = r.do(q); was.Result != Success || was.Grants[0].Result != CreditLimitReached {
+		t.Fatalf("answered %+v", was)
+	}
+	r.do(ccr(Termination, 2, 0))
+	strict.Version = 3
+	r.plans["p"], r.w.Plans = versions{kind, strict}, versions{kind, strict}
+	if d := cmp.Diff(was, r.do(q)); d != "" {
+		t.Errorf("answered otherwise (-first +repeat):\n%s", d)
+	}
+}
+
+// changing are versions of which the last comes into force at that time.
+type changing struct {
+	versions
+	at time.Time
+}
+
+func (c changing) Next(now time.Time) time.Time {
+	if now.Before(c.at) {
+		return c.at
+	}
+	return time.Time{}
+}
+
+func (c changing) Current(now time.Time) *rating.Plan {
+	if now.Before(c.at) {
+		return c.versions[0]
+	}
+	return c.versions[1]
 }

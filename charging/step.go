@@ -3,6 +3,7 @@ package charging
 import (
 	"bytes"
 	"math"
+	"slices"
 	"time"
 
 	"rtm/rating"
@@ -264,7 +265,7 @@ func (d *decision) initial() {
 		return
 	}
 	d.o.Changed, d.o.Open, d.o.Opened = true, true, true
-	switch d.refused(); {
+	switch d.refuse(s); {
 	case d.o.Answer.Result == Success:
 	case d.r.reports():
 		d.o.Open = false
@@ -339,13 +340,23 @@ func (d *decision) discard(s *Session) {
 	d.o.Changed = len(d.o.Log.Entries) > 0 || d.prompted
 }
 
+// refuse is refused for a message of s that takes effect, as the plan says; a repeat
+// says the same, whatever the plan says then.
+func (d *decision) refuse(s *Session) {
+	short := slices.ContainsFunc(d.o.Answer.Grants, func(g Grant) bool { return g.Result == CreditLimitReached })
+	if short && d.plan != nil && d.plan.Refuses {
+		s.Told.Number, s.Told.Broke = d.r.Number, true
+	}
+	d.refused(s.Told.Broke)
+}
+
 // refused makes the refusal of units at message level the result of the whole
 // answer; refusals of one service stay inside its Multiple-Services-Credit-Control,
-// but for want of credit if the plan refuses the session then.
-func (d *decision) refused() {
+// but for want of credit if that ends the session.
+func (d *decision) refused(broke bool) {
 	for i := range d.o.Answer.Grants {
 		g := &d.o.Answer.Grants[i]
-		whole := g.Has&AtMessage != 0 || g.Result == CreditLimitReached && d.plan != nil && d.plan.Refuses
+		whole := g.Has&AtMessage != 0 || g.Result == CreditLimitReached && broke
 		if whole && g.Result != Success {
 			d.o.Answer.Result = g.Result
 		}
@@ -391,7 +402,7 @@ func (d *decision) update() {
 	if d.o.Abandon {
 		return
 	}
-	d.refused()
+	d.refuse(s)
 	switch {
 	case d.r.Kind == Termination:
 		d.close(s, Terminated)
@@ -487,7 +498,8 @@ func (d *decision) late(c *Session) {
 	e.Lines = append(e.Lines, d.extra...)
 	c.Records++
 	e.Record = c.Records
-	d.remember(c, max(ClosedMin, c.Close.Sub(c.Last)))
+	d.index(c, d.now.Add(c.memory()))
+	d.remember(c, c.memory())
 }
 
 // repeat answers a request that was applied before: what was granted, unless a
@@ -509,7 +521,7 @@ func (d *decision) repeat(s *Session) {
 	if s.Told.Number == d.r.Number {
 		d.told(&s.Told)
 	}
-	d.refused()
+	d.refused(s.Told.Number == d.r.Number && s.Told.Broke)
 }
 
 // wanted reports whether an ask of the message wants quota of g.
@@ -636,7 +648,7 @@ func (d *decision) report(e *Entry, line int, s *Session, ask *Ask) Result {
 	if !overtaken {
 		d.release(e, g)
 		final := g.Final
-		g.Number, g.Result, g.Unit, g.Granted, g.Change = d.r.Number, result, 0, 0, time.Time{}
+		g.Number, g.Result, g.Unit, g.Granted, g.Change, g.Passed = d.r.Number, result, 0, 0, time.Time{}, false
 		g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
 		if final > rating.Terminate && ask.Reports && !ask.Wants && result == Success {
 			d.await(g)
@@ -648,7 +660,7 @@ func (d *decision) report(e *Entry, line int, s *Session, ask *Ask) Result {
 // await has the user of g, whose last units are used up, stay where credit can be
 // topped up (RFC 8506 §5.6.2, §5.6.3): the answer grants nothing but that time.
 func (d *decision) await(g *Group) {
-	if plan := d.version(g); plan != nil {
+	if plan := d.version(g, g.Plan); plan != nil {
 		if p := plan.Rule(g.Rule); p != nil {
 			d.wait(g, p)
 		}
@@ -716,8 +728,12 @@ func (d *decision) said(g *Group, ask *Ask) Grant {
 	a := g.grant()
 	a.Group, a.Service, a.Has = ask.Group, ask.Service, ask.Has
 	if g.Unit != 0 || g.Final != 0 {
-		if plan := d.version(g); plan != nil {
-			a.Price = plan.Rule(g.Rule)
+		version, rule := g.Plan, g.Rule
+		if g.Passed {
+			version, rule = g.NextPlan, g.NextRule
+		}
+		if plan := d.version(g, version); plan != nil {
+			a.Price = plan.Rule(rule)
 		}
 	}
 	return a
@@ -815,6 +831,23 @@ func replace[N uint8 | uint32](old *N, known N) {
 	}
 }
 
+// memory is how long the record of s is kept when it has ended, or took usage after that.
+func (s *Session) memory() time.Duration { return max(ClosedMin, s.Close.Sub(s.Last)) }
+
+// Remembered is until when what is sent for s must find it, or its record, if nothing
+// more is heard.
+func (s *Session) Remembered() time.Time { return s.Close.Add(s.memory()) }
+
+// Moved is until when the session index is to know s when its identity becomes another
+// account's: a day longer than is needed, and as long as it may do so already.
+func (s *Session) Moved() time.Time {
+	until := s.Remembered().Add(24 * time.Hour)
+	if s.Indexed.After(until) {
+		return s.Indexed
+	}
+	return until
+}
+
 // deadlines sets when s is closed if nothing more is heard (Tcc, RFC 8506 §5:
 // twice the validity and the grace, of the group that lives longest).
 func (d *decision) deadlines(s *Session) {
@@ -836,26 +869,25 @@ func (d *decision) deadlines(s *Session) {
 		s.Close = until
 	}
 	s.wake()
-	d.index(s)
+	d.index(s, s.Remembered())
 }
 
-// index renews the session index when half of Tcc has passed since it was
-// written. It outlives the session by as much as the closed record does.
-func (d *decision) index(s *Session) {
-	tcc := s.Close.Sub(d.now)
-	if !d.r.Indexed || !s.Indexed.IsZero() && d.now.Sub(s.Indexed) < tcc/2 {
+// index has the session index know s until then at least. It is written for half as
+// long again, so that few messages write it.
+func (d *decision) index(s *Session, until time.Time) {
+	if !d.r.Indexed || !s.Indexed.Before(until) {
 		return
 	}
-	d.o.Index = Indexing{Op: Written, Seen: s.Index, For: tcc + max(tcc, ClosedMin)}
-	s.Indexed, s.Index = d.now, d.w.Version
+	left := until.Sub(d.now)
+	d.o.Index = Indexing{Op: Written, Seen: s.Index, For: left + left/2, Opened: s.Opened}
+	s.Indexed, s.Index = d.now.Add(d.o.Index.For), d.w.Version
 }
 
 // reindex has the session index looked at before a repeat is answered: whoever
 // carried the request out may have died between the account and the index.
 func (d *decision) reindex(s *Session) {
 	if d.r.Indexed && !s.Indexed.IsZero() {
-		tcc := max(s.Close.Sub(d.now), 0)
-		d.o.Index = Indexing{Op: Relied, Seen: s.Index, For: tcc + max(tcc, ClosedMin)}
+		d.o.Index = Indexing{Op: Relied, Seen: s.Index, For: max(s.Indexed.Sub(d.now), ClosedMin), Opened: s.Opened}
 	}
 }
 
@@ -895,8 +927,7 @@ func (d *decision) close(s *Session, cause Cause) {
 		e.Lines = append(e.Lines, l)
 	}
 	if cause != Reinitialised {
-		keep := max(ClosedMin, s.Close.Sub(s.Last))
-		d.o.Closings = append(d.o.Closings, Closing{Session: *s, For: keep})
+		d.o.Closings = append(d.o.Closings, Closing{Session: *s, For: s.memory()})
 	}
 	d.remove(s)
 	d.offer(recallPause)

@@ -1,7 +1,6 @@
 package rtmtest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -157,16 +156,9 @@ func (n *instance) index(ctx context.Context, w *waiting, account store.Key, s *
 	if err != nil {
 		return err
 	}
+	entry := tenant.Entry{Account: account, Host: string(s.Host), Opened: s.Opened, Until: s.Moved()}
 	for rec := recs[0]; ; {
-		value, alone := tenant.EncodeEntry(rec.Bytes, tenant.Entry{Account: account, Host: string(s.Host)}, false)
-		write := store.Write{Op: store.Put, Key: key, Seen: rec.Version, New: n.m.version(), Bytes: value, Expire: max(s.Close.Sub(n.now()), 0) + 24*time.Hour}
-		if !alone {
-			write.Expire = tenant.FormerFor
-		}
-		if bytes.Equal(rec.Bytes, value) {
-			write = store.Write{Op: store.Check, Key: key, Seen: rec.Version}
-		}
-		rs, _ := w.Commit(ctx, []store.Commit{{Writes: []store.Write{write}}})
+		rs, _ := w.Commit(ctx, []store.Commit{tenant.Enter(key, rec, entry, n.m.version(), n.now())})
 		switch rs[0].Outcome {
 		case store.Done:
 			return nil
@@ -242,8 +234,14 @@ func (m *Sim) checkDirectory(d *node, w *store.Write, was *entry) {
 	if was == nil || len(entries) == 0 {
 		return
 	}
-	writer, _ := tenant.AccountOf(entries[len(entries)-1].Account)
-	for _, o := range tenant.Entries(was.Bytes) {
+	old := tenant.Entries(was.Bytes)
+	writer := ""
+	for _, e := range entries {
+		if !slices.Contains(old, e) {
+			writer, _ = tenant.AccountOf(e.Account)
+		}
+	}
+	for _, o := range old {
 		t, _ := tenant.AccountOf(o.Account)
 		if t == writer || slices.ContainsFunc(entries, func(e tenant.Entry) bool { return e.Account == o.Account }) {
 			continue

@@ -96,19 +96,32 @@ func Owner(b []byte) (tenant, account []byte, ok bool) {
 // its own entry in the record of that name.
 type Entry struct {
 	Account store.Key
-	Host    string // Origin-Host of the message that wrote it
+	Host    string    // Origin-Host of the message that wrote it
+	Opened  time.Time // in milliseconds
+	Until   time.Time // it is kept until then, likewise
 }
 
 // Entries are those of a session's record, the newest last.
 func Entries(b []byte) (all []Entry) {
 	for line := range strings.SplitSeq(string(b), "\n") {
-		name, host, _ := strings.Cut(line, " ")
+		name, rest, _ := strings.Cut(line, " ")
+		host, rest, _ := strings.Cut(rest, " ")
+		opened, until, _ := strings.Cut(rest, " ")
 		if t, a, ok := DecodeOwner([]byte(name)); ok {
-			all = append(all, Entry{AccountKey(t, a), host})
+			all = append(all, Entry{AccountKey(t, a), host, moment(opened), moment(until)})
 		}
 	}
 	return all
 }
+
+// moment is a time that EncodeEntry has written.
+func moment(text string) time.Time {
+	ms, _ := strconv.ParseInt(text, 10, 64)
+	return time.UnixMilli(ms).UTC()
+}
+
+// Means reports whether both are of one session.
+func (e Entry) Means(o Entry) bool { return e.Account == o.Account && e.Opened.Equal(o.Opened) }
 
 // entriesMax bounds the accounts that have an entry in one record.
 const entriesMax = 8
@@ -116,13 +129,18 @@ const entriesMax = 8
 // EncodeEntry is the value of a session's record: an entry, and what was says of
 // other accounts, so that nobody can take the session of another one out of the
 // index by naming his own so: when there are too many, the oldest of the entry's own
-// tenant goes first. An entry of a message is the newest; one that somebody
-// else makes is the oldest, if there is none yet. alone: it says nothing of others.
-func EncodeEntry(was []byte, e Entry, newest bool) (value []byte, alone bool) {
-	mine := func(o Entry) bool { return o.Account == e.Account }
+// tenant goes first. A session keeps its place; a new one is the newest, or the oldest
+// if it was opened before and is entered only now. others is until when the last of the
+// others is kept; zero: there are none.
+func EncodeEntry(was []byte, e Entry, before bool) (value []byte, others time.Time) {
+	if strings.ContainsAny(e.Host, " \n") { // no host has such a name: it must not write entries of others
+		e.Host = ""
+	}
 	all := Entries(was)
-	if !newest && slices.ContainsFunc(all, mine) {
-		return was, len(all) == 1
+	mine := func(o Entry) bool { return o.Account == e.Account }
+	place := slices.IndexFunc(all, mine)
+	if place >= 0 && !before && !all[place].Means(e) {
+		place = -1
 	}
 	all = slices.DeleteFunc(all, mine)
 	of, _ := AccountOf(e.Account)
@@ -130,19 +148,34 @@ func EncodeEntry(was []byte, e Entry, newest bool) (value []byte, alone bool) {
 		i := slices.IndexFunc(all, func(o Entry) bool { t, _ := AccountOf(o.Account); return t == of })
 		all = slices.Delete(all, max(i, 0), max(i, 0)+1)
 	}
-	alone = len(all) == 0
-	if newest {
-		all = append(all, e)
-	} else {
-		all = slices.Insert(all, 0, e)
+	switch {
+	case place < 0 && before:
+		place = 0
+	case place < 0 || place > len(all):
+		place = len(all)
 	}
 	for _, o := range all {
+		if o.Until.After(others) {
+			others = o.Until
+		}
+	}
+	for _, o := range slices.Insert(all, place, e) {
 		if len(value) > 0 {
 			value = append(value, '\n')
 		}
-		value = append(append(append(value, o.Account.Name...), ' '), o.Host...)
+		value = append(append(append(append(value, o.Account.Name...), ' '), o.Host...), ' ')
+		value = append(strconv.AppendInt(value, o.Opened.UnixMilli(), 10), ' ')
+		value = strconv.AppendInt(value, o.Until.UnixMilli(), 10)
 	}
-	return value, alone
+	return value, others
+}
+
+// Enter is the commit that puts the entry of an open session into the session's record,
+// which was as given.
+func Enter(key store.Key, was store.Record, e Entry, v store.Version, now time.Time) store.Commit {
+	value, others := EncodeEntry(was.Bytes, e, true)
+	keep := max(e.Until.Sub(now), others.Sub(now), time.Hour)
+	return store.Commit{Writes: []store.Write{{Op: store.Put, Key: key, Seen: was.Version, New: v, Bytes: value, Expire: keep}}}
 }
 
 // DecodeOwner is Owner with texts that outlive b, for one allocation.

@@ -103,9 +103,17 @@ func FuzzOwner(f *testing.F) {
 				t.Errorf("%q was of %v, and then of %v", b, formers, again)
 			}
 		}
-		value, _ := tenant.EncodeEntry(b, tenant.Entry{Account: tenant.AccountKey("a", "b"), Host: "gw"}, true)
-		if all := tenant.Entries(value); len(all) == 0 || all[len(all)-1] != (tenant.Entry{Account: tenant.AccountKey("a", "b"), Host: "gw"}) {
+		mine := tenant.Entry{Account: tenant.AccountKey("a", "b"), Host: "gw", Opened: now.UTC(), Until: now.Add(time.Hour).UTC()}
+		value, _ := tenant.EncodeEntry(b, mine, false)
+		if all := tenant.Entries(value); !slices.Contains(all, mine) {
 			t.Errorf("%q: %v", value, all)
+		}
+		mine.Host = name + "\n" + account
+		value, _ = tenant.EncodeEntry(b, mine, false)
+		for _, e := range tenant.Entries(value) {
+			if !e.Means(mine) && !slices.Contains(tenant.Entries(b), e) {
+				t.Errorf("%q: the host has written %v", value, e)
+			}
 		}
 	})
 }
@@ -113,13 +121,14 @@ func FuzzOwner(f *testing.F) {
 // However many sessions of a tenant have one name, that of another one stays.
 func TestEntriesOfATenantPushOutTheirOwn(t *testing.T) {
 	var value []byte
-	put := func(tenantName, account string) {
-		value, _ = tenant.EncodeEntry(value, tenant.Entry{Account: tenant.AccountKey(tenantName, account), Host: "gw"}, true)
+	put := func(tenantName, account string, opened int64) {
+		value, _ = tenant.EncodeEntry(value, tenant.Entry{Account: tenant.AccountKey(tenantName, account), Host: "gw", Opened: time.UnixMilli(opened)}, false)
 	}
-	put("shop", "alice")
+	put("shop", "alice", 1)
 	for i := range 30 {
-		put("other", strconv.Itoa(i))
+		put("other", strconv.Itoa(i), int64(2+i))
 	}
+	put("other", "29", 31) // once more
 	all := tenant.Entries(value)
 	if len(all) != 8 || all[0].Account != tenant.AccountKey("shop", "alice") || all[7].Account != tenant.AccountKey("other", "29") {
 		t.Errorf("%v", all)
