@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -119,6 +120,7 @@ type Sim struct {
 
 	mu       sync.Mutex // guards all below
 	books    map[string]*Book
+	reports  map[string][]Report
 	sessions map[string]*session // those that are open
 	latency  []time.Duration
 	slowest  time.Duration
@@ -133,7 +135,13 @@ type Sim struct {
 type Book struct {
 	Octets    int64 // in acknowledged reports
 	Uncertain int64 // in reports that were given up
-	Sessions  int64 // that were opened and ended
+}
+
+// A Report is what one message of a session said was used.
+type Report struct {
+	Number       uint32 // CC-Request-Number
+	Octets       int64  // in all rating groups
+	Acknowledged bool   // else nobody knows whether it took effect
 }
 
 // link is a target and the connection to it.
@@ -150,7 +158,7 @@ func New(c Config) (*Sim, error) {
 		return nil, err
 	}
 	s := &Sim{
-		config: c, done: make(chan struct{}), books: make(map[string]*Book), sessions: make(map[string]*session),
+		config: c, done: make(chan struct{}), books: make(map[string]*Book), reports: make(map[string][]Report), sessions: make(map[string]*session),
 		Matrix: make([][4]atomic.Int64, len(c.Targets)), rng: rand.New(rand.NewPCG(c.Seed, 1)),
 	}
 	node, err := peer.New(peer.Config{
@@ -355,15 +363,30 @@ func (s *Sim) watch(ctx context.Context) {
 	}
 }
 
-func (s *Sim) book(imsi string, change func(b *Book)) {
+// book notes the report of the message that c has in hand.
+func (s *Sim) book(c *session, change func(b *Book), r Report) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := s.books[imsi]
+	b := s.books[c.imsi]
 	if b == nil {
 		b = &Book{}
-		s.books[imsi] = b
+		s.books[c.imsi] = b
 	}
 	change(b)
+	r.Number = c.number
+	s.reports[c.id] = append(s.reports[c.id], r)
+}
+
+// Reports are what was reported in each session, in the order in which it was answered
+// or given up, by Session-Id.
+func (s *Sim) Reports() map[string][]Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string][]Report, len(s.reports))
+	for id, list := range s.reports {
+		out[id] = slices.Clone(list)
+	}
+	return out
 }
 
 // Books are what each subscriber's gateways reported, by IMSI.

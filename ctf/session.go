@@ -136,7 +136,7 @@ func (c *session) resend() {
 	s.Counts.GivenUp.Add(1)
 	s.bad("%s number %d was never answered", c.id, c.number)
 	lost := sumOf(c.usage)
-	s.book(c.imsi, func(b *Book) { b.Uncertain += lost })
+	s.book(c, func(b *Book) { b.Uncertain += lost }, Report{Octets: lost})
 	go s.ended(c)
 }
 
@@ -216,7 +216,7 @@ func (s *Sim) Answered(_ *peer.Conn, token any, m *diameter.Message) {
 		s.Counts.Failed.Add(1)
 		s.bad("%s number %d, %s: answered %s", c.id, c.number, KindNames[c.kind], diameter.Result(r))
 		lost := sumOf(c.usage)
-		s.book(c.imsi, func(b *Book) { b.Uncertain += lost })
+		s.book(c, func(b *Book) { b.Uncertain += lost }, Report{Octets: lost})
 		c.over = true
 		go s.ended(c)
 		return
@@ -262,19 +262,17 @@ func (c *session) acknowledged(m *diameter.Message) {
 	s := c.sim
 	reported := sumOf(c.usage)
 	s.acknowledged()
-	s.book(c.imsi, func(b *Book) { b.Octets += reported })
+	s.book(c, func(b *Book) { b.Octets += reported }, Report{Octets: reported, Acknowledged: true})
 	c.opened = true
 	c.quotas(m.Body)
 	if c.kind == kindTermination {
 		s.Counts.Ended.Add(1)
-		s.book(c.imsi, func(b *Book) { b.Sessions++ })
 		c.over = true
 		go s.ended(c)
 		return
 	}
 	if c.abandon && c.kind == kindUpdate {
 		s.Counts.Abandoned.Add(1)
-		s.book(c.imsi, func(b *Book) { b.Sessions++ })
 		c.over = true
 		go s.ended(c)
 		return

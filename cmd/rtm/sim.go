@@ -394,7 +394,11 @@ func (p *play) verify(ctx context.Context, o *outcome, sim *ctf.Sim, owners map[
 	o.check(open == 0, "no session is left", "%d are", open)
 	o.check(held == 0, "nothing is reserved", "%d micro-units are%s", held, more(holding))
 	if p.records != "" {
-		p.verifyRecords(o, sim, reported, uncertain)
+		spent := make(map[string]int64)
+		for name, a := range after {
+			spent[name] = a.debited - before[name].debited
+		}
+		p.verifyRecords(o, sim, spent)
 	}
 }
 
@@ -435,17 +439,34 @@ func more(list []string) string {
 	return ": " + strings.Join(list, "; ")
 }
 
-// filed is what the record files add up to.
+// filed is what the record files say.
 type filed struct {
-	octets  map[string]int64
-	finals  map[string]int
-	charged int64
-	twice   int
-	lines   int
+	sessions map[string]*filedSession
+	spent    map[string]int64 // micro-units, by account: of all that is debited
+	finals   int
+	charged  int64
+	twice    int
+}
+
+// filedSession is what they say of one session, in octets.
+type filedSession struct {
+	finals  int
+	total   int64            // of its final record, and of those that came behind it
+	reports map[uint32]int64 // by CC-Request-Number
+	again   int              // numbers that are on record more than once
+}
+
+func (f *filed) session(id string) *filedSession {
+	s := f.sessions[id]
+	if s == nil {
+		s = &filedSession{reports: make(map[uint32]int64)}
+		f.sessions[id] = s
+	}
+	return s
 }
 
 func (p *play) read() (*filed, error) {
-	f := &filed{octets: make(map[string]int64), finals: make(map[string]int)}
+	f := &filed{sessions: make(map[string]*filedSession), spent: make(map[string]int64)}
 	seen := make(map[string]bool)
 	prefix := fmt.Sprintf("%s;%d;", p.conf.Host, p.conf.Seed)
 	err := cdr.Read(p.records, func(r *cdr.Record) error {
@@ -456,28 +477,44 @@ func (p *play) read() (*filed, error) {
 		if !strings.HasPrefix(r.Session, prefix) {
 			return nil
 		}
-		f.lines++
-		if r.Type == "final" {
-			f.finals[r.Session]++
+		for _, m := range r.Movements {
+			f.spent[r.Tenant+"/"+r.Account] += m.Debit
 		}
-		if r.Type == "final" || r.Type == "supplementary" {
+		s, octets := f.session(r.Session), int64(0)
+		for _, l := range r.Lines {
+			octets += l.Octets
+		}
+		switch r.Type {
+		case "final":
+			if s.finals++; s.finals == 1 {
+				f.finals++
+			}
+			fallthrough
+		case "supplementary":
+			s.total += octets
 			for _, l := range r.Lines {
-				f.octets[r.Tenant+"/"+r.Account] += l.Octets
 				f.charged += l.Charged
 			}
+		}
+		if r.Type == "message" || r.Type == "supplementary" {
+			if _, ok := s.reports[r.Number]; ok {
+				s.again++
+			}
+			s.reports[r.Number] += octets
 		}
 		return nil
 	})
 	return f, err
 }
 
-// verifyRecords compares the books with the files, once those are written.
-func (p *play) verifyRecords(o *outcome, sim *ctf.Sim, reported, uncertain map[string]int64) {
+// verifyRecords compares the books with the files, once those are written: each report
+// of each session, and what each account has spent.
+func (p *play) verifyRecords(o *outcome, sim *ctf.Sim, spent map[string]int64) {
 	sessions := sim.Counts.Ended.Load() + sim.Counts.Abandoned.Load()
 	var f *filed
 	var err error
 	for deadline := time.Now().Add(30 * time.Second); ; {
-		if f, err = p.read(); err != nil || int64(len(f.finals)) >= sessions || time.Now().After(deadline) {
+		if f, err = p.read(); err != nil || int64(f.finals) >= sessions || time.Now().After(deadline) {
 			break
 		}
 		<-time.After(500 * time.Millisecond)
@@ -487,21 +524,61 @@ func (p *play) verifyRecords(o *outcome, sim *ctf.Sim, reported, uncertain map[s
 		return
 	}
 	several := 0
-	for _, n := range f.finals {
-		if n != 1 {
+	for _, s := range f.sessions {
+		if s.finals > 1 {
 			several++
 		}
 	}
-	o.check(int64(len(f.finals)) == sessions && several == 0, "one final record per session", "%d of %d, %d more than one", len(f.finals), sessions, several)
+	o.check(int64(f.finals) == sessions && several == 0, "one final record per session", "%d of %d, %d more than one", f.finals, sessions, several)
 	o.check(f.twice == 0, "no record twice", "%d ids came again", f.twice)
-	sum, wrong := int64(0), []string{}
-	for _, name := range slices.Sorted(maps.Keys(reported)) {
-		sum += f.octets[name]
-		if d := f.octets[name]; d < reported[name] || d > reported[name]+uncertain[name] {
-			wrong = append(wrong, fmt.Sprintf("%s reported %d, in records %d", name, reported[name], d))
+	octets, count, wrong := int64(0), 0, []string{}
+	reports := sim.Reports()
+	for _, id := range slices.Sorted(maps.Keys(reports)) {
+		known := f.sessions[id]
+		if known == nil {
+			known = &filedSession{}
+		}
+		count += len(reports[id])
+		octets += known.total
+		wrong = append(wrong, known.differences(id, reports[id], p.conf.Sent)...)
+	}
+	o.check(len(wrong) == 0, "every report is on record, once and as it was sent", "%d reports of %d sessions, %d octets, %d micro-units%s", count, len(reports), octets, f.charged, more(wrong))
+	var differ []string
+	for _, name := range slices.Sorted(maps.Keys(spent)) {
+		if len(p.imsis)+p.conf.Sent == 0 && spent[name] != f.spent[name] { // others may have spent elsewhere, too
+			differ = append(differ, fmt.Sprintf("%s spent %d, on record are %d", name, spent[name], f.spent[name]))
 		}
 	}
-	o.check(len(wrong) == 0, "records add up to what was reported", "%d octets, %d micro-units%s", sum, f.charged, more(wrong))
+	o.check(len(differ) == 0, "what each account has spent is on record", "%d accounts%s", len(spent), more(differ))
+}
+
+// differences says where the records of a session and what its gateway has reported
+// differ. Numbers below sent are of other runs.
+func (s *filedSession) differences(id string, reports []ctf.Report, sent int) (list []string) {
+	differ := func(format string, args ...any) {
+		list = append(list, id+" "+fmt.Sprintf(format, args...))
+	}
+	if s.again > 0 {
+		differ("has %d numbers on record more than once", s.again)
+	}
+	told, total := make(map[uint32]bool), int64(0)
+	for _, r := range reports {
+		told[r.Number] = true
+		got, ok := s.reports[r.Number]
+		if got != r.Octets && (r.Acknowledged || ok) {
+			differ("reported %d in number %d, on record are %d", r.Octets, r.Number, got)
+		}
+	}
+	for number, octets := range s.reports {
+		total += octets
+		if !told[number] && int(number) >= sent && octets > 0 {
+			differ("has %d of number %d on record, which its gateway takes for not done", octets, number)
+		}
+	}
+	if s.finals > 0 && s.total != total {
+		differ("has records of %d in its messages and of %d in the end", total, s.total)
+	}
+	return list
 }
 
 // print writes the result: a line per check.
