@@ -186,6 +186,9 @@ func (s *Shard) reply(in *Inbound, o Outcome) {
 	switch o {
 	case Answered:
 		s.Counts.Results[in.Answer.Result]++
+		for i := range in.Answer.Grants {
+			s.Counts.Grants[in.Answer.Grants[i].Result]++
+		}
 	case Busy, Silent:
 		s.Counts.BusyReplies++
 	case Forward, NeedPlan, Above:

@@ -105,6 +105,9 @@ type Load struct {
 	Requests atomic.Int64
 	Ticks    atomic.Int64
 	Late     atomic.Int64 // nanoseconds, of the last tick
+	Overdue  atomic.Int64 // ticks that came more than LateTick late
+	LateSum  atomic.Int64 // nanoseconds, of all ticks
+	Lost     atomic.Int64 // notices that found no room: their sessions' timers send them again
 	Cycles   atomic.Int64
 	Commits  atomic.Int64
 	Conflict atomic.Int64
@@ -116,6 +119,9 @@ type Load struct {
 	Above    atomic.Int64 // accounts that are above the level known here
 	Trips    atomic.Int64 // to the store and back, of commits
 	Waited   atomic.Int64 // nanoseconds of these trips
+
+	tallies         sync.Mutex // guards those below
+	results, grants Tally
 }
 
 // A lane is a shard, its goroutine, and what waits for its next cycle.
@@ -160,7 +166,7 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	n.admission = NewAdmission(n.weight)
 	n.version, n.since = oneVersion, time.Now()
 	n.outbox = make(chan struct{}, 1)
-	n.notices = Notices{Name: n.Name, Store: n.Store, Version: n.version, Notify: n.Notify, Catalogue: n.Catalogue}
+	n.notices = Notices{Name: n.Name, Store: n.Store, Version: n.version, Notify: n.Notify, Catalogue: n.Catalogue, Lost: func(many int) { n.Load.Lost.Add(int64(many)) }}
 	if err := n.askTime(ctx); err != nil {
 		return nil, err
 	}
@@ -593,7 +599,29 @@ func (n *Instance) account(l *lane, busy, took time.Duration, now time.Time) {
 	n.Load.Unsound.Add(int64(c.Unsound))
 	n.Load.Shed.Add(int64(c.BusyReplies))
 	n.Load.Above.Add(int64(c.Above))
-	*c = Counts{Results: c.Results}
+	n.Load.tallies.Lock()
+	n.Load.results.take(c.Results)
+	n.Load.grants.take(c.Grants)
+	n.Load.tallies.Unlock()
+	*c = Counts{Results: c.Results, Grants: c.Grants}
+}
+
+// take adds what another has counted, and empties it.
+func (t *Tally) take(c Tally) {
+	if *t == nil {
+		*t = make(Tally)
+	}
+	for r, n := range c {
+		(*t)[r] += n
+	}
+	clear(c)
+}
+
+// Tallies are how requests were answered, and each of their rating groups.
+func (l *Load) Tallies() (results, grants Tally) {
+	l.tallies.Lock()
+	defer l.tallies.Unlock()
+	return maps.Clone(l.results), maps.Clone(l.grants)
 }
 
 // deliver hands on what leaves a shard.
@@ -700,6 +728,8 @@ func (n *Instance) tick() {
 		n.calm.Store(&calm)
 		n.Load.Ticks.Add(int64(len(ticks)))
 		n.Load.Late.Store(int64(n.timers.Late))
+		n.Load.LateSum.Store(int64(n.timers.LateSum))
+		n.Load.Overdue.Store(int64(n.timers.Overdue))
 		if n.fire(ticks, Full(due)) {
 			n.timers.Done(n.Now().Sub(elapsed), n.pending.Load() > 0, n.Now())
 		}

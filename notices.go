@@ -31,6 +31,8 @@ type Notices struct {
 	Version func() store.Version
 	// Notify is Config.Notify.
 	Notify func(account store.Key, due charging.Due, relayed bool) bool
+	// Lost is told how many notices found no room; nil: nobody asks.
+	Lost func(many int)
 	// Catalogue tells whom the peers of other instances serve; nil: all are learned.
 	Catalogue func() *tenant.Catalogue
 
@@ -59,8 +61,16 @@ func (n *Notices) Dispatch(account store.Key, due charging.Due) bool {
 	defer n.mu.Unlock()
 	if len(n.waiting) < outboxMax {
 		n.waiting = append(n.waiting, Parcel{account, due})
+	} else {
+		n.lose(1)
 	}
 	return false
+}
+
+func (n *Notices) lose(many int) {
+	if n.Lost != nil && many > 0 {
+		n.Lost(many)
+	}
 }
 
 func (n *Notices) take() []Parcel {
@@ -93,15 +103,18 @@ func (n *Notices) Route(ctx context.Context, all []Presence) error {
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(to)) {
-		parcels := to[name]
+		parcels, left := to[name], 0
 		_, err := swap(ctx, n.Store, parcelsKey(name), n.Version, time.Minute, func(all *[]Parcel) (bool, error) {
 			room := max(inboxMax-len(*all), 0)
-			*all = append(*all, parcels[:min(len(parcels), room)]...)
+			taken := min(len(parcels), room)
+			*all, left = append(*all, parcels[:taken]...), len(parcels)-taken
 			return room > 0, nil
 		})
 		if err != nil {
+			left = len(parcels)
 			errs = append(errs, fmt.Errorf("notices to %s: %w", name, err))
 		}
+		n.lose(left)
 	}
 	return errors.Join(errs...)
 }

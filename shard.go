@@ -173,8 +173,12 @@ type Counts struct {
 	Commits, Conflicts, InDoubt, Refused  uint64
 	Panics, Unsound, Batched, BusyReplies uint64
 	Above                                 uint64 // accounts of a higher level that were met
-	Results                               map[charging.Result]uint64
+	Results                               Tally  // of whole messages
+	Grants                                Tally  // … and of each of their rating groups
 }
+
+// A Tally counts by Result-Code.
+type Tally map[charging.Result]uint64
 
 // work is an account with requests that wait for it.
 type work struct {
@@ -234,7 +238,7 @@ type indexWrite struct {
 
 // NewShard returns an empty shard.
 func NewShard() *Shard {
-	s := &Shard{queues: make(map[string]*work), Counts: Counts{Results: make(map[charging.Result]uint64)}}
+	s := &Shard{queues: make(map[string]*work), Counts: Counts{Results: make(Tally), Grants: make(Tally)}}
 	s.named = func(plan []byte) charging.Plans { return s.Plans(s.owner, plan) }
 	return s
 }

@@ -14,7 +14,8 @@ const (
 	TickPoll     = 500 * time.Millisecond // others may set earlier wake-ups at any time
 	TickDeadline = 10 * time.Second
 	TicksMax     = 256 // claimed at once
-	tickShare    = 4   // of the time that a backlog is worked off, what ticks may have beside traffic: one in so many
+	LateTick     = time.Second
+	tickShare    = 4 // of the time that a backlog is worked off, what ticks may have beside traffic: one in so many
 	tickRestMax  = time.Second
 )
 
@@ -27,6 +28,9 @@ type Timers struct {
 
 	Fired uint64        // ticks begun
 	Late  time.Duration // of the last one
+
+	LateSum time.Duration // of all
+	Overdue uint64        // those that came more than LateTick late
 }
 
 // Poll is when Due must be asked again.
@@ -61,6 +65,10 @@ func (t *Timers) Claimed(due []store.Due, next, now, elapsed time.Time) []*Inbou
 		}
 		t.Fired++
 		t.Late = now.Sub(d.Wake)
+		t.LateSum += max(t.Late, 0)
+		if t.Late > LateTick {
+			t.Overdue++
+		}
 		ticks = append(ticks, &Inbound{
 			Request: charging.Request{Kind: charging.Tick}, Account: d.Key,
 			Arrived: elapsed, Deadline: elapsed.Add(TickDeadline),

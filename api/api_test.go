@@ -275,6 +275,9 @@ func TestProblems(t *testing.T) {
 	if body := s.must("GET /v1/subscribers/001010000000001", nil, ""); !strings.Contains(body, `"credited":10000000`) {
 		t.Errorf("something was changed: %s", body)
 	}
+	if body := s.must("GET /metrics", nil, ""); !strings.Contains(body, `rtm_answers_total{instance="A",result="2001"} `) {
+		t.Errorf("who was answered is not in the metrics: %s", body)
+	}
 }
 
 func TestHealth(t *testing.T) {
@@ -283,8 +286,11 @@ func TestHealth(t *testing.T) {
 		t.Errorf("healthz: %s", body)
 	}
 	s.must("GET /readyz", nil, "")
-	if body := s.must("GET /metrics", nil, ""); !strings.Contains(body, `rtm_requests_total{instance="A"}`) {
-		t.Errorf("metrics: %s", body)
+	body := s.must("GET /metrics", nil, "")
+	for _, line := range []string{`rtm_requests_total{instance="A"}`, `rtm_notices_dropped_total{instance="A"} 0`} {
+		if !strings.Contains(body, line) {
+			t.Errorf("%s is not in the metrics: %s", line, body)
+		}
 	}
 	if body := s.must("GET /v1/info", nil, ""); !strings.Contains(body, `"version":"test"`) {
 		t.Errorf("info: %s", body)

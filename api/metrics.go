@@ -1,6 +1,8 @@
 package api
 
 import (
+	"fmt"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rtm"
@@ -38,10 +40,15 @@ func Metrics(instances func() []*rtm.Instance) prometheus.Collector {
 	add("rtm_above_level_total", "Accounts met that only a later version of rtm may decide on. Above zero: upgrade this instance.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Above.Load()) })
 	add("rtm_ticks_total", "Wake-ups claimed.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Ticks.Load()) })
 	add("rtm_tick_late_seconds", "How late the last wake-up was.", prometheus.GaugeValue, func(l *rtm.Load) float64 { return float64(l.Late.Load()) / 1e9 })
+	add("rtm_tick_late_seconds_total", "How late all wake-ups were together: divide it by rtm_ticks_total.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.LateSum.Load()) / 1e9 })
+	add("rtm_ticks_overdue_total", "Wake-ups that came more than a second late.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Overdue.Load()) })
+	add("rtm_notices_dropped_total", "RARs and ASRs that found no room on their way to another instance. The timers of their sessions send them again.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Lost.Load()) })
 	return m
 }
 
 var (
+	answersDesc  = prometheus.NewDesc("rtm_answers_total", "Requests of all kinds that were answered, by Result-Code.", []string{"instance", "result"}, nil)
+	grantsDesc   = prometheus.NewDesc("rtm_grants_total", "Rating groups in answers, by Result-Code: 2001, 4010 (there are too many in the session), 4012, 5031.", []string{"instance", "result"}, nil)
 	mismatchDesc = prometheus.NewDesc("rtm_audit_mismatch_total", "Accounts that an audit found not to hold, by invariant. Above zero: look into the log; a lost timer is set again, money is not repaired.", []string{"instance", "invariant"}, nil)
 	auditedDesc  = prometheus.NewDesc("rtm_audit_accounts_total", "Accounts audited.", []string{"instance"}, nil)
 	walksDesc    = prometheus.NewDesc("rtm_audit_walks_total", "Audits of all accounts that came to their end.", []string{"instance"}, nil)
@@ -98,7 +105,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range m.counters {
 		ch <- c.desc
 	}
-	for _, d := range []*prometheus.Desc{mismatchDesc, auditedDesc, walksDesc, walkedDesc, levelDesc} {
+	for _, d := range []*prometheus.Desc{answersDesc, grantsDesc, mismatchDesc, auditedDesc, walksDesc, walkedDesc, levelDesc} {
 		ch <- d
 	}
 }
@@ -110,7 +117,19 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		for _, c := range m.counters {
 			ch <- prometheus.MustNewConstMetric(c.desc, c.kind, c.read(&n.Load), n.Name)
 		}
+		answered(ch, n)
 		audited(ch, n)
+	}
+}
+
+// answered prints how requests were answered.
+func answered(ch chan<- prometheus.Metric, n *rtm.Instance) {
+	results, grants := n.Load.Tallies()
+	for r, many := range results {
+		ch <- prometheus.MustNewConstMetric(answersDesc, prometheus.CounterValue, float64(many), n.Name, fmt.Sprint(uint32(r)))
+	}
+	for r, many := range grants {
+		ch <- prometheus.MustNewConstMetric(grantsDesc, prometheus.CounterValue, float64(many), n.Name, fmt.Sprint(uint32(r)))
 	}
 }
 
