@@ -32,6 +32,7 @@ var walls = map[string][]string{
 	"api":             {"", "backup", "cdr", "charging", "rating", "tenant", "store"},
 	"ctf":             {"diameter", "diameter/peer"},
 	"replay":          {"diameter", "diameter/peer"},
+	"front":           {"diameter", "diameter/peer"},
 	"examples":        {},
 	"rtmtest":         nil, // all but cmd
 	"cmd/rtm":         nil, // all

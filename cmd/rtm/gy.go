@@ -28,9 +28,10 @@ import (
 type door struct {
 	self     creditcontrol.Self
 	node     *peer.Node
-	instance *rtm.Instance
-	learn    bool   // let unknown peers in, for all tenants
-	api      string // for hints in the log
+	instance *rtm.Instance            // nil: it is a front's, which decides nothing
+	known    func() *tenant.Catalogue // whom it lets in
+	learn    bool                     // let unknown peers in, for all tenants
+	api      string                   // for hints in the log
 	log      *slog.Logger
 	files    *cdr.Follower // nil: no records are written
 	strange  strangers
@@ -104,7 +105,7 @@ func fold(a []byte, b string) bool { return strings.EqualFold(string(a), b) }
 // for those who are connected already. nil: it is no peer any more.
 func (c *client) standing() *standing {
 	s := c.stands.Load()
-	if now := c.door.instance.Catalogue(); s == nil || s.catalogue != now {
+	if now := c.door.known(); s == nil || s.catalogue != now {
 		s = c.door.standing(now, &c.caps)
 		if s != nil {
 			c.stands.Store(s)
@@ -142,7 +143,7 @@ func (d *door) standingOf(cat *tenant.Catalogue, p *tenant.Peer, tenants []strin
 	if dialect := creditcontrol.DialectOf(p.Dialect); dialect != nil {
 		s.dialect = dialect
 	}
-	if p.AnswerAs == "instance" {
+	if p.AnswerAs == "instance" && d.instance != nil {
 		own := *s.self
 		own.OriginHost = d.instance.Presence.PeerHost
 		s.self = &own
@@ -290,14 +291,26 @@ func prefixOf(c peer.Capabilities) string {
 // Receive implements peer.Handler.
 func (d *door) Receive(batch []*peer.Request) {
 	for _, r := range batch {
-		c, ok := r.Value.(*call)
-		if !ok {
-			c = &call{}
-			r.Value = c
-		}
-		c.door, c.request, c.owed = d, r, nil
-		d.receive(c)
+		d.receive(d.call(r))
 	}
+}
+
+// call is what the memory of a request is kept with.
+func (d *door) call(r *peer.Request) *call {
+	c, ok := r.Value.(*call)
+	if !ok {
+		c = &call{}
+		r.Value = c
+	}
+	c.door, c.request, c.owed = d, r, nil
+	return c
+}
+
+// pass looks at a request that a front passes on; false: it was answered.
+func (d *door) pass(r *peer.Request) bool {
+	c := d.call(r)
+	defer c.caught()
+	return c.inspect(r.Conn.Peer.(*client)) != nil
 }
 
 // caught answers 5012 to a request on which the program has failed: a mistake of
@@ -308,7 +321,9 @@ func (c *call) caught() {
 		return
 	}
 	c.door.Counts.Panics.Add(1)
-	c.door.instance.Load.Panics.Add(1)
+	if c.door.instance != nil {
+		c.door.instance.Load.Panics.Add(1)
+	}
 	if c.door.strange.first(aboutPanic, "", time.Now()) {
 		c.door.strange.tell(aboutPanic, slog.LevelError, "a request could not be worked on: please report it", "panic", failed,
 			"session", veiled(string(c.env.SessionID)), "number", c.env.Number, "stack", string(debug.Stack()))
@@ -322,30 +337,9 @@ func (c *call) caught() {
 func (d *door) receive(c *call) {
 	defer c.caught()
 	cl := c.request.Conn.Peer.(*client)
-	c.in.Reset()
-	now := cl.standing()
-	if c.peer = now; now == nil {
-		c.peer = cl.stands.Load()
-	}
-	if err := creditcontrol.Decode(&c.request.Message, c.peer.dialect, &c.env, &c.in.Request); err != nil {
-		d.Counts.Malformed.Add(1)
-		c.request.Bad()
-		c.enc.Reset(c.buf[:0])
-		creditcontrol.EncodeError(&c.enc, c.peer.self, &c.env, err)
-		c.answer()
+	now := c.inspect(cl)
+	if now == nil {
 		return
-	}
-	if now == nil { // since it connected, its document was changed
-		c.result(diameter.UnknownPeer)
-		return
-	}
-	if !cl.sends(now, &c.env) {
-		c.spoofed(cl)
-		return
-	}
-	if now = now.origin(d, &cl.caps, &c.env); now != c.peer {
-		c.peer = now
-		creditcontrol.Speak(now.dialect, &c.env, &c.in.Request)
 	}
 	if r := c.env.Destined(now.self); r != 0 && !(r == diameter.UnableToDeliver && d.instance.Known(c.env.DestinationHost)) {
 		c.result(r)
@@ -370,11 +364,43 @@ func (d *door) receive(c *call) {
 	if in.Request.Kind == charging.Event && in.Request.Action <= charging.RefundAccount {
 		in.OnceDoor, in.OnceName = "gy", onceName(&c.env, in.Request.Sub)
 	}
-	if k := in.Request.Kind; k == charging.Initial || k == charging.Update {
-		c.request.Late = c.request.At.Add(c.peer.dialect.Late)
-	}
 	c.owed = d.owed.take(in.Request.Session)
 	d.instance.Submit(in)
+}
+
+// inspect decodes a CCR and says whose it is. One that cannot be used, or is not its
+// sender's to send, it answers: then it is nobody's.
+func (c *call) inspect(cl *client) *standing {
+	d := c.door
+	c.in.Reset()
+	now := cl.standing()
+	if c.peer = now; now == nil {
+		c.peer = cl.stands.Load()
+	}
+	if err := creditcontrol.Decode(&c.request.Message, c.peer.dialect, &c.env, &c.in.Request); err != nil {
+		d.Counts.Malformed.Add(1)
+		c.request.Bad()
+		c.enc.Reset(c.buf[:0])
+		creditcontrol.EncodeError(&c.enc, c.peer.self, &c.env, err)
+		c.answer()
+		return nil
+	}
+	if now == nil { // since it connected, its document was changed
+		c.result(diameter.UnknownPeer)
+		return nil
+	}
+	if !cl.sends(now, &c.env) {
+		c.spoofed(cl)
+		return nil
+	}
+	if now = now.origin(d, &cl.caps, &c.env); now != c.peer {
+		c.peer = now
+		creditcontrol.Speak(now.dialect, &c.env, &c.in.Request)
+	}
+	if k := c.in.Request.Kind; k == charging.Initial || k == charging.Update {
+		c.request.Late = c.request.At.Add(c.peer.dialect.Late)
+	}
+	return now
 }
 
 // stateOf is the Origin-State-Id of the connection's CER, if the message is its own.

@@ -60,7 +60,7 @@ Begin with "rtm dev": it runs at once, and says what to do next.`,
 		text, _, _ := strings.Cut(err.Error(), ": strconv.") // which says nothing that a user could do
 		return exitError{fmt.Errorf("%s\nsee %s --help", text, c.CommandPath()), exitUsage}
 	})
-	root.AddCommand(serveCommand(), devCommand(), simCommand(), replayCommand(), applyCommand(), checkCommand(), topCommand(), traceCommand(), doctorCommand(), importCommand(), subscriberCommand(), balanceCommand(),
+	root.AddCommand(serveCommand(), frontCommand(), devCommand(), simCommand(), replayCommand(), applyCommand(), checkCommand(), topCommand(), traceCommand(), doctorCommand(), importCommand(), subscriberCommand(), balanceCommand(),
 		sessionCommand(), cdrCommand(), explainCommand(), peerCommand(), configCommand(), versionCommand(), demoCommand())
 	root.AddCommand(tenantCommand(), planCommand(), instanceCommand(), exportCommand(), upgradeCommand())
 	root.AddCommand(backupCommand(), restoreCommand(), migrateCommand())

@@ -122,7 +122,7 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 		closeAll(listeners)
 		return nil, err
 	}
-	d.instance = i.core
+	d.instance, d.known = i.core, i.core.Catalogue
 	if err := i.record(ctx, c, st, log); err != nil {
 		return nil, err
 	}

@@ -110,6 +110,13 @@ func (c *Conn) Close() {
 // Suspect reports whether the other end owes an answer to a DWR.
 func (c *Conn) Suspect() bool { return c.suspect.Load() }
 
+// Heard is when something last came.
+func (c *Conn) Heard() time.Time { return time.Unix(0, c.heard.Load()) }
+
+// Leaving reports whether one of both ends has begun to disconnect, or the connection
+// is closed.
+func (c *Conn) Leaving() bool { return c.leaving.Load() || !c.open.Load() }
+
 // InFlight is how many of its requests are worked on.
 func (c *Conn) InFlight() int64 { return c.inFlight.Load() }
 
