@@ -137,12 +137,28 @@ type Peer struct {
 	Instances   []string `json:"instances" doc:"those that it is connected to now"`
 }
 
+// A Refusal is a connection that was not let in.
+type Refusal struct {
+	At       time.Time `json:"at" doc:"when it was the last time, by the machine's clock"`
+	Instance string    `json:"instance"`
+	Host     string    `json:"host" doc:"Origin-Host of its CER; empty: none came"`
+	Realm    string    `json:"realm,omitempty" doc:"Origin-Realm"`
+	Address  string    `json:"address" doc:"where it came from"`
+	Why      string    `json:"why"`
+	Fix      string    `json:"fix" doc:"what would have it let in"`
+}
+
 type peerList struct {
-	Peers []Peer `json:"peers"`
+	Peers   []Peer    `json:"peers"`
+	Refused []Refusal `json:"refused,omitempty" doc:"those that the asked server has not let in of late, the last one first; at most 64"`
 }
 
 func (s *server) peers(ctx context.Context, _ *struct{}) (*body[peerList], error) {
-	return &body[peerList]{peerList{s.known(ctx)}}, nil
+	list := peerList{Peers: s.known(ctx)}
+	if s.Refused != nil {
+		list.Refused = s.Refused()
+	}
+	return &body[peerList]{list}, nil
 }
 
 // known lists the peers of the catalogue, then those that are connected and that
@@ -190,5 +206,5 @@ func (s *server) peer(ctx context.Context, in *peerInput) (*body[peerList], erro
 	if len(all) == 0 {
 		return nil, huma.Error404NotFound(fmt.Sprintf("peer %q is neither declared nor connected: rtm peer list shows all", in.Host))
 	}
-	return &body[peerList]{peerList{all}}, nil
+	return &body[peerList]{peerList{Peers: all}}, nil
 }

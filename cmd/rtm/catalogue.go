@@ -163,9 +163,13 @@ func peerList() *cobra.Command {
 	return watchable(r.bind(&cobra.Command{
 		Use: "list", Short: "list peers that are declared or connected", Args: cobra.NoArgs,
 		Long: `List the peers that documents declare, with the instances they are connected to, and those that are
-connected without a document of their own: they were learned, or let in by one for any host ("*").`,
+connected without a document of their own: they were learned, or let in by one for any host ("*"). Below them
+are those whom this server has not let in of late, and what would.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var out struct{ Peers []api.Peer }
+			var out struct {
+				Peers   []api.Peer
+				Refused []api.Refusal
+			}
 			if err := r.call(cmd.Context(), "GET", "/v1/peers", nil, nil, &out); err != nil {
 				return err
 			}
@@ -179,6 +183,9 @@ connected without a document of their own: they were learned, or let in by one f
 					}
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", p.Host, p.Realm, dialect, strings.Join(p.Tenants, " "),
 						strings.Join(p.Sources, " "), strings.Join(p.Instances, " "))
+				}
+				for _, n := range out.Refused {
+					fmt.Fprintf(w, "refused: %s of %s at %s\t\t\t\t%s\t%s: %s\n", cmp.Or(n.Host, "who did not say who it is"), cmp.Or(n.Realm, "no realm"), n.Instance, n.Address, n.Why, n.Fix)
 				}
 			})
 		},

@@ -63,6 +63,9 @@ Each line is ok, warn or FAIL, and says what to do. Exit code 1: something FAILs
 	c.bind(cmd, &file)
 	cmd.Flags().StringVarP(&r.format, "output", "o", "table", "table, json or yaml")
 	cmd.AddCommand(doctorRedisCommand())
+	for _, k := range clientKinds {
+		cmd.AddCommand(doctorClientCommand(k))
+	}
 	return cmd
 }
 

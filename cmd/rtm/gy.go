@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"rtm"
+	"rtm/api"
 	"rtm/cdr"
 	"rtm/charging"
 	"rtm/creditcontrol"
@@ -26,18 +27,19 @@ import (
 // A door is where Diameter comes in: it decides who is a peer, turns CCRs into
 // requests and their answers into CCAs.
 type door struct {
-	self     creditcontrol.Self
-	node     *peer.Node
-	instance *rtm.Instance            // nil: it is a front's, which decides nothing
-	known    func() *tenant.Catalogue // whom it lets in
-	learn    bool                     // let unknown peers in, for all tenants
-	api      string                   // for hints in the log
-	log      *slog.Logger
-	files    *cdr.Follower // nil: no records are written
-	strange  strangers
-	owed     debts
-	tracer   tracer
-	Counts   doorCounts
+	self      creditcontrol.Self
+	node      *peer.Node
+	instance  *rtm.Instance            // nil: it is a front's, which decides nothing
+	known     func() *tenant.Catalogue // whom it lets in
+	learn     bool                     // let unknown peers in, for all tenants
+	api       string                   // for hints in the log
+	log       *slog.Logger
+	files     *cdr.Follower // nil: no records are written
+	strange   strangers
+	unwelcome refusals
+	owed      debts
+	tracer    tracer
+	Counts    doorCounts
 }
 
 // doorCounts is what a door did, for metrics.
@@ -256,6 +258,7 @@ func (d *door) Admit(c peer.Capabilities) (any, diameter.Result) {
 		d.strange.tell(aboutPeer, level, text, "host", c.Host, "realm", c.Realm, "address", c.Remote, "certificate", c.Names, "fix", peerDocument(c))
 	}
 	if s == nil {
+		d.unwelcome.note(api.Refusal{Host: c.Host, Realm: c.Realm, Address: c.Remote.Addr().String(), Why: "no Peer document names it from there", Fix: peerDocument(c)})
 		return nil, diameter.UnknownPeer
 	}
 	return cl, 0

@@ -220,6 +220,7 @@ func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door
 		api.Metrics(instances), &doorMetrics{doors}, &redisMetrics{instances})
 	conf := api.Config{Version: version, Instances: instances, Registry: reg}
 	conf.Shown, conf.Trace = redis.Shown, traces(doors)
+	conf.Refused = func() []api.Refusal { return refusedBy(doors()) }
 	conf.Receive = func(ctx context.Context, where, id, old string) (store.Portable, error) {
 		return receive(ctx, where, id, old, logger(os.Stderr))
 	}

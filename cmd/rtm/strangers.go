@@ -4,9 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"rtm/api"
 )
 
 // What strangers do is told in the log only so often.
@@ -137,6 +140,40 @@ func (d *door) recount() {
 			d.log.Warn("so many lines like these were left out", "about", about, "lines", n)
 		}
 	}
+}
+
+// refusalsMax bounds the connections that were not let in and are remembered.
+const refusalsMax = 64
+
+// refusals are who was not let in of late, each once.
+type refusals struct {
+	mu  sync.Mutex // guards all
+	all []api.Refusal
+}
+
+func (r *refusals) note(n api.Refusal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = slices.DeleteFunc(r.all, func(o api.Refusal) bool { return o.Host == n.Host && o.Realm == n.Realm && o.Address == n.Address })
+	if len(r.all) == refusalsMax {
+		r.all = r.all[:refusalsMax-1]
+	}
+	n.At = time.Now()
+	r.all = slices.Insert(r.all, 0, n)
+}
+
+// refusedBy lists whom the doors of a process have not let in.
+func refusedBy(doors []*door) (all []api.Refusal) {
+	for _, d := range doors {
+		d.unwelcome.mu.Lock()
+		for _, n := range d.unwelcome.all {
+			n.Instance = d.instance.Name
+			all = append(all, n)
+		}
+		d.unwelcome.mu.Unlock()
+	}
+	slices.SortStableFunc(all, func(a, b api.Refusal) int { return b.At.Compare(a.At) })
+	return all[:min(len(all), refusalsMax)]
 }
 
 // masked is an identity as the log may show it: its last four octets.

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"rtm/api"
 )
 
 // secured is what Diameter over TLS needs: where to listen, who this server is,
@@ -141,6 +143,7 @@ func expiry(c *tls.Config) time.Time {
 
 // unsecured says once for each address why its handshake failed.
 func (d *door) unsecured(from netip.AddrPort, err error) {
+	d.unwelcome.note(api.Refusal{Address: from.Addr().String(), Why: "its TLS handshake failed: " + err.Error(), Fix: tlsFix(err)})
 	if d.strange.first(aboutTLS, from.Addr().String(), time.Now()) {
 		d.strange.tell(aboutTLS, slog.LevelWarn, "a TLS handshake failed", "address", from, "error", err, "fix", tlsFix(err))
 	}

@@ -319,21 +319,17 @@ type traceView struct {
 
 // run watches all instances until ctx ends, or none can be watched any more.
 func (t *traceView) run(ctx context.Context) error {
-	var all struct{ Instances []api.Instance }
-	if err := t.remote.call(ctx, http.MethodGet, "/v1/instances", nil, nil, &all); err != nil {
+	all, err := t.remote.instances(ctx)
+	if err != nil {
 		return err
 	}
-	urls := []string{t.remote.url}
-	for _, i := range all.Instances {
-		if at := "http://" + i.HTTP; i.HTTP != "" && !slices.Contains(urls, at) && !sameHost(at, t.remote.url) {
-			urls = append(urls, at)
-		}
-	}
+	urls := t.remote.servers(all)
 	errs := make([]error, len(urls))
 	var done sync.WaitGroup
 	for n, at := range urls {
 		done.Go(func() {
-			if errs[n] = t.follow(ctx, at); errs[n] != nil && n > 0 && ctx.Err() == nil {
+			begun := func() { t.note("watching %s at %s", t.of, at) }
+			if errs[n] = followTrace(ctx, at, t.of, begun, t.print); errs[n] != nil && n > 0 && ctx.Err() == nil {
 				t.note("not watched: %v", errs[n])
 			}
 		})
@@ -343,6 +339,24 @@ func (t *traceView) run(ctx context.Context) error {
 		return nil // it was interrupted, or its time is over
 	}
 	return errs[0]
+}
+
+// instances lists those that are alive.
+func (r *remote) instances(ctx context.Context) ([]api.Instance, error) {
+	var all struct{ Instances []api.Instance }
+	err := r.call(ctx, http.MethodGet, "/v1/instances", nil, nil, &all)
+	return all.Instances, err
+}
+
+// servers are the management interfaces of all, first the one that is asked.
+func (r *remote) servers(all []api.Instance) []string {
+	urls := []string{r.url}
+	for _, i := range all {
+		if at := "http://" + i.HTTP; i.HTTP != "" && !slices.Contains(urls, at) && !sameHost(at, r.url) {
+			urls = append(urls, at)
+		}
+	}
+	return urls
 }
 
 func sameHost(a, b string) bool {
@@ -357,9 +371,10 @@ func (t *traceView) note(format string, args ...any) {
 	fmt.Fprintf(t.notes, format+"\n", args...)
 }
 
-// follow prints what one server tells.
-func (t *traceView) follow(ctx context.Context, at string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(at, "/")+"/v1/trace?of="+url.QueryEscape(t.of), nil)
+// followTrace hands on what one server tells of a subscriber or peer, until ctx ends or
+// the server does. begun is told when it has begun.
+func followTrace(ctx context.Context, at, of string, begun func(), tell func(*api.TraceLine)) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(at, "/")+"/v1/trace?of="+url.QueryEscape(of), nil)
 	if err != nil {
 		return err
 	}
@@ -378,7 +393,7 @@ func (t *traceView) follow(ctx context.Context, at string) error {
 		}
 		return refused(http.MethodGet, res, b)
 	}
-	t.note("watching %s at %s", t.of, at)
+	begun()
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -386,7 +401,7 @@ func (t *traceView) follow(ctx context.Context, at string) error {
 		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
-		t.print(&l)
+		tell(&l)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
