@@ -146,7 +146,7 @@ func (k *client) commit(cs []store.Commit, done func([]store.Result)) {
 			now := d.time()
 			answer(func() {
 				if w != nil && w.ok && m.Bug != "ack-one-of-two" && !(k.node == d && k.quorum.Proves(w.have, max(need, k.need()), w.all)) {
-					rs = results(len(rs), store.InDoubt)
+					unproved(rs)
 				}
 				if w != nil {
 					m.checkProof(d, own, rs, before)
@@ -219,7 +219,8 @@ func (k *client) execute(d *node, cs []store.Commit, carried, need int, told fun
 	case safe:
 		if fence && len(d.ops) == before && m.Bug != "read-not-fenced" {
 			if alone {
-				done(results(len(cs), store.InDoubt))
+				unproved(rs)
+				done(rs)
 				return
 			}
 			d.append(op{})
@@ -233,7 +234,7 @@ func (k *client) execute(d *node, cs []store.Commit, carried, need int, told fun
 		}
 		d.wait(offset, need, func(ok bool) {
 			if !ok {
-				rs = results(len(cs), store.InDoubt)
+				unproved(rs)
 			}
 			w := &waited{ok, d.acknowledged(offset), make(map[string]int64)}
 			for _, l := range d.links {
@@ -241,6 +242,16 @@ func (k *client) execute(d *node, cs []store.Commit, carried, need int, told fun
 			}
 			told(rs, w)
 		})
+	}
+}
+
+// unproved puts commits in doubt that are done at their node, and not known to be at
+// all replicas that count. A conflict or a refusal stays one, as store/redis has it.
+func unproved(rs []store.Result) {
+	for i := range rs {
+		if rs[i].Outcome == store.Done {
+			rs[i] = store.Result{Outcome: store.InDoubt}
+		}
 	}
 }
 
