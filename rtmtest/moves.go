@@ -248,6 +248,9 @@ func (m *Sim) checkDirectory(d *node, w *store.Write, was *entry) {
 		if t == writer || slices.ContainsFunc(entries, func(e tenant.Entry) bool { return e.Account == o.Account }) {
 			continue
 		}
+		if d.cluster != m.clusterOf(o.Account.Partition) {
+			d = m.clusterOf(o.Account.Partition).master()
+		}
 		if r := d.record(o.Account); r != nil && r.books != nil && r.books.sessionOf([]byte(name), sub) != nil {
 			m.failf("I11: %s no longer leads to %s, where it is open", w.Key, o.Account)
 		}

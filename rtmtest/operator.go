@@ -64,7 +64,7 @@ func (o *operator) act() {
 		o.prompt()
 	case 4:
 		p := account.tenant.plans[m.rng.IntN(2)]
-		p.publish(m, epoch.Add(m.cluster.nodes[0].time()).Add(m.upTo(3*time.Second)))
+		p.publish(m, epoch.Add(m.clusters[0].nodes[0].time()).Add(m.upTo(3*time.Second)))
 	case 5:
 		if o.moves {
 			o.move()
