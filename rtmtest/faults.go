@@ -194,6 +194,9 @@ func (c *cluster) isolate(master *node) {
 		inside[s.place] = m.oneIn(4)
 	}
 	length := m.between(time.Second, 10*time.Second)
+	if m.restless {
+		length *= 2
+	}
 	wide := len(m.clusters) == 1 || m.oneIn(4)
 	for a := range m.net.places {
 		for b := range a {

@@ -17,6 +17,7 @@ const (
 	forgotten  = 40 * time.Second // nothing is under way that long
 	txTimer    = 4 * time.Second  // a gateway resends after that
 	resendsMax = 40
+	repeatMax  = 15 * time.Second // a message that was answered comes again that late at most
 	recovery   = 15 * time.Second // after the last fault, elections and leases included
 	answerMax  = 7 * time.Second  // after that no answer leaves to an initial request or an update
 )
@@ -381,6 +382,9 @@ func (m *message) answered(a *charging.Answer, before bool) {
 	g.m.checkAnswer(m)
 	if g.oneIn(4) { // sends it once more, answered or not
 		m.sendTo(g.m.instances[g.rng.IntN(len(g.m.instances))])
+	}
+	if g.m.restless && g.oneIn(3) { // and long after
+		g.m.after(g.upTo(repeatMax), func() { m.sendTo(g.m.instances[g.rng.IntN(len(g.m.instances))]) })
 	}
 	if a.Result != charging.Success {
 		if s.flying == 0 {

@@ -48,6 +48,9 @@ const movesMax = tenant.FormersMax - 1
 func (o *operator) move() {
 	m := o.m
 	who := m.identities[m.rng.IntN(len(m.identities))]
+	if n := len(m.sessions); n > 0 && m.restless {
+		who = m.sessions[n-1].who // something of it is under way
+	}
 	to := m.accounts[m.rng.IntN(len(m.accounts))]
 	if n := len(who.owners); n > 1 && m.oneIn(2) { // back
 		to = who.owners[n-2]

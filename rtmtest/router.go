@@ -162,12 +162,12 @@ func (r *router) trim(p store.Partition, upTo uint64, done func(ok bool)) {
 
 // askTime learns the store's time: ok, if any cluster has told it.
 func (r *router) askTime(done func(ok bool)) {
-	left, any := len(r.clients), false
+	left, told := len(r.clients), false
 	for _, k := range r.clients {
 		k.askTime(func(ok bool) {
-			any = any || ok
+			told = told || ok
 			if left--; left == 0 {
-				done(any)
+				done(told)
 			}
 		})
 	}

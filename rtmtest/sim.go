@@ -31,6 +31,7 @@ type Sim struct {
 	net        network
 	mode       mode // of the store
 	clusters   []*cluster
+	restless   bool          // numbers move all the time, messages are repeated late, and what is cut off stays so: what an old master says meets what is newer elsewhere
 	deal       uint64        // which partitions lie on which of them
 	jump       time.Duration // how far the nodes' clocks may be from each other
 	ahead      time.Duration // how far the furthest of them is ahead of the world's: what a node says is due at some moment is due that much sooner at most

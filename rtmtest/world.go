@@ -53,6 +53,7 @@ func (m *Sim) found() {
 	kind := [...]mode{embedded, embedded, single, safe, safe, safe}[m.rng.IntN(6)]
 	if kind == safe && m.strikes(hazardShards) {
 		kind = sharded
+		m.restless = m.oneIn(2)
 	}
 	m.check, m.mode = m.checkCommit, kind
 	m.build()
@@ -72,7 +73,11 @@ func (m *Sim) found() {
 			p.publish(m, epoch.Add(-time.Minute)) // by any node's clock
 		}
 	}
-	for i := range 1 + m.rng.IntN(4) {
+	accounts := 1 + m.rng.IntN(4)
+	if m.restless {
+		accounts = max(accounts, 2)
+	}
+	for i := range accounts {
 		t := m.tenants[m.rng.IntN(len(m.tenants))]
 		a := &simAccount{tenant: t, name: fmt.Sprintf("a%d", i)}
 		a.key = tenant.AccountKey(t.name, a.name)
