@@ -310,6 +310,11 @@ func (k *client) events(p store.Partition, after uint64, n int, done func(evs []
 // prove has all that the node has proven to be durable.
 func (k *client) prove(done func(ok bool)) {
 	need := k.need()
+	if need > len(k.c.nodes) { // it is not known yet
+		k.lookAgain()
+		k.n.later(0, func() { done(false) })
+		return
+	}
 	k.ask(0, func() { done(false) }, func(d *node, answer func(func())) {
 		if !d.master() || d.replicas() < 1 {
 			answer(func() { k.lookAgain(); done(false) })

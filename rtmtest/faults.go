@@ -117,6 +117,9 @@ func (c *cluster) begin() {
 		}
 		f = some[m.rng.IntN(len(some))]
 	}
+	if m.restless && m.oneIn(2) && m.strikes(hazardIsolate) {
+		f = hazardIsolate
+	}
 	m.tracef("begins: %s, of %s", f, c.nodes[0].addr)
 	m.mixText(f.String())
 	if c.mode == single {

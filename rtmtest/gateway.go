@@ -383,8 +383,10 @@ func (m *message) answered(a *charging.Answer, before bool) {
 	if g.oneIn(4) { // sends it once more, answered or not
 		m.sendTo(g.m.instances[g.rng.IntN(len(g.m.instances))])
 	}
-	if g.m.restless && g.oneIn(3) { // and long after
-		g.m.after(g.upTo(repeatMax), func() { m.sendTo(g.m.instances[g.rng.IntN(len(g.m.instances))]) })
+	if g.m.restless && g.oneIn(2) { // and long after
+		for range 2 {
+			g.m.after(g.upTo(repeatMax), func() { m.sendTo(g.m.behind(g.rng.IntN(len(g.m.instances)))) })
+		}
 	}
 	if a.Result != charging.Success {
 		if s.flying == 0 {

@@ -1,6 +1,7 @@
 package rtmtest
 
 import (
+	"slices"
 	"time"
 
 	"rtm/store"
@@ -22,6 +23,18 @@ func newRouter(n *instance) *router {
 	}
 	r.compare()
 	return r
+}
+
+// behind is an instance that takes a node for a master which is none any more: that
+// one, or one of those after it. If there is none, it is that one.
+func (m *Sim) behind(i int) *instance {
+	for j := range m.instances {
+		n := m.instances[(i+j)%len(m.instances)]
+		if slices.ContainsFunc(n.store.clients, func(k *client) bool { return n.ready && k.node != k.c.master() }) {
+			return n
+		}
+	}
+	return m.instances[i]
 }
 
 // compare learns how far the masters' clocks are apart: the slowest is the store's.
