@@ -17,6 +17,7 @@ const (
 	forgotten  = 40 * time.Second // nothing is under way that long
 	txTimer    = 4 * time.Second  // a gateway resends after that
 	resendsMax = 40
+	echoMax    = 6 * time.Second  // a message is on its way that long, by itself
 	repeatMax  = 15 * time.Second // a message that was answered comes again that late at most
 	recovery   = 15 * time.Second // after the last fault, elections and leases included
 	answerMax  = 7 * time.Second  // after that no answer leaves to an initial request or an update
@@ -153,6 +154,7 @@ func (g *gateway) open() {
 	if before != nil {
 		before.dead, before.ending = true, true
 		s.sub, s.life, s.aborted = before.sub, before.life+1, g.m.prompted(name)
+		s.echo(before.messages[0])
 	} else if g.oneIn(6) {
 		s.sub = 1 + g.rng.Uint64N(2)
 	}
@@ -171,6 +173,20 @@ func (g *gateway) open() {
 		twin.number, twin.flying = 0, 0
 		twin.send(charging.Initial, twin.someGroups())
 	}
+}
+
+// echo lets the message that opened another subscriber's session of that name, which
+// the gateway has forgotten, come once more.
+func (s *session) echo(first *message) {
+	m := s.g.m
+	if m.mode != sharded || s.account == first.s.account || first.answer == nil || first.answer.Result != charging.Success {
+		return
+	}
+	m.after(s.g.upTo(echoMax), func() {
+		if !s.dead {
+			first.sendTo(m.instances[s.g.rng.IntN(len(m.instances))])
+		}
+	})
 }
 
 // home is the account that the session is in, as far as anybody knows.
