@@ -17,7 +17,7 @@ const (
 	forgotten  = 40 * time.Second // nothing is under way that long
 	txTimer    = 4 * time.Second  // a gateway resends after that
 	resendsMax = 40
-	echoMax    = 6 * time.Second  // a message is on its way that long, by itself
+	echoMax    = 500 * time.Millisecond
 	repeatMax  = 15 * time.Second // a message that was answered comes again that late at most
 	recovery   = 15 * time.Second // after the last fault, elections and leases included
 	answerMax  = 7 * time.Second  // after that no answer leaves to an initial request or an update
@@ -50,8 +50,9 @@ type session struct {
 	plain    bool      // its units are at message level, without a rating group
 	named    bool      // every message names the subscriber
 	indexed  bool
-	life     uint64 // how many sessions of that name there were before
-	dead     bool   // its gateway has restarted, and knows nothing of it
+	rival    *message // that opened the session before it of that name, if there was one
+	life     uint64   // how many sessions of that name there were before
+	dead     bool     // its gateway has restarted, and knows nothing of it
 	number   uint32
 	granted  [5]int64     // by rating group
 	change   [5]time.Time // of its tariff
@@ -154,7 +155,7 @@ func (g *gateway) open() {
 	if before != nil {
 		before.dead, before.ending = true, true
 		s.sub, s.life, s.aborted = before.sub, before.life+1, g.m.prompted(name)
-		s.echo(before.messages[0])
+		s.rival = before.messages[0]
 	} else if g.oneIn(6) {
 		s.sub = 1 + g.rng.Uint64N(2)
 	}
@@ -176,10 +177,11 @@ func (g *gateway) open() {
 }
 
 // echo lets the message that opened another subscriber's session of that name, which
-// the gateway has forgotten, come once more.
-func (s *session) echo(first *message) {
-	m := s.g.m
-	if m.mode != sharded || s.account == first.s.account || first.answer == nil || first.answer.Result != charging.Success {
+// the gateway has forgotten, come once more, with one of this session now and then:
+// networks have held messages for minutes.
+func (s *session) echo() {
+	m, first := s.g.m, s.rival
+	if first == nil || m.mode != sharded || s.account == first.s.account || first.answer == nil || first.answer.Result != charging.Success || !s.g.oneIn(2) {
 		return
 	}
 	m.after(s.g.upTo(echoMax), func() {
@@ -294,6 +296,7 @@ func (m *message) begin() {
 	s.g.m.sent[r] = append(s.g.m.sent[r], m)
 	m.first = s.g.m.now
 	m.send()
+	s.echo()
 }
 
 // send sends the message to any instance, and again until it is answered.
