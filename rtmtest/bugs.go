@@ -25,7 +25,7 @@ var Bugs = []Bug{
 	{"doubt-is-done", []string{"I6"}},                // a commit in doubt is taken for done
 	{"version-unchecked", []string{"I1, I3", "I6"}},  // the store does not compare versions
 	{"counter-version", []string{"I1, I3", "I6"}},    // versions count up, and what a commit in doubt has written is kept
-	{"hint-kept-in-doubt", []string{"I6"}},           // what a commit in doubt would have written is taken for the record
+	{"hint-kept-in-doubt", []string{"I6", "money"}},  // what a commit in doubt would have written is taken for the record
 	{"wait-elsewhere", []string{"I6"}},               // WAIT on another connection than the commits'
 	{"ack-one-of-two", []string{"I6", "I10"}},        // one replica is enough
 	{"answer-repeat-before-durable", []string{"I6"}}, // what only checks is answered before the running sync
