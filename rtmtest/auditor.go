@@ -109,7 +109,7 @@ func (n *instance) judge(ctx context.Context, a *rtm.Auditor, ins []*rtm.Inbound
 // Scan implements store.Store.
 func (w *waiting) Scan(ctx context.Context, cursor []byte, most int) (keys []store.Key, recs []store.Record, next []byte, err error) {
 	waitFor(ctx, func(resume func()) {
-		w.n.client.scan(cursor, most, func(ks []store.Key, rs []store.Record, at []byte, ok bool) {
+		w.n.store.scan(cursor, most, func(ks []store.Key, rs []store.Record, at []byte, ok bool) {
 			if keys, recs, next = ks, rs, at; !ok {
 				err = errStore
 			}

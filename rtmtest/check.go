@@ -80,7 +80,7 @@ func (m *Sim) checkCommit(d *node, c *store.Commit, was []*entry, changes []chan
 	for i := range old.holds {
 		h := &old.holds[i]
 		// The grant may have been decided by the clock of the master before this one, and so the release.
-		if released&(1<<i) != 0 && !b.has(h) && d.time()+2*d.cluster.jump() < h.since+h.validity {
+		if released&(1<<i) != 0 && !b.has(h) && d.time()+2*m.jump < h.since+h.validity {
 			m.failf("I9: %s released group %d of %s %s after it was granted", first.Key, h.group, h.session, d.time()-h.since)
 		}
 	}
@@ -91,14 +91,13 @@ func (m *Sim) checkCommit(d *node, c *store.Commit, was []*entry, changes []chan
 // was sent, by a write that was told to be durable, on whatever node; nor was it sent
 // after another node had become the master (I10).
 func (m *Sim) checkProof(d *node, cs []store.Commit, rs []store.Result, sent time.Duration) {
-	view := m.cluster.view()
-	master := m.cluster.nodes[view.master]
+	master := d.cluster.master()
 	for i := range cs {
 		if rs[i].Outcome != store.Done {
 			continue
 		}
-		if d != master && sent > m.cluster.promoted {
-			m.failf("I10: %s proved a record of %s, %s after %s was promoted", addr(d.id), cs[i].Writes[0].Key, sent-m.cluster.promoted, addr(view.master))
+		if promoted := d.cluster.promoted; d != master && sent > promoted {
+			m.failf("I10: %s proved a record of %s, %s after %s was promoted", d.addr, cs[i].Writes[0].Key, sent-promoted, master.addr)
 		}
 		for j := range cs[i].Writes {
 			w := &cs[i].Writes[j]
@@ -109,7 +108,7 @@ func (m *Sim) checkProof(d *node, cs []store.Commit, rs []store.Result, sent tim
 				continue
 			}
 			if e := master.record(w.Key); e != nil && e.Version != w.Seen && e.proven != 0 && e.proven < sent {
-				m.failf("I10: %s proved a record of %s that was overwritten %s before", addr(d.id), w.Key, sent-e.proven)
+				m.failf("I10: %s proved a record of %s that was overwritten %s before", d.addr, w.Key, sent-e.proven)
 			}
 		}
 	}
@@ -121,10 +120,10 @@ func (m *Sim) checkTimer(d *node, key store.Key, b *books) {
 	if b.wake.IsZero() {
 		return
 	}
-	if at := b.wake.Sub(epoch); at-d.cluster.ahead() > m.sound() && d.time() > at+lateMax+d.cluster.jump() {
+	if at := b.wake.Sub(epoch); at-m.ahead > m.sound() && d.time() > at+lateMax+m.jump {
 		m.failf("I12: %s was due at %s, and nobody has looked", key, at)
 	}
-	latest := max(b.wake.Sub(epoch), d.time()+rtm.TickLease) + d.cluster.jump()
+	latest := max(b.wake.Sub(epoch), d.time()+rtm.TickLease) + m.jump
 	if m.rates[hazardPanic] > 0 {
 		latest += time.Minute // a tick that cannot be decided is put off
 	}
@@ -138,8 +137,8 @@ func (m *Sim) checkTimer(d *node, key store.Key, b *books) {
 
 // checkTimers is checkTimer of all accounts, now and again.
 func (m *Sim) checkTimers() {
-	for _, d := range m.cluster.nodes {
-		for _, a := range m.accounts {
+	for _, a := range m.accounts {
+		for _, d := range m.clusterOf(a.key.Partition).nodes {
 			if e := d.record(a.key); d.master() && e != nil && e.books != nil {
 				m.checkTimer(d, a.key, e.books)
 			}
@@ -324,30 +323,11 @@ func (m *Sim) balance(b *books, a *charging.Account, key store.Key) {
 	}
 }
 
-// jump is how far the nodes' clocks may be from each other.
-func (c *cluster) jump() time.Duration {
-	least, most := c.nodes[0].skew, c.nodes[0].skew
-	for _, d := range c.nodes {
-		least, most = min(least, d.skew), max(most, d.skew)
-	}
-	return most - least
-}
-
-// ahead is how far the furthest of its clocks is ahead of the world's: what a node
-// says is due at some moment is due that much sooner at most.
-func (c *cluster) ahead() time.Duration {
-	most := c.nodes[0].skew
-	for _, d := range c.nodes {
-		most = max(most, d.skew)
-	}
-	return most
-}
-
 // checkLateness: when no fault is left, a wake-up comes at most a lease, a poll
 // and a second late (I9).
 func (m *Sim) checkLateness(due store.Due, now time.Time) {
 	since := m.calmSince + recovery
-	if !m.calm || m.now < since+10*time.Second || due.Wake.Sub(epoch) < since+m.cluster.ahead() {
+	if !m.calm || m.now < since+10*time.Second || due.Wake.Sub(epoch) < since+m.ahead {
 		return
 	}
 	if late := now.Sub(due.Wake); late > 4*time.Second && !m.quiet {
@@ -363,7 +343,7 @@ func (m *Sim) checkAnswer(msg *message) {
 	if s.g.strange(s.who) && a.Result == charging.Success {
 		m.failf("I11: %s was served %s of tenant %s", s.g.host, msg.kind, s.account.tenant.name)
 	}
-	if a.Result == charging.UnknownSession && s.opened && !s.aborted && !s.terminating() && m.now+time.Second < s.surely-m.cluster.jump() {
+	if a.Result == charging.UnknownSession && s.opened && !s.aborted && !s.terminating() && m.now+time.Second < s.surely-m.jump {
 		m.failf("I10: %s %s %d was told that the session is unknown", s.name, msg.kind, msg.number)
 	}
 	if a.Result == charging.UserUnknown && s.g.servesAll(s.who) && !s.who.unrest(msg.first) {
@@ -394,7 +374,7 @@ func (m *Sim) checkAnswer(msg *message) {
 
 // checkPrompt: an operator is not told that a session is unknown which is open.
 func (m *Sim) checkPrompt(c *command) {
-	if s := c.session; s != nil && c.answer.Result == charging.UnknownSession && !s.ending && !s.aborted && m.now+time.Second < s.surely-m.cluster.jump() {
+	if s := c.session; s != nil && c.answer.Result == charging.UnknownSession && !s.ending && !s.aborted && m.now+time.Second < s.surely-m.jump {
 		m.failf("I10: an operator was told that session %s is unknown", s.name)
 	}
 }
@@ -436,7 +416,7 @@ func (m *Sim) checkOther(msg *message) {
 	switch msg.answer.Result {
 	case charging.UnableToComply:
 	case charging.UnknownSession:
-		if s.opened && !s.aborted && !s.terminating() && m.now+time.Second < s.surely-m.cluster.jump() {
+		if s.opened && !s.aborted && !s.terminating() && m.now+time.Second < s.surely-m.jump {
 			m.failf("I10: %s %s %d was told that the session is unknown", s.name, msg.kind, msg.number)
 		}
 	default:

@@ -14,7 +14,7 @@ const (
 	discoverEvery = 200 * time.Millisecond
 )
 
-// A client is an instance's way to the store: the node it takes for the master,
+// A client is an instance's way to a cluster: the node it takes for the master,
 // and what that needs to be safe. How many replicas that are is decided by
 // the Quorum of store/redis, as in production.
 type client struct {
@@ -25,11 +25,11 @@ type client struct {
 	epoch    int                         // the newest in which a Sentinel was believed
 	acks     int                         // replicas that were in step with the node when it was last asked
 	looking  bool                        // for another master, soon
+	ahead    [nodesMax]time.Duration     // how far each node's clock is ahead of the store's
 	doubtful map[store.Key]*store.Record // with a planted bug
 }
 
-func newClient(n *instance) *client {
-	c := n.m.cluster
+func newClient(n *instance, c *cluster) *client {
 	k := &client{n: n, c: c, quorum: NewQuorum(), node: c.nodes[0], epoch: -1}
 	if c.mode == safe {
 		k.discover()
@@ -143,10 +143,10 @@ func (k *client) commit(cs []store.Commit, done func([]store.Result)) {
 		}
 		d.sent = before
 		k.execute(d, own, carried, need, func(rs []store.Result, w *waited) {
-			now := d.time()
+			now := k.shown(d)
 			answer(func() {
 				if w != nil && w.ok && m.Bug != "ack-one-of-two" && !(k.node == d && k.quorum.Proves(w.have, max(need, k.need()), w.all)) {
-					rs = results(len(rs), store.InDoubt)
+					unproved(rs)
 				}
 				if w != nil {
 					m.checkProof(d, own, rs, before)
@@ -219,7 +219,8 @@ func (k *client) execute(d *node, cs []store.Commit, carried, need int, told fun
 	case safe:
 		if fence && len(d.ops) == before && m.Bug != "read-not-fenced" {
 			if alone {
-				done(results(len(cs), store.InDoubt))
+				unproved(rs)
+				done(rs)
 				return
 			}
 			d.append(op{})
@@ -233,14 +234,24 @@ func (k *client) execute(d *node, cs []store.Commit, carried, need int, told fun
 		}
 		d.wait(offset, need, func(ok bool) {
 			if !ok {
-				rs = results(len(cs), store.InDoubt)
+				unproved(rs)
 			}
 			w := &waited{ok, d.acknowledged(offset), make(map[string]int64)}
 			for _, l := range d.links {
-				w.all[addr(l.to.id)] = int64(l.acked)
+				w.all[l.to.addr] = int64(l.acked)
 			}
 			told(rs, w)
 		})
+	}
+}
+
+// unproved puts commits in doubt that are done at their node, and not known to be at
+// all replicas that count. A conflict or a refusal stays one, as store/redis has it.
+func unproved(rs []store.Result) {
+	for i := range rs {
+		if rs[i].Outcome == store.Done {
+			rs[i] = store.Result{Outcome: store.InDoubt}
+		}
 	}
 }
 
@@ -265,8 +276,8 @@ func (k *client) due(n int, lease time.Duration, done func(due []store.Due, next
 			answer(func() { k.lookAgain(); done(nil, time.Time{}, time.Time{}, false) })
 			return
 		}
-		due, next := d.due(n, lease)
-		now := d.time()
+		due, next := d.due(n, lease, k.ahead[d.id])
+		now := k.shown(d)
 		answer(func() {
 			k.n.learn(before, now)
 			done(due, next, epoch.Add(now), true)
@@ -299,6 +310,11 @@ func (k *client) events(p store.Partition, after uint64, n int, done func(evs []
 // prove has all that the node has proven to be durable.
 func (k *client) prove(done func(ok bool)) {
 	need := k.need()
+	if need > len(k.c.nodes) { // it is not known yet
+		k.lookAgain()
+		k.n.later(0, func() { done(false) })
+		return
+	}
 	k.ask(0, func() { done(false) }, func(d *node, answer func(func())) {
 		if !d.master() || d.replicas() < 1 {
 			answer(func() { k.lookAgain(); done(false) })
@@ -331,12 +347,15 @@ func (d *node) durable(p store.Partition) uint64 {
 	return uint64(n)
 }
 
+// shown is the store's time when a node answers.
+func (k *client) shown(d *node) time.Duration { return d.time() - k.ahead[d.id] }
+
 // askTime learns the store's time: nothing is decided before that.
 func (k *client) askTime(done func(ok bool)) {
 	m := k.n.m
 	before := m.now
 	k.ask(0, func() { done(false) }, func(d *node, answer func(func())) {
-		now := d.time()
+		now := k.shown(d)
 		answer(func() { k.n.learn(before, now); done(true) })
 	})
 }
@@ -381,9 +400,10 @@ func (k *client) discover() {
 		return
 	}
 	if to != k.node {
-		k.quorum = k.quorum.Inherit(addr(to.id))
+		k.quorum = k.quorum.Inherit(to.addr)
 		k.node, k.epoch = to, best.epoch
-		m.tracef("%s goes to %s", k.n.name, addr(to.id))
+		k.n.store.compare()
+		m.tracef("%s goes to %s", k.n.name, to.addr)
 	}
 	k.hear()
 }
@@ -399,12 +419,12 @@ func (k *client) hear() {
 	}
 	for _, l := range k.node.links {
 		if l.ok() {
-			attached = append(attached, addr(l.to.id))
+			attached = append(attached, l.to.addr)
 		}
 	}
 	k.quorum.Hear(len(k.c.sentinels), heard, attached)
 	k.acks = len(attached)
-	k.c.m.tracef("%s hears of %s: %v, attached %v: %d are needed", k.n.name, addr(k.node.id), heard, attached, k.need())
+	k.c.m.tracef("%s hears of %s: %v, attached %v: %d are needed", k.n.name, k.node.addr, heard, attached, k.need())
 }
 
 // need is how many replicas must have what is sent now.

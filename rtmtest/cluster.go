@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rtm/store"
+	"rtm/tenant"
 )
 
 // A mode is a kind of store, and what it promises (reliability.md, Durability
@@ -16,6 +17,7 @@ const (
 	embedded mode = iota + 1 // in the process of the one instance: what was synced survives
 	single                   // one redis-server that syncs before it answers
 	safe                     // master and two replicas, three Sentinels, WAIT
+	sharded                  // two or three times that, as in a Redis Cluster: each has partitions of its own
 )
 
 // Times of the store's parts.
@@ -27,10 +29,15 @@ const (
 	lagMax       = 2500 * time.Millisecond // min-replicas-max-lag, and a second
 )
 
-// A cluster is the simulated store: one node, or three with their Sentinels.
+// A cluster is the simulated store: one node, or three with their Sentinels. A
+// sharded store is several of them, each with faults of its own. In a Redis Cluster
+// the masters vote for whom Sentinels do here, those of other shards: what a client
+// sees of that is the same, a master of a newer epoch.
 type cluster struct {
 	m         *Sim
-	mode      mode
+	mode      mode // never sharded
+	index     int
+	first     place // of its nodes and Sentinels
 	nodes     []*node
 	sentinels []*sentinel
 	faulty    bool // a fault is not mended yet: the Sentinels have something to look at
@@ -45,6 +52,7 @@ type node struct {
 	m       *Sim
 	cluster *cluster
 	id      int
+	addr    string
 	place   place
 	state   *state
 	ops     []op
@@ -82,11 +90,76 @@ type waiter struct {
 }
 
 func makeNode(m *Sim, c *cluster, id int) *node {
-	return &node{m: m, cluster: c, id: id, place: firstNode + place(id), up: true, state: newState(), marks: make(map[store.Key]uint8)}
+	d := &node{m: m, cluster: c, id: id, up: true, state: newState(), marks: make(map[store.Key]uint8)}
+	if c != nil {
+		d.place, d.addr = c.first+place(id), c.addr(id)
+	}
+	return d
 }
 
-func newCluster(m *Sim, kind mode) *cluster {
-	c := &cluster{m: m, mode: kind}
+// build makes the clusters of a store.
+func (m *Sim) build() {
+	kind, count := m.mode, 1
+	if kind == sharded {
+		kind, count = safe, 2+m.rng.IntN(clustersMax-1)
+	}
+	for i := range count {
+		m.clusters = append(m.clusters, newCluster(m, kind, i))
+	}
+	least, most := m.clusters[0].nodes[0].skew, m.clusters[0].nodes[0].skew
+	for _, c := range m.clusters {
+		for _, d := range c.nodes {
+			least, most = min(least, d.skew), max(most, d.skew)
+		}
+	}
+	m.jump, m.ahead = most-least, most
+	m.net.places = clusterPlace(count)
+}
+
+// clusterOf is where a partition lies.
+func (m *Sim) clusterOf(p store.Partition) *cluster {
+	if len(m.clusters) == 1 {
+		return m.clusters[0]
+	}
+	return m.clusters[scramble(m.deal^uint64(p))%uint64(len(m.clusters))]
+}
+
+// dealOut deals the partitions out over the clusters, so that each has some of those
+// that accounts and identities lie in, or each of these has a cluster to itself: by
+// chance few accounts and all that leads to them could lie on one.
+func (m *Sim) dealOut() {
+	for range 16 {
+		m.deal = m.rng.Uint64()
+		used := make(map[store.Partition]*cluster)
+		for _, a := range m.accounts {
+			used[a.key.Partition] = m.clusterOf(a.key.Partition)
+			for _, id := range a.identities {
+				p := tenant.Partition(id)
+				used[p] = m.clusterOf(p)
+			}
+		}
+		some := make(map[*cluster]bool)
+		for _, c := range used {
+			some[c] = true
+		}
+		if len(some) == min(len(m.clusters), len(used)) {
+			return
+		}
+	}
+}
+
+// streams are those of the whole store.
+func (m *Sim) streams() (all []*stream) {
+	for _, c := range m.clusters {
+		if d := c.master(); d.state != nil {
+			all = append(all, d.state.streams...)
+		}
+	}
+	return all
+}
+
+func newCluster(m *Sim, kind mode, index int) *cluster {
+	c := &cluster{m: m, mode: kind, index: index, first: clusterPlace(index)}
 	count := 1
 	if kind == safe {
 		count = 3
@@ -101,9 +174,9 @@ func newCluster(m *Sim, kind mode) *cluster {
 	if kind == safe {
 		beside := m.oneIn(2)
 		for i := range 3 {
-			s := &sentinel{cluster: c, id: i, place: firstSentinel + place(i)}
+			s := &sentinel{cluster: c, id: i, place: c.first + nodesMax + place(i)}
 			if beside {
-				s.place = place(i)
+				s.place = c.first + place(i)
 			}
 			c.sentinels = append(c.sentinels, s)
 		}
@@ -145,7 +218,7 @@ func (d *node) master() bool { return d.up && d.link == nil && !d.joining && d.s
 // attach makes d a replica of master that has all it has.
 func (d *node) attach(master *node) {
 	d.detach()
-	d.m.tracef("%s is in step with %s", addr(d.id), addr(master.id))
+	d.m.tracef("%s is in step with %s", d.addr, master.addr)
 	d.joining, d.wrong, d.state = false, 0, nil
 	d.ops = master.ops[:len(master.ops):len(master.ops)]
 	d.link = &following{from: master, to: d, acked: len(d.ops)}
@@ -303,7 +376,7 @@ func (l *following) ok() bool {
 // pause lets a node stand still for a while.
 func (c *cluster) pause(d *node, length time.Duration) {
 	d.paused = true
-	c.m.tracef("%s stands still for %s", addr(d.id), length)
+	c.m.tracef("%s stands still for %s", d.addr, length)
 	boot := d.boot
 	c.m.after(length, func() {
 		if d.boot == boot {
@@ -317,7 +390,7 @@ func (d *node) resume() {
 		return
 	}
 	d.paused = false
-	d.m.tracef("%s goes on", addr(d.id))
+	d.m.tracef("%s goes on", d.addr)
 	pile := d.pile
 	d.pile = nil
 	for _, run := range pile {
@@ -329,7 +402,7 @@ func (d *node) resume() {
 // kill ends a node's process. With its machine goes all that is on its way from
 // it, and its disk. It is started again when the Sentinels have another master.
 func (c *cluster) kill(d *node, machine bool) {
-	c.m.tracef("%s dies, with its machine: %t", addr(d.id), machine)
+	c.m.tracef("%s dies, with its machine: %t", d.addr, machine)
 	d.up, d.paused, d.joining, d.pile, d.waiters = false, false, false, nil, nil
 	d.boot++
 	if machine {
@@ -351,10 +424,21 @@ func (c *cluster) restart(d *node) {
 		return
 	}
 	d.dismiss()
-	c.m.tracef("%s is back", addr(d.id))
+	c.m.tracef("%s is back", d.addr)
 	d.up, d.scripts, d.state, d.wrong = true, false, replay(d.ops), 0
 	d.marks = make(map[store.Key]uint8)
 }
+
+// master is the node that the Sentinels have made the master, or the only one.
+func (c *cluster) master() *node {
+	if c.mode != safe {
+		return c.nodes[0]
+	}
+	return c.nodes[c.view().master]
+}
+
+// has reports whether one of its nodes or Sentinels stands there.
+func (c *cluster) has(p place) bool { return p >= c.first && p < c.first+clusterPlaces }
 
 // view is what the Sentinel that knows most believes.
 func (c *cluster) view() *sentinel {
@@ -374,6 +458,9 @@ func (c *cluster) otherThan(id int) *node {
 
 // reconnect lets replication go on over a link that is free again.
 func (c *cluster) reconnect(a, b place) {
+	if !c.has(a) && !c.has(b) {
+		return
+	}
 	for _, d := range c.nodes {
 		for _, l := range slices.Clone(d.links) {
 			if l.from.place == a && l.to.place == b || l.from.place == b && l.to.place == a {
@@ -395,7 +482,7 @@ func (c *cluster) mended() bool {
 	if c.electing {
 		return false
 	}
-	master := c.nodes[c.view().master]
+	master := c.master()
 	for _, d := range c.nodes {
 		if !d.up || d.paused || d.joining || d.lag > 0 || d != master && (d.link == nil || d.link.from != master || len(d.ops) < len(master.ops)) {
 			return false
@@ -407,11 +494,11 @@ func (c *cluster) mended() bool {
 		}
 	}
 	for _, n := range c.m.instances {
-		if n.client.node != master || n.client.quorum.Need() != 2 {
+		if k := n.store.clients[c.index]; k.node != master || k.quorum.Need() != 2 {
 			return false
 		}
 	}
-	for a := range c.m.net.clogged {
+	for a := c.first; c.has(a); a++ {
 		if c.m.net.clogged[a] != [placesMax]uint8{} {
 			return false
 		}
@@ -545,7 +632,7 @@ func (s *sentinel) promote() {
 	old := s.master
 	c.epoch++
 	s.master, s.epoch, c.promoted = best, c.epoch, c.m.now
-	c.m.tracef("%s is promoted with %d of %d ops", addr(best), len(d.ops), len(c.nodes[old].ops))
+	c.m.tracef("%s is promoted with %d of %d ops", d.addr, len(d.ops), len(c.nodes[old].ops))
 	c.m.mixNumber(uint64(best))
 }
 
@@ -553,10 +640,11 @@ func (s *sentinel) promote() {
 func (s *sentinel) replicasOf(master int) (list []Replica) {
 	for i := range s.cluster.nodes {
 		if i != master {
-			list = append(list, Replica{Addr: addr(i), Down: s.cluster.faulty && s.down(i)})
+			list = append(list, Replica{Addr: s.cluster.nodes[i].addr, Down: s.cluster.faulty && s.down(i)})
 		}
 	}
 	return list
 }
 
-func addr(id int) string { return fmt.Sprintf("node-%d", id) }
+// addr is what a node is called.
+func (c *cluster) addr(id int) string { return fmt.Sprintf("node-%d", c.index*nodesMax+id) }

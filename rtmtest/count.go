@@ -45,12 +45,12 @@ type usage struct {
 }
 
 // tally counts the entries of all streams.
-func (m *Sim) tally(s *state) *count {
+func (m *Sim) tally() *count {
 	c := &count{
 		m: m, homes: make(map[*session]store.Key), effects: make(map[*message]int), used: make(map[usage]int64), assumed: make(map[usage]int64), totals: make(map[usage]int64),
 		finals: make(map[named]int), topUps: make(map[string]int64), times: make(map[string]int),
 	}
-	for _, t := range s.streams {
+	for _, t := range m.streams() {
 		for _, ev := range t.events {
 			if m.entry.Decode(ev) == nil {
 				c.add(&m.entry)
@@ -140,18 +140,16 @@ func (m *Sim) checkEnd() {
 	if len(m.failures) > 0 {
 		return
 	}
-	d := m.cluster.nodes[0]
-	if m.cluster.mode == safe {
-		d = m.cluster.nodes[m.cluster.view().master]
+	for _, c := range m.clusters {
+		if !c.master().master() {
+			m.failf("the store has no master in the end")
+			return
+		}
 	}
-	if !d.master() {
-		m.failf("the store has no master in the end")
-		return
-	}
-	m.checkFiles(d.state)
-	c := m.tally(d.state)
+	m.checkFiles()
+	c := m.tally()
 	for _, a := range m.accounts {
-		m.checkAccount(a, d)
+		m.checkAccount(a, m.clusterOf(a.key.Partition).master())
 	}
 	for _, s := range m.sessions {
 		m.checkSession(s, c)

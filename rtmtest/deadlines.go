@@ -194,7 +194,7 @@ func (m *Sim) reaches(session string) bool {
 // checkOverdue: what time ends at that moment, it ends then, and soon (I9, I12). e is
 // the entry that says so.
 func (m *Sim) checkOverdue(account store.Key, e *charging.Entry, at time.Time) {
-	if late := e.At.Sub(at); at.Sub(epoch)-m.cluster.ahead() > m.sound() && late > lateMax+m.cluster.jump() {
+	if late := e.At.Sub(at); at.Sub(epoch)-m.ahead > m.sound() && late > lateMax+m.jump {
 		m.failf("I9: %s: %s of %s comes %s late", account, e.Sort, e.Session, late)
 	}
 	if e.At.Before(at) {

@@ -1,6 +1,7 @@
 package rtmtest
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -38,6 +39,7 @@ const (
 	hazardSwizzle                   // links are clogged one by one, and freed in another order
 	hazardJump                      // the nodes' clocks differ by up to 20 seconds
 	hazardShare                     // two followers believe that the same events are theirs
+	hazardShards                    // the store is several clusters, which go wrong one by one
 	hazardsEnd
 )
 
@@ -52,20 +54,26 @@ var hazards = [hazardsEnd]struct {
 	hazardNoScript: {"noscript", 0.05}, hazardCrash: {"crash", 0.06}, hazardFreeze: {"freeze", 0.06}, hazardSkew: {"skew", 1}, hazardDistance: {"distance", 1},
 	hazardPanic: {"panic", 0.02}, hazardSlow: {"slow", 0.3}, hazardFsync: {"fsync", 0.05}, hazardPower: {"power", 0.08}, hazardPause: {"pause", 1},
 	hazardKill: {"kill", 1}, hazardMachineLoss: {"machine-loss", 1}, hazardReplica: {"replica", 1}, hazardLag: {"lag", 1}, hazardIsolate: {"isolate", 1},
-	hazardSwizzle: {"swizzle", 0.5}, hazardJump: {"jump", 1}, hazardShare: {"share", 0.5},
+	hazardSwizzle: {"swizzle", 0.5}, hazardJump: {"jump", 1}, hazardShare: {"share", 0.5}, hazardShards: {"shards", 1.5},
 }
 
 // String gives the fault's name, as a seed file spells it.
 func (f hazard) String() string { return hazards[f].name }
 
-// drawFaults draws which faults this world has, and how often.
+// drawFaults draws which faults this world has, and how often. Whether its store is
+// sharded is drawn apart: a world that was kept before there were such is still the
+// same without that.
 func (m *Sim) drawFaults() {
+	rng := m.rng
 	for f := range hazardsEnd {
-		rate := m.rng.Float64() * hazards[f].most
-		if m.oneIn(3) || slices.Contains(m.Without, f.String()) {
+		if f == hazardShards {
+			rng = rand.New(rand.NewPCG(m.Seed, uint64(f)))
+		}
+		rate := rng.Float64() * hazards[f].most
+		if rng.IntN(3) == 0 || slices.Contains(m.Without, f.String()) {
 			rate = 0
 		}
-		m.rates[f], m.luck[f] = rate, m.rng.Uint64()
+		m.rates[f], m.luck[f] = rate, rng.Uint64()
 	}
 }
 
@@ -79,14 +87,14 @@ func (m *Sim) strikes(f hazard) bool {
 	return float64(scramble(m.luck[f])>>11) < m.rates[f]*(1<<53)
 }
 
-// Pauses between faults of the store: one at a time, as the promise of the mode
+// Pauses between faults of a cluster: one at a time, as the promise of the mode
 // safe has it, and the next when all is mended.
 const (
 	faultPauseMin = 500 * time.Millisecond
 	faultPauseMax = 6 * time.Second
 )
 
-// strikeStore lets one of the store's faults begin, if it is in order.
+// strikeStore lets one of the cluster's faults begin, if it is in order.
 func (c *cluster) strikeStore() {
 	if c.mended() {
 		c.faulty = false
@@ -109,14 +117,17 @@ func (c *cluster) begin() {
 		}
 		f = some[m.rng.IntN(len(some))]
 	}
-	m.tracef("begins: %s", f)
+	if m.restless && m.oneIn(2) && m.strikes(hazardIsolate) {
+		f = hazardIsolate
+	}
+	m.tracef("begins: %s, of %s", f, c.nodes[0].addr)
 	m.mixText(f.String())
 	if c.mode == single {
 		c.beginSingle(f)
 		return
 	}
 	c.watch()
-	master, replica := c.nodes[c.view().master], c.otherThan(c.view().master)
+	master, replica := c.master(), c.otherThan(c.view().master)
 	switch f {
 	case hazardPause:
 		length := m.between(900*time.Millisecond, 3*time.Second)
@@ -160,14 +171,15 @@ func (c *cluster) beginSingle(f hazard) {
 
 // killBeside kills a master while another fault lasts, unless it is no longer one.
 func (c *cluster) killBeside(master, down *node) {
-	if !c.m.calm && master.up && !master.paused && c.nodes[c.view().master] == master && (down == nil || !down.up) {
+	if !c.m.calm && master.up && !master.paused && c.master() == master && (down == nil || !down.up) {
 		c.watch()
 		c.kill(master, c.m.oneIn(2))
 	}
 }
 
 // isolate cuts the master, some instances and perhaps a replica off from all
-// others.
+// others. Where there are other clusters, mostly only what is of this one is cut off
+// from each other: the instances still see those.
 func (c *cluster) isolate(master *node) {
 	m := c.m
 	var inside [placesMax]bool
@@ -179,15 +191,19 @@ func (c *cluster) isolate(master *node) {
 		inside[n.place] = m.oneIn(2)
 	}
 	for _, s := range c.sentinels {
-		if s.place < firstSentinel { // it stands beside a node
+		if s.place < c.first+nodesMax { // it stands beside a node
 			continue
 		}
 		inside[s.place] = m.oneIn(4)
 	}
 	length := m.between(time.Second, 10*time.Second)
-	for a := range place(placesMax) {
+	if m.restless {
+		length *= 2
+	}
+	wide := len(m.clusters) == 1 || m.oneIn(4)
+	for a := range m.net.places {
 		for b := range a {
-			if inside[a] != inside[b] {
+			if inside[a] != inside[b] && (wide || c.has(a) || c.has(b)) {
 				m.net.clog(a, b)
 				m.after(length, func() { m.net.free(a, b) })
 			}
@@ -195,13 +211,13 @@ func (c *cluster) isolate(master *node) {
 	}
 }
 
-// swizzle clogs the links of an instance one by one, and frees them in another
+// swizzle clogs the links of an instance to the cluster one by one, and frees them in another
 // order (FoundationDB's word for it).
 func (c *cluster) swizzle() {
 	m := c.m
 	n := m.instances[m.rng.IntN(len(m.instances))]
 	length := m.between(time.Second, 6*time.Second)
-	for p := range firstInstance {
+	for p := c.first; c.has(p); p++ {
 		m.after(m.upTo(length), func() {
 			if m.calm {
 				return

@@ -120,7 +120,7 @@ func (n *instance) keepFollowing(f *cdr.Follower, seen, before int) {
 		pause = lookEvery
 	}
 	n.later(pause, func() {
-		total := n.m.cluster.events()
+		total := n.m.events()
 		if n.m.quiet && total == seen {
 			n.keepFollowing(f, seen, before)
 			return
@@ -143,15 +143,13 @@ func (n *instance) keepFollowing(f *cdr.Follower, seen, before int) {
 	})
 }
 
-// events is how many events there are, on the node that is master.
-func (c *cluster) events() (n int) {
-	d := c.nodes[0]
-	if c.mode == safe {
-		d = c.nodes[c.view().master]
-	}
-	if d.state != nil {
-		for _, t := range d.state.streams {
-			n += len(t.events)
+// events is how many events there are.
+func (m *Sim) events() (n int) {
+	for _, c := range m.clusters {
+		if d := c.master(); d.state != nil {
+			for _, t := range d.state.streams {
+				n += len(t.events)
+			}
 		}
 	}
 	return n
@@ -169,18 +167,18 @@ var errStore = errors.New("the store does not answer")
 // Load implements store.Store.
 func (w *waiting) Load(ctx context.Context, keys []store.Key) (recs []store.Record, err error) {
 	waitFor(ctx, func(resume func()) {
-		w.n.client.load(keys, func(rs []store.Record) { recs = rs; resume() })
+		w.n.store.load(keys, func(rs []store.Record) { recs = rs; resume() })
 	})
-	if recs == nil {
-		err = errStore
+	if recs == nil || slices.ContainsFunc(recs, func(r store.Record) bool { return r.Unread }) {
+		return nil, errStore
 	}
-	return recs, err
+	return recs, nil
 }
 
 // Commit implements store.Store.
 func (w *waiting) Commit(ctx context.Context, cs []store.Commit) (rs []store.Result, now time.Time) {
 	waitFor(ctx, func(resume func()) {
-		w.n.client.commit(cs, func(results []store.Result) { rs = results; resume() })
+		w.n.store.commit(cs, func(results []store.Result) { rs = results; resume() })
 	})
 	return rs, w.n.now()
 }
@@ -188,7 +186,7 @@ func (w *waiting) Commit(ctx context.Context, cs []store.Commit) (rs []store.Res
 // Events implements store.Store.
 func (w *waiting) Events(ctx context.Context, p store.Partition, after uint64, n int) (evs []store.Event, err error) {
 	waitFor(ctx, func(resume func()) {
-		w.n.client.events(p, after, n, func(found []store.Event, ok bool) {
+		w.n.store.events(p, after, n, func(found []store.Event, ok bool) {
 			if evs = found; !ok {
 				err = errStore
 			}
@@ -201,7 +199,7 @@ func (w *waiting) Events(ctx context.Context, p store.Partition, after uint64, n
 // Trim implements store.Store.
 func (w *waiting) Trim(ctx context.Context, p store.Partition, upTo uint64) (err error) {
 	waitFor(ctx, func(resume func()) {
-		w.n.client.trim(p, upTo, func(ok bool) {
+		w.n.store.trim(p, upTo, func(ok bool) {
 			if !ok {
 				err = errStore
 			}
@@ -309,7 +307,7 @@ func (d *disk) crash(power bool) {
 
 // checkFiles: each event is in one line of one finished file, and each line is an
 // event (I8).
-func (m *Sim) checkFiles(s *state) {
+func (m *Sim) checkFiles() {
 	if !m.records {
 		return
 	}
@@ -341,7 +339,7 @@ func (m *Sim) checkFiles(s *state) {
 			}
 		}
 	}
-	for _, t := range s.streams {
+	for _, t := range m.streams() {
 		for i, ev := range t.events {
 			k := place{t.partition, uint64(i) + 1}
 			var e charging.Entry

@@ -17,6 +17,8 @@ const (
 	forgotten  = 40 * time.Second // nothing is under way that long
 	txTimer    = 4 * time.Second  // a gateway resends after that
 	resendsMax = 40
+	echoMax    = 500 * time.Millisecond
+	repeatMax  = 15 * time.Second // a message that was answered comes again that late at most
 	recovery   = 15 * time.Second // after the last fault, elections and leases included
 	answerMax  = 7 * time.Second  // after that no answer leaves to an initial request or an update
 )
@@ -48,8 +50,9 @@ type session struct {
 	plain    bool      // its units are at message level, without a rating group
 	named    bool      // every message names the subscriber
 	indexed  bool
-	life     uint64 // how many sessions of that name there were before
-	dead     bool   // its gateway has restarted, and knows nothing of it
+	rival    *message // that opened the session before it of that name, if there was one
+	life     uint64   // how many sessions of that name there were before
+	dead     bool     // its gateway has restarted, and knows nothing of it
 	number   uint32
 	granted  [5]int64     // by rating group
 	change   [5]time.Time // of its tariff
@@ -152,6 +155,7 @@ func (g *gateway) open() {
 	if before != nil {
 		before.dead, before.ending = true, true
 		s.sub, s.life, s.aborted = before.sub, before.life+1, g.m.prompted(name)
+		s.rival = before.messages[0]
 	} else if g.oneIn(6) {
 		s.sub = 1 + g.rng.Uint64N(2)
 	}
@@ -170,6 +174,21 @@ func (g *gateway) open() {
 		twin.number, twin.flying = 0, 0
 		twin.send(charging.Initial, twin.someGroups())
 	}
+}
+
+// echo lets the message that opened another subscriber's session of that name, which
+// the gateway has forgotten, come once more, with one of this session now and then:
+// networks have held messages for minutes.
+func (s *session) echo() {
+	m, first := s.g.m, s.rival
+	if first == nil || m.mode != sharded || s.account == first.s.account || first.answer == nil || first.answer.Result != charging.Success || !s.g.oneIn(2) {
+		return
+	}
+	m.after(s.g.upTo(echoMax), func() {
+		if !s.dead {
+			first.sendTo(m.instances[s.g.rng.IntN(len(m.instances))])
+		}
+	})
 }
 
 // home is the account that the session is in, as far as anybody knows.
@@ -277,6 +296,7 @@ func (m *message) begin() {
 	s.g.m.sent[r] = append(s.g.m.sent[r], m)
 	m.first = s.g.m.now
 	m.send()
+	s.echo()
 }
 
 // send sends the message to any instance, and again until it is answered.
@@ -381,6 +401,11 @@ func (m *message) answered(a *charging.Answer, before bool) {
 	g.m.checkAnswer(m)
 	if g.oneIn(4) { // sends it once more, answered or not
 		m.sendTo(g.m.instances[g.rng.IntN(len(g.m.instances))])
+	}
+	if g.m.restless && g.oneIn(2) { // and long after
+		for range 2 {
+			g.m.after(g.upTo(repeatMax), func() { m.sendTo(g.m.behind(g.rng.IntN(len(g.m.instances)))) })
+		}
 	}
 	if a.Result != charging.Success {
 		if s.flying == 0 {

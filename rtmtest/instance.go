@@ -32,7 +32,7 @@ type instance struct {
 	ready    bool // it knows the store's time
 	frozen   bool
 	pile     []pending
-	client   *client
+	store    *router
 	shards   [simShards]*lane
 	timers   *rtm.Timers
 	hints    map[string]store.Key
@@ -62,8 +62,8 @@ type lane struct {
 
 func newInstance(m *Sim, i int) *instance {
 	n := &instance{m: m, name: string(rune('A' + i)), place: firstInstance + place(i), far: m.between(200*time.Microsecond, 3*time.Millisecond)}
-	if m.cluster.mode == embedded {
-		n.place = m.cluster.nodes[0].place
+	if m.mode == embedded {
+		n.place = m.clusters[0].nodes[0].place
 		n.far = 20 * time.Microsecond
 	}
 	if m.strikes(hazardSkew) {
@@ -81,7 +81,7 @@ func (n *instance) distance() time.Duration { return n.far/2 + n.m.upTo(n.far/2)
 
 func (n *instance) boot() {
 	n.timers, n.hints, n.ready, n.clock = &rtm.Timers{}, make(map[string]store.Key), false, store.Clock{}
-	n.client, n.needy, n.inside = newClient(n), nil, make(map[*rtm.Inbound]stay)
+	n.store, n.needy, n.inside = newRouter(n), nil, make(map[*rtm.Inbound]stay)
 	for i := range n.shards {
 		sh := n.m.shard(n.name)
 		sh.Plans = n.catalogue
@@ -133,14 +133,14 @@ func (n *instance) start() {
 
 // begin asks for the store's time, and works from then on.
 func (n *instance) begin() {
-	n.client.askTime(func(ok bool) {
+	n.store.askTime(func(ok bool) {
 		if !ok {
 			n.later(100*time.Millisecond, n.begin)
 			return
 		}
 		n.ready = true
 		n.poll()
-		n.client.keepLooking()
+		n.store.keepLooking()
 		n.refresh()
 		n.attend()
 		n.follow()
@@ -157,7 +157,7 @@ func (n *instance) mortal() {
 		switch {
 		case n.m.strikes(hazardCrash):
 			n.crash(false)
-		case n.m.cluster.mode == embedded && n.m.strikes(hazardPower):
+		case n.m.mode == embedded && n.m.strikes(hazardPower):
 			n.crash(true)
 		case n.m.strikes(hazardFreeze):
 			n.freeze()
@@ -171,8 +171,8 @@ func (n *instance) crash(power bool) {
 	n.life++
 	n.m.tracef("%s dies, power: %t", n.name, power)
 	n.frozen, n.pile, n.ready = false, nil, false
-	if n.m.cluster.mode == embedded {
-		n.m.cluster.nodes[0].die()
+	if n.m.mode == embedded {
+		n.m.clusters[0].nodes[0].die()
 	}
 	n.end()
 	n.disk.crash(power || n.m.oneIn(3))
@@ -211,9 +211,11 @@ func (n *instance) thaw() {
 
 // poll asks for due wake-ups, for as long as this life lasts.
 func (n *instance) poll() {
-	n.client.due(rtm.TicksMax, rtm.TickLease, func(due []store.Due, next, now time.Time, ok bool) {
+	n.store.due(rtm.TicksMax, rtm.TickLease, func(due []store.Due, next, now time.Time, ok bool) {
 		if !ok {
 			n.timers.Failed()
+		}
+		if !ok && len(due) == 0 {
 			n.later(rtm.TickPoll, n.poll)
 			return
 		}
@@ -268,7 +270,7 @@ func (n *instance) enter(in *rtm.Inbound) {
 func (n *instance) leave(in *rtm.Inbound, o rtm.Outcome) {
 	s, ok := n.inside[in]
 	delete(n.inside, in)
-	switch late := n.m.now - s.until - n.m.cluster.jump(); {
+	switch late := n.m.now - s.until - n.m.jump; {
 	case !ok:
 		n.m.failf("I6: %s of %s leaves %s twice", in.Request.Kind, in.Request.Session, n.name)
 	case s.freezes == n.freezes && late > overtime:
@@ -293,8 +295,14 @@ func (n *instance) submit(in *rtm.Inbound) {
 	n.run(l)
 }
 
+// lane is where requests of that account are worked on. Like production's it has
+// those of one cluster, unless there are more clusters than lanes.
 func (n *instance) lane(account store.Key) *lane {
-	return n.shards[int(account.Partition)%simShards]
+	i, of := n.m.clusterOf(account.Partition).index, len(n.m.clusters)
+	if of > simShards {
+		return n.shards[int(account.Partition)%simShards]
+	}
+	return n.shards[i+of*(int(account.Partition)%(simShards/of))]
 }
 
 // run begins a cycle of the shard, unless one is running.
@@ -320,7 +328,7 @@ func (n *instance) run(l *lane) {
 		return
 	}
 	twin := n.twin(l, fresh, now, keys)
-	n.client.load(keys, func(recs []store.Record) {
+	n.store.load(keys, func(recs []store.Record) {
 		versions, now := n.m.versions, n.now()
 		cs := l.shard.Loaded(recs, now)
 		if twin != nil && recs != nil && l.shard.Counts.Panics == panics {
@@ -364,7 +372,7 @@ func (n *instance) commit(l *lane, cs []store.Commit, panics uint64) {
 		done(nil)
 		return
 	}
-	n.client.commit(n.planted(cs), done)
+	n.store.commit(n.planted(cs), done)
 }
 
 // checkRefused: a request is refused for a panic only by the record on which it

@@ -47,6 +47,9 @@ const movesMax = tenant.FormersMax - 1
 func (o *operator) move() {
 	m := o.m
 	who := m.identities[m.rng.IntN(len(m.identities))]
+	if n := len(m.sessions); n > 0 && m.restless {
+		who = m.sessions[n-1].who // something of it is under way
+	}
 	to := m.accounts[m.rng.IntN(len(m.accounts))]
 	if n := len(who.owners); n > 1 && m.oneIn(2) { // back
 		to = who.owners[n-2]
@@ -245,6 +248,9 @@ func (m *Sim) checkDirectory(d *node, w *store.Write, was *entry) {
 		t, _ := tenant.AccountOf(o.Account)
 		if t == writer || slices.ContainsFunc(entries, func(e tenant.Entry) bool { return e.Account == o.Account }) {
 			continue
+		}
+		if d.cluster != m.clusterOf(o.Account.Partition) {
+			d = m.clusterOf(o.Account.Partition).master()
 		}
 		if r := d.record(o.Account); r != nil && r.books != nil && r.books.sessionOf([]byte(name), sub) != nil {
 			m.failf("I11: %s no longer leads to %s, where it is open", w.Key, o.Account)

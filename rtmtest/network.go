@@ -5,17 +5,30 @@ import "time"
 // A place is a machine: of the store's nodes, of Sentinels, of instances.
 type place uint8
 
+// Of the first cluster the places come first, then those of instances, then those of
+// other clusters.
 const (
-	firstNode     place = 0
-	firstSentinel place = 3
-	firstInstance place = 6
-	placesMax           = 10
+	nodesMax            = 3
+	clusterPlaces       = 2 * nodesMax // as many Sentinels as nodes
+	firstInstance place = clusterPlaces
+	instancesMax        = 4
+	clustersMax         = 3
+	placesMax           = clustersMax*clusterPlaces + instancesMax
 )
+
+// clusterPlace is the first place of a cluster.
+func clusterPlace(index int) place {
+	if index == 0 {
+		return 0
+	}
+	return place(index*clusterPlaces + instancesMax)
+}
 
 // A network carries messages between places. A link that is clogged keeps what
 // is sent over it, as TCP does, until it is free or reset.
 type network struct {
 	m       *Sim
+	places  place                       // so many there are
 	clogged [placesMax][placesMax]uint8 // how many faults clog the link
 	held    []carried
 }
@@ -69,8 +82,8 @@ func (w *network) free(a, b place) {
 	}
 	clear(w.held[len(kept):])
 	w.held = kept
-	if w.m.cluster != nil {
-		w.m.cluster.reconnect(a, b)
+	for _, c := range w.m.clusters {
+		c.reconnect(a, b)
 	}
 }
 

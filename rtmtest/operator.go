@@ -34,8 +34,8 @@ type command struct {
 }
 
 func (o *operator) start(m *Sim) {
-	o.m, o.moves = m, m.oneIn(3)
-	if m.oneIn(4) {
+	o.m, o.moves = m, m.oneIn(3) || m.restless
+	if m.oneIn(4) && !m.restless {
 		return // this world has none
 	}
 	m.after(m.upTo(5*time.Second), o.act)
@@ -64,7 +64,7 @@ func (o *operator) act() {
 		o.prompt()
 	case 4:
 		p := account.tenant.plans[m.rng.IntN(2)]
-		p.publish(m, epoch.Add(m.cluster.nodes[0].time()).Add(m.upTo(3*time.Second)))
+		p.publish(m, epoch.Add(m.clusters[0].nodes[0].time()).Add(m.upTo(3*time.Second)))
 	case 5:
 		if o.moves {
 			o.move()
@@ -77,7 +77,11 @@ func (o *operator) act() {
 			}}
 		})
 	}
-	m.after(m.between(500*time.Millisecond, 8*time.Second), o.act)
+	pause := m.between(500*time.Millisecond, 8*time.Second)
+	if m.restless {
+		pause /= 4
+	}
+	m.after(pause, o.act)
 }
 
 func (o *operator) command(account *simAccount, make func() *rtm.Inbound) *command {

@@ -198,7 +198,7 @@ func (p *Player) at(text string) (out []string, err error) {
 		if wake := epoch.Add(armed.at); wake.After(p.now) {
 			p.now = wake
 		}
-		due, next := p.disk().due(rtm.TicksMax, rtm.TickLease)
+		due, next := p.disk().due(rtm.TicksMax, rtm.TickLease, 0)
 		for _, in := range p.timers.Claimed(due, next, p.now, p.now) {
 			for _, n := range p.send(in).Notices {
 				out = append(out, p.now.Format("15:04:05 ")+notice(&n))

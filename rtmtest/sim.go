@@ -29,7 +29,12 @@ type Sim struct {
 	calmSince  time.Duration
 	quiet      bool // … and long timers are all that is left
 	net        network
-	cluster    *cluster
+	mode       mode // of the store
+	clusters   []*cluster
+	restless   bool          // numbers move all the time, messages are repeated late, and what is cut off stays so: what an old master says meets what is newer elsewhere
+	deal       uint64        // which partitions lie on which of them
+	jump       time.Duration // how far the nodes' clocks may be from each other
+	ahead      time.Duration // how far the furthest of them is ahead of the world's: what a node says is due at some moment is due that much sooner at most
 	instances  []*instance
 	tenants    []*simTenant
 	accounts   []*simAccount
@@ -101,7 +106,9 @@ func (m *Sim) play() {
 	}
 	m.operator.start(m)
 	m.after(5*time.Second, m.checkTimers)
-	m.cluster.start()
+	for _, c := range m.clusters {
+		c.start()
+	}
 	for len(m.failures) == 0 {
 		e, ok := m.queue.pop()
 		if !ok || e.at > worldMax {
@@ -117,7 +124,9 @@ func (m *Sim) play() {
 func (m *Sim) calmDown() {
 	m.calm, m.calmSince = true, m.now
 	m.net.freeAll()
-	m.cluster.heal()
+	for _, c := range m.clusters {
+		c.heal()
+	}
 	for _, n := range m.instances {
 		n.thaw()
 	}

@@ -225,9 +225,10 @@ func (d *node) arming(c *store.Commit) []indexed {
 	return []indexed{a}
 }
 
-// due is store.Store's Due over all partitions.
-func (d *node) due(n int, lease time.Duration) (due []store.Due, next time.Time) {
-	now := d.time()
+// due is store.Store's Due over all partitions, on a node whose clock is that far
+// ahead of the store's.
+func (d *node) due(n int, lease, ahead time.Duration) (due []store.Due, next time.Time) {
+	now := d.time() - ahead
 	var ripe []indexed
 	for _, x := range d.state.index {
 		if max(x.at, x.lease) <= now {
@@ -276,7 +277,7 @@ func (d *node) events(p store.Partition, after uint64, n int) (evs []store.Event
 // append adds an op to the log and the state, and hands it to the replicas.
 func (d *node) append(o op) {
 	if d.m.Trace != nil && len(o.changes) > 0 {
-		d.m.tracef("%s takes op %d: %s", addr(d.id), len(d.ops)+1, o.changes[0].key)
+		d.m.tracef("%s takes op %d: %s", d.addr, len(d.ops)+1, o.changes[0].key)
 		for _, ev := range o.events {
 			if e := &d.m.entry; e.Decode(ev) == nil {
 				d.m.tracef("  %s %s;%d %d %s %s by %s", e.Sort, e.Session, e.Sub, e.Request, e.Kind, e.Text, e.Instance)

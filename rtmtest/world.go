@@ -51,8 +51,12 @@ const allowance = 7
 func (m *Sim) found() {
 	m.net.m = m
 	kind := [...]mode{embedded, embedded, single, safe, safe, safe}[m.rng.IntN(6)]
-	m.check = m.checkCommit
-	m.cluster = newCluster(m, kind)
+	if kind == safe && m.strikes(hazardShards) {
+		kind = sharded
+		m.restless = m.oneIn(2)
+	}
+	m.check, m.mode = m.checkCommit, kind
+	m.build()
 	for i := range 1 + m.rng.IntN(4) {
 		m.tenants = append(m.tenants, &simTenant{name: fmt.Sprintf("t%d", i)})
 	}
@@ -69,7 +73,11 @@ func (m *Sim) found() {
 			p.publish(m, epoch.Add(-time.Minute)) // by any node's clock
 		}
 	}
-	for i := range 1 + m.rng.IntN(4) {
+	accounts := 1 + m.rng.IntN(4)
+	if m.restless {
+		accounts = max(accounts, 2)
+	}
+	for i := range accounts {
 		t := m.tenants[m.rng.IntN(len(m.tenants))]
 		a := &simAccount{tenant: t, name: fmt.Sprintf("a%d", i)}
 		a.key = tenant.AccountKey(t.name, a.name)
@@ -79,10 +87,13 @@ func (m *Sim) found() {
 		}
 		m.accounts = append(m.accounts, a)
 	}
+	if kind == sharded {
+		m.dealOut()
+	}
 	m.records, m.audited = m.oneIn(2), m.oneIn(4)
 	instances := 1
 	if kind != embedded {
-		instances += m.rng.IntN(4)
+		instances += m.rng.IntN(instancesMax)
 	}
 	for i := range instances {
 		m.instances = append(m.instances, newInstance(m, i))
@@ -182,7 +193,6 @@ func (k *knownPlan) Version(n uint32) *rating.Plan {
 
 // settle writes what the world begins with: accounts and the directory.
 func (m *Sim) settle() {
-	d := m.cluster.nodes[0]
 	m.sober = true
 	defer func() { m.sober = false }()
 	for i, a := range m.accounts {
@@ -201,6 +211,7 @@ func (m *Sim) settle() {
 				})
 			}
 		}
+		d := m.clusterOf(a.key.Partition).nodes[0]
 		now := epoch.Add(d.time())
 		sh := m.shard("setup")
 		sh.Plans = (&instance{m: m, plans: make([]int, 2*len(m.tenants))}).all
@@ -212,8 +223,9 @@ func (m *Sim) settle() {
 			d.commit(&own)
 		}
 		for _, id := range a.identities {
-			d.commit(&store.Commit{Writes: []store.Write{{
-				Op: store.Put, Key: tenant.IdentityKey(id), New: m.version(), Bytes: tenant.EncodeOwner(nil, a.tenant.name, a.name),
+			key := tenant.IdentityKey(id)
+			m.clusterOf(key.Partition).nodes[0].commit(&store.Commit{Writes: []store.Write{{
+				Op: store.Put, Key: key, New: m.version(), Bytes: tenant.EncodeOwner(nil, a.tenant.name, a.name),
 			}}})
 		}
 	}
