@@ -121,6 +121,49 @@ func TestImportDuringReassign(t *testing.T) {
 	owner(t, n, "msisdn:49", "shop/bob")
 }
 
+// Whose a number is was read where another master has taken over: the one that has it
+// by now gives it up all the same, and keeps its sessions.
+func TestReassignReadsAnOldOwner(t *testing.T) {
+	for _, old := range []bool{true, false} { // the old master knows of alice, or of nobody
+		s := &after{Store: storetest.NewMemory()}
+		open(t, s)
+		n, other := start(t, s, "a"), start(t, s.Store, "b")
+		both(t, n)
+		if _, err := n.Provision(t.Context(), subscription("carol", "imsi:9")); err != nil {
+			t.Fatal(err)
+		}
+		key := tenant.IdentityKey("msisdn:49")
+		was, err := s.Store.Load(t.Context(), []store.Key{key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.Reassign(t.Context(), "msisdn:49", bob); err != nil {
+			t.Fatal(err)
+		}
+		do(t, other, ccr(charging.Initial, "s", "msisdn:49", 0, 0), charging.Success)
+		s.load = func(keys []store.Key, recs []store.Record) {
+			if i := slices.Index(keys, key); i >= 0 && s.did.Add(1) == 1 {
+				if recs[i] = (store.Record{}); old {
+					recs[i] = was[0]
+				}
+			}
+		}
+		if _, err := n.Reassign(t.Context(), "msisdn:49", carol); err != nil {
+			t.Fatal(err)
+		}
+		for key, has := range map[store.Key]bool{alice: false, bob: false, carol: true} {
+			a, err := n.Account(t.Context(), key)
+			if err != nil || slices.ContainsFunc(a.Identities, func(id []byte) bool { return string(id) == "msisdn:49" }) != has {
+				t.Errorf("%s has %q (%v)", key.Name, a.Identities, err)
+			}
+		}
+		do(t, start(t, s, "c"), ccr(charging.Update, "s", "msisdn:49", 1, 1<<20), charging.Success)
+		if bobs, carols := debited(t, n, bob), debited(t, n, carol); bobs != 1_000_000 || carols != 0 {
+			t.Errorf("bob paid %d, carol %d", bobs, carols)
+		}
+	}
+}
+
 // An account that is full with the number is no reason not to repeat.
 func TestReassignToAFullAccount(t *testing.T) {
 	m := storetest.NewMemory()

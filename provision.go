@@ -208,24 +208,34 @@ func (p *provisioning) claim(ctx context.Context, part []claim) {
 // account's: a hint, unless that account lists it.
 func (p *provisioning) takeOver(ctx context.Context, c claim) {
 	s := &p.subs[c.sub]
-	if err := p.n.direct(ctx, c.identity, s.Tenant, s.Account, false); err != nil && p.out[c.sub].Err == nil {
+	if err := p.n.direct(ctx, c.identity, s.Tenant, s.Account, store.Key{}); err != nil && p.out[c.sub].Err == nil {
 		p.out[c.sub].Err = err
 	}
 }
 
-// direct makes the directory lead an identity to that account. Unless it is to
-// be moved, an account that lists it keeps it: who has overwritten a claim looks
-// again afterwards, for the other may have come to list it meanwhile, and gives
-// it back then.
-func (n *Instance) direct(ctx context.Context, id, tenantName, account string, move bool) error {
+// errElsewhere says that an identity which is to be moved belongs to another account
+// than was thought.
+type errElsewhere struct{ owner store.Key }
+
+func (e *errElsewhere) Error() string { return "it belongs to " + e.owner.Name }
+
+// direct makes the directory lead an identity to that account: from an account that was
+// made to give it up, if it is to be moved (else *errElsewhere). With the zero Key an
+// account that lists it keeps it: who has overwritten a claim looks again afterwards,
+// for the other may have come to list it meanwhile, and gives it back then.
+func (n *Instance) direct(ctx context.Context, id, tenantName, account string, from store.Key) error {
 	recs, err := n.Store.Load(ctx, []store.Key{tenant.IdentityKey(id)})
 	if err != nil {
 		return unavailable(err)
 	}
-	rec := recs[0]
+	rec, move := recs[0], from != store.Key{}
 	for range casTries {
 		t, a, ok := tenant.DecodeOwner(rec.Bytes)
-		other := ok && !move && (t != tenantName || a != account)
+		other := ok && (t != tenantName || a != account)
+		if has := tenant.AccountKey(t, a); other && move && has != from {
+			return &errElsewhere{has}
+		}
+		other = other && !move
 		if other {
 			if err := n.free(ctx, id, t, a); err != nil {
 				return err
@@ -415,7 +425,7 @@ func (n *Instance) identify(ctx context.Context, key store.Key, adds, drops stri
 // can be repeated: doing it again completes what was interrupted. Errors:
 // ErrNotFound, tenant.RangeError, ErrBusy, the store's.
 func (n *Instance) Reassign(ctx context.Context, identity string, to store.Key) (changed bool, err error) {
-	t, account := tenant.AccountOf(to)
+	t, _ := tenant.AccountOf(to)
 	if err := n.Catalogue().Admits(t, identity); err != nil {
 		return false, err
 	}
@@ -438,15 +448,16 @@ func (n *Instance) Reassign(ctx context.Context, identity string, to store.Key) 
 	if t, a, ok := tenant.DecodeOwner(recs[0].Bytes); ok {
 		from = tenant.AccountKey(t, a)
 	}
-	for range 2 { // somebody may give it to the old account again before the directory leads elsewhere
-		if from != to {
-			if err := n.dismiss(ctx, identity, from); err != nil {
-				return false, err
-			}
+	for range casTries {
+		err = n.handOver(ctx, identity, from, to)
+		if other, is := errors.AsType[*errElsewhere](err); is { // what was read of it was old
+			from = other.owner
+			continue
 		}
-		if err := n.direct(ctx, identity, t, account, true); err != nil {
-			return false, err
-		}
+		break
+	}
+	if err != nil {
+		return false, err
 	}
 	if changed, err = n.identify(ctx, to, identity, ""); err != nil {
 		return false, err
@@ -455,6 +466,23 @@ func (n *Instance) Reassign(ctx context.Context, identity string, to store.Key) 
 		return changed, fmt.Errorf("%s: somebody else claims it at the same time: %w", identity, ErrBusy)
 	}
 	return changed, nil
+}
+
+// handOver makes the directory lead an identity from one account, which gives it up, to
+// another one.
+func (n *Instance) handOver(ctx context.Context, identity string, from, to store.Key) error {
+	t, account := tenant.AccountOf(to)
+	for range 2 { // somebody may give it to the old account again before the directory leads elsewhere
+		if from != to {
+			if err := n.dismiss(ctx, identity, from); err != nil {
+				return err
+			}
+		}
+		if err := n.direct(ctx, identity, t, account, from); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dismiss takes an identity out of the account that has it, and keeps that

@@ -114,8 +114,8 @@ func (n *instance) reassign(ctx context.Context, identity string, to store.Key) 
 				return err
 			}
 		}
-		if err := n.direct(ctx, w, identity, to); err != nil {
-			return err
+		if err := n.direct(ctx, w, identity, from, to); err != nil {
+			return err // what was read of it was old: the operator tries again
 		}
 	}
 	if err := n.identify(ctx, to, identity, ""); err != nil {
@@ -174,10 +174,13 @@ func (n *instance) index(ctx context.Context, w *waiting, account store.Key, s *
 }
 
 // direct makes the directory lead an identity to an account.
-func (n *instance) direct(ctx context.Context, w *waiting, identity string, to store.Key) error {
+func (n *instance) direct(ctx context.Context, w *waiting, identity string, from, to store.Key) error {
 	recs, err := w.Load(ctx, []store.Key{tenant.IdentityKey(identity)})
 	if err != nil {
 		return err
+	}
+	if t, a, ok := tenant.DecodeOwner(recs[0].Bytes); ok && tenant.AccountKey(t, a) != from && tenant.AccountKey(t, a) != to {
+		return errStore
 	}
 	t, account := tenant.AccountOf(to)
 	rs, _ := w.Commit(ctx, []store.Commit{tenant.Reassign(identity, t, account, recs[0], n.m.version(), n.now())})
