@@ -151,6 +151,8 @@ func TestWhoIsInStep(t *testing.T) {
 		"slave3:ip=127.0.0.1,port=4,state=online,offset=70000000,lag=0\r\n" + // it catches up
 		"slave4:ip=127.0.0.1,port=5,state=online,offset=99000000,lag=2\r\n" +
 		"slave5:ip=::1,port=6,state=online,offset=98999000,lag=0\r\n" +
+		"slave6:ip=127.0.0.1,port=1,state=online,offset=99000100,lag=0\r\n" + // it has come back
+		"slave7:ip=::1,port=6,state=online,offset=99000100,lag=0\r\n" +
 		"master_repl_offset:99000100\r\n"
 	r, err := readReplication(text)
 	if err != nil {

@@ -623,10 +623,11 @@ const (
 // a word, and will not before it has loaded: to wait for it would be to wait for
 // that. It is the last to be promoted, having no offset to show, and then it has what
 // it had when it went: it is as good as away. One that is far behind will not have
-// caught up before it is looked at again.
+// caught up before it is looked at again. One that came back is there twice, while
+// its old connection is not known to be dead.
 func (r *replication) inStep() (addrs []string) {
 	for _, f := range r.online {
-		if f.lag >= 0 && f.lag <= lagMax && f.offset > 0 && f.offset >= r.offset-behindMax {
+		if f.lag >= 0 && f.lag <= lagMax && f.offset > 0 && f.offset >= r.offset-behindMax && !slices.Contains(addrs, f.addr) {
 			addrs = append(addrs, f.addr)
 		}
 	}
@@ -638,7 +639,7 @@ func (r *replication) inStep() (addrs []string) {
 // as long as the master has them, in step or not.
 func (r *replication) strangers(named map[string]bool) (addrs []string) {
 	for _, f := range r.online {
-		if f.offset > 0 && !named[f.addr] {
+		if f.offset > 0 && !named[f.addr] && !slices.Contains(addrs, f.addr) {
 			addrs = append(addrs, f.addr)
 		}
 	}
