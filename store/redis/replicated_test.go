@@ -239,6 +239,54 @@ func TestAShardThatDiesIsReplaced(t *testing.T) {
 	w.end(t)
 }
 
+// Someone's copy of a master is none of the cluster's nodes. It acknowledges like a
+// replica, and stands for none of them, which the masters know by other addresses than
+// the cluster.
+func TestAStrangerInACluster(t *testing.T) {
+	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 1, 2, "cluster-node-timeout 60000")
+	s := at(t, Config{URL: servers.URL()})
+	master := servers.Masters()[0]
+	needs := func(n int) func() bool { return func() bool { return s.Masters()[master.Addr] == n } }
+	patiently(t, "both replicas are needed", needs(2))
+	seen := store.Version{}
+	commit := func() store.Outcome {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		c := put("a", seen, "x")
+		rs, _ := s.Commit(ctx, []store.Commit{c})
+		switch rs[0].Outcome {
+		case store.Done:
+			seen = c.Writes[0].New
+		case store.Conflict:
+			seen = rs[0].Fresh[0].Version
+		case store.InDoubt, store.Refused:
+		}
+		return rs[0].Outcome
+	}
+	done := func() bool { return commit() == store.Done }
+	patiently(t, "a commit is done", done)
+	host, port, _ := net.SplitHostPort(master.Addr)
+	stranger := rtmtest.StartRedis(t, "--replicaof", host+" "+port, "--appendonly", "yes")
+	patiently(t, "the stranger is waited for too", needs(3))
+	patiently(t, "a commit is done", done)
+	one := servers.Replicas(master)[0]
+	one.Kill()
+	patiently(t, "the master has lost the replica", func() bool { return master.Info("replication")["connected_slaves"] == "2" })
+	for range 5 {
+		if r := commit(); r == store.Done {
+			t.Fatalf("it is done, and %s does not have it: %d are needed", one.Name, s.Masters()[master.Addr])
+		}
+	}
+	one.Start()
+	patiently(t, "a commit is done when the replica is back", done)
+	if n := s.Masters()[master.Addr]; n != 3 {
+		t.Errorf("%d are needed of two replicas and a stranger", n)
+	}
+	stranger.Kill()
+	patiently(t, "both replicas are needed", needs(2))
+	patiently(t, "a commit is done without the stranger", done)
+}
+
 // patient commits until it is done, or refused by what is there.
 func patient(t *testing.T, s *Store, c store.Commit) (r store.Result) {
 	t.Helper()
