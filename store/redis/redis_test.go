@@ -52,8 +52,9 @@ func TestStore(t *testing.T) {
 }
 
 func TestNothingLeaks(t *testing.T) {
+	srv := start(t) // somebody waits for it to end
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	s, err := Open(t.Context(), Config{URL: "redis://" + start(t).Addr})
+	s, err := Open(t.Context(), Config{URL: "redis://" + srv.Addr})
 	if err != nil {
 		t.Fatal(err)
 	}
