@@ -271,8 +271,9 @@ func (s *Store) waited(nd *node, need int, wait, role rueidis.RedisResult) error
 }
 
 // errNewcomer says that as many replicas have a write as must, and that one of them
-// may be one that was not known of: until it is, which takes one look, nothing is told.
-var errNewcomer = errors.New("one of the replicas that have it has only just come")
+// may be one that was not known of, or two of them one: until it is known, which takes
+// one look, or its old connection has fallen behind, nothing is told.
+var errNewcomer = errors.New("one of the replicas that have it has only just come, or is there under the address of another")
 
 // replicasOf reads what ROLE says of a master's replicas:
 //

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/redis/rueidis"
@@ -27,7 +28,7 @@ func apart(t *testing.T) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Store{place: p, mode: Safe}
+	s := &Store{place: p, mode: Safe, aliases: make(map[string]string)}
 	s.nodes = nodes{of: make(map[string]*node), opt: func(a string) rueidis.ClientOption { return p.options(a, "", "", 0) }}
 	t.Cleanup(s.shut)
 	return s
@@ -151,6 +152,8 @@ func TestWhoIsInStep(t *testing.T) {
 		"slave3:ip=127.0.0.1,port=4,state=online,offset=70000000,lag=0\r\n" + // it catches up
 		"slave4:ip=127.0.0.1,port=5,state=online,offset=99000000,lag=2\r\n" +
 		"slave5:ip=::1,port=6,state=online,offset=98999000,lag=0\r\n" +
+		"slave6:ip=127.0.0.1,port=1,state=online,offset=99000100,lag=0\r\n" + // it has come back
+		"slave7:ip=::1,port=6,state=online,offset=99000100,lag=0\r\n" +
 		"master_repl_offset:99000100\r\n"
 	r, err := readReplication(text)
 	if err != nil {
@@ -169,5 +172,77 @@ func TestWhoIsInStep(t *testing.T) {
 	m.hear(3, [][]Replica{list, list, list}, r.inStep(), r, strangers)
 	if m.need.Load() != 4 {
 		t.Errorf("%d are needed of the two that are named, and two strangers", m.need.Load())
+	}
+}
+
+// Whom a master's word counts beside the replicas of the cluster, which it may list by
+// other addresses: what is listed at each look, and what is needed then.
+func TestOutsiders(t *testing.T) {
+	const nodes = "m 127.0.0.1:1@9 myself,master - 0 0 1 connected 0-16383\n" +
+		"a 127.0.0.1:2@9 slave m 0 0 1 connected\nb 127.0.0.1:3@9 slave m 0 0 1 connected\n"
+	has := func(addr string, offset int64) follower { return follower{addr, offset, 0} }
+	type word struct { // of a replica
+		id   string
+		port string
+		at   int64
+	}
+	type look struct {
+		master []follower
+		words  []word
+		want   int64
+	}
+	plain := []follower{has("127.0.0.1:2", 100), has("127.0.0.1:3", 100)}
+	behind := []follower{has("10.0.0.9:7002", 100), has("10.0.0.9:7003", 100)} // a relay, and so they have other addresses
+	masked := []follower{has("10.0.0.8:6379", 100), has("10.0.0.9:6379", 100)} // and one port
+	words := []word{{"a", "7002", 100}, {"b", "7003", 100}}
+	alike := []word{{"a", "6379", 100}, {"b", "6379", 100}}
+	with := func(fs []follower, more ...follower) []follower { return slices.Concat(fs, more) }
+	for name, looks := range map[string][]look{
+		"the addresses of the cluster need nobody's word": {{plain, nil, 2}},
+		"nor does a stranger beside them":                 {{with(plain, has("10.0.0.7:1", 100)), nil, 3}},
+		"a stranger does not stand for one that is away":  {{plain, nil, 2}, {with(plain[:1], has("10.0.0.7:1", 100)), nil, 3}},
+		"one that has not said anything yet":              {{with(plain, has("10.0.0.7:1", 0)), nil, 2}},
+		"other addresses are known at the second look":    {{behind, words, 4}, {behind, words, 2}},
+		"… and stay known when nobody says so":            {{behind, words, 4}, {behind, words, 2}, {behind, nil, 2}},
+		"… and when they are away":                        {{behind, words, 4}, {behind, words, 2}, {behind[:1], words[:1], 2}, {behind, words[:1], 2}},
+		"… and when one of them comes back":               {{behind, words, 4}, {behind, words, 2}, {with(behind, behind[0]), words, 2}},
+		"they are known one by one":                       {{behind, words[:1], 4}, {behind, words[:1], 3}, {behind, words, 3}, {behind, words, 2}},
+		"one port":                                        {{masked, alike, 4}, {masked, alike, 2}, {masked, alike[:1], 2}},
+		"one port, and one of them is silent":             {{masked, alike[:1], 4}, {masked, alike[:1], 4}},
+		"a stranger has another port":                     {{with(behind, has("10.0.0.9:1", 100)), words, 5}, {with(behind, has("10.0.0.9:1", 100)), words, 3}},
+		"a stranger has the same port": {
+			{masked, alike, 4}, {masked, alike, 2}, {with(masked, has("10.0.0.7:6379", 100)), alike, 3},
+			{with(masked[:1], has("10.0.0.7:6379", 100)), alike[:1], 3}, {with(masked[:1], has("10.0.0.7:6379", 100)), alike[:1], 3},
+		},
+		"one that was cut off does not know it yet": {
+			{behind, words, 4}, {behind, words, 2}, {with(behind[:1], has("10.0.0.7:7003", 200)), words, 3}, {with(behind[:1], has("10.0.0.7:7003", 300)), words, 3},
+		},
+		"one has another address": {
+			{behind, words, 4}, {behind, words, 2}, {with(behind[:1], has("10.0.0.7:7003", 100)), words, 3}, {with(behind[:1], has("10.0.0.7:7003", 100)), words, 2},
+		},
+	} {
+		s := apart(t)
+		for i, l := range looks {
+			m := &view{node: s.nodes.at("127.0.0.1:1"), members: readMembers(nodes, ""), replication: &replication{role: "master", online: l.master, offset: 300}}
+			views := []*view{m}
+			for _, w := range l.words {
+				v := &view{members: readMembers(strings.Replace(nodes, "myself,", "", 1), ""), port: w.port}
+				for j := range v.members {
+					if v.members[j].id == w.id {
+						v.members[j].flags = append(v.members[j].flags, "myself")
+					}
+				}
+				v.node, v.replication = s.nodes.at(v.self().addr), &replication{role: "slave", linked: true, offset: w.at}
+				views = append(views, v)
+			}
+			topology, err := s.agree(views, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.topology.Store(topology)
+			if got := topology.masters[0].need.Load(); got != l.want {
+				t.Errorf("%s: look %d: %d are needed, want %d", name, i, got, l.want)
+			}
+		}
 	}
 }

@@ -28,7 +28,7 @@ const (
 	hurryEvery  = 20 * time.Millisecond  // it is not looked more often, however many want it
 	weighEvery  = time.Second
 	blindAfter  = 3 * time.Second
-	watchMax    = 16          // nodes of a cluster that are asked at one time
+	watchMax    = 16          // nodes of a cluster that are asked at one time, while their masters know them by their names
 	poolMax     = 64          // connections with a WAIT on them, to one node
 	poolIdle    = time.Minute // they are closed when they were not used for so long
 )
@@ -476,13 +476,18 @@ func (nd *node) hear(watchers int, heard [][]Replica, attached []string, told *r
 		nd.quorum = &Quorum{}
 	}
 	nd.quorum.Hear(watchers, heard, attached)
+	nd.demand(told, strangers)
+}
+
+// demand is what the quorum and strangers make of what must be waited for.
+func (nd *node) demand(told *replication, strangers []string) {
 	need := nd.quorum.Need()
 	for _, addr := range strangers {
 		if !nd.quorum.counted[addr] {
 			need++
 		}
 	}
-	need = max(need, len(told.inStep())) // some may not be of the cluster
+	need = max(need, len(told.inStep())) // one may be back, and not known by that name
 	before := nd.need.Swap(int64(need))
 	nd.mean(before, told, strangers)
 }
@@ -623,10 +628,11 @@ const (
 // a word, and will not before it has loaded: to wait for it would be to wait for
 // that. It is the last to be promoted, having no offset to show, and then it has what
 // it had when it went: it is as good as away. One that is far behind will not have
-// caught up before it is looked at again.
+// caught up before it is looked at again. One that came back is there twice, while
+// its old connection is not known to be dead.
 func (r *replication) inStep() (addrs []string) {
 	for _, f := range r.online {
-		if f.lag >= 0 && f.lag <= lagMax && f.offset > 0 && f.offset >= r.offset-behindMax {
+		if f.lag >= 0 && f.lag <= lagMax && f.offset > 0 && f.offset >= r.offset-behindMax && !slices.Contains(addrs, f.addr) {
 			addrs = append(addrs, f.addr)
 		}
 	}
@@ -638,7 +644,7 @@ func (r *replication) inStep() (addrs []string) {
 // as long as the master has them, in step or not.
 func (r *replication) strangers(named map[string]bool) (addrs []string) {
 	for _, f := range r.online {
-		if f.offset > 0 && !named[f.addr] {
+		if f.offset > 0 && !named[f.addr] && !slices.Contains(addrs, f.addr) {
 			addrs = append(addrs, f.addr)
 		}
 	}
@@ -743,6 +749,7 @@ type view struct {
 	node    *node
 	members []line
 	*replication
+	port string // by which its master lists it; empty: it does not say
 }
 
 // lookAtCluster believes the newest epoch about who has a slot, and each master
@@ -752,7 +759,7 @@ func (s *Store) lookAtCluster(ctx context.Context) (*topology, error) {
 	defer cancel()
 	asked := s.nodes.list()
 	known := len(asked)
-	if known > watchMax {
+	if known > watchMax && !s.puzzled {
 		was := s.topology.Load()
 		rand.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
 		slices.SortStableFunc(asked, func(a, b *node) int { // masters first: their replicas are to be counted
@@ -836,13 +843,17 @@ func (s *Store) agree(views []*view, whole bool) (*topology, error) {
 		}
 		t.orphans = t.orphans || nd == nil
 	}
+	guests := make(map[string]int64)
+	s.puzzled = false
 	for _, nd := range t.masters {
 		for _, v := range views {
 			if v.node == nd && v.role == "master" {
-				nd.hear(1, [][]Replica{v.replicas()}, v.followers(views), v.replication, nil)
+				nd.quorum.Hear(1, [][]Replica{v.replicas()}, v.followers(views))
+				nd.demand(v.replication, s.outsiders(v, views, guests))
 			}
 		}
 	}
+	s.guests = guests
 	for addr := range named { // replicas are asked too: one may be promoted
 		if nd := s.nodes.at(addr); !slices.Contains(t.masters, nd) {
 			nd.quorum = nil
@@ -931,8 +942,65 @@ func (v *view) followers(views []*view) (addrs []string) {
 	return addrs
 }
 
+// outsiders are the followers of the node that are none of the replicas that count.
+// It may list those under other addresses than the cluster does, when there are
+// relays or translated addresses between them. Such an address is believed to be a
+// replica's if that says that it follows, has this port and is not listed; if in two
+// looks in a row there were no more addresses with it than such replicas; and if it is
+// further than whoever has that address was at the first of them, since one that was cut
+// off may not know it yet. Until then who acknowledges from there is an outsider.
+// guests gets the followers that may be replicas.
+func (s *Store) outsiders(v *view, views []*view, guests map[string]int64) (addrs []string) {
+	counted, ids, listed := v.node.quorum.counted, make(map[string]string), make(map[string]bool)
+	for i := range v.members {
+		if m := &v.members[i]; counted[m.addr] {
+			ids[m.id] = m.addr
+		}
+	}
+	strangers := make(map[string][]follower) // by port
+	for _, f := range v.online {
+		addr := f.addr
+		if a, ok := ids[s.aliases[addr]]; ok {
+			addr = a
+		}
+		_, port, _ := net.SplitHostPort(addr)
+		if listed[addr] = true; !counted[addr] && !slices.ContainsFunc(strangers[port], func(o follower) bool { return o.addr == addr }) {
+			strangers[port] = append(strangers[port], f)
+		}
+	}
+	for port, fs := range strangers {
+		free := slices.DeleteFunc(slices.Clone(views), func(w *view) bool {
+			addr, counts := ids[w.self().id]
+			return !counts || listed[addr] || w.port != port || !w.linked || w.self().master != v.self().id
+		})
+		enough := len(fs) <= len(free)
+		for _, f := range fs {
+			was, again := s.guests[f.addr]
+			i := slices.IndexFunc(free, func(w *view) bool { return w.offset >= was })
+			if enough && again && i >= 0 {
+				id := free[i].self().id
+				maps.DeleteFunc(s.aliases, func(_, other string) bool { return other == id })
+				s.aliases[f.addr] = id
+				free = slices.Delete(free, i, i+1)
+				continue
+			}
+			if s.puzzled = true; enough {
+				guests[f.addr] = f.offset
+			}
+			if f.offset > 0 {
+				addrs = append(addrs, f.addr)
+			}
+		}
+	}
+	if len(guests) > 0 {
+		s.soon()
+	}
+	return addrs
+}
+
 func (nd *node) view(ctx context.Context) (*view, error) {
-	rs := nd.client.DoMulti(ctx, nd.client.B().Arbitrary("CLUSTER", "NODES").Build(), nd.client.B().Info().Section("replication").Build())
+	rs := nd.client.DoMulti(ctx, nd.client.B().Arbitrary("CLUSTER", "NODES").Build(), nd.client.B().Info().Section("replication").Build(),
+		nd.client.B().Arbitrary("CONFIG", "GET", "port", "tls-port", "tls-replication", "replica-announce-port").Build())
 	text, err := rs[0].ToString()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
@@ -942,8 +1010,18 @@ func (nd *node) view(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", nd.addr, err)
 	}
-	v.replication, err = readReplication(info)
-	return v, err
+	if v.replication, err = readReplication(info); err != nil {
+		return nil, err
+	}
+	settings, _ := rs[2].AsStrMap() // who may not read them knows a replica by its address only
+	v.port = settings["port"]
+	if settings["tls-replication"] == "yes" {
+		v.port = settings["tls-port"]
+	}
+	if p := settings["replica-announce-port"]; p != "0" && p != "" {
+		v.port = p
+	}
+	return v, nil
 }
 
 // readMembers reads what CLUSTER NODES says at a node, whose address is own. In

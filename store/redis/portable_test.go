@@ -12,15 +12,18 @@ import (
 )
 
 func TestPortable(t *testing.T) {
+	t.Parallel()
 	storetest.RunPortable(t, func(t *testing.T) store.Portable { return start(t).open() })
 }
 
 func TestPortableBehindSentinels(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	storetest.RunPortable(t, func(t *testing.T) store.Portable { return empty(t, at(t, Config{URL: servers.URL()})) })
 }
 
 func TestPortableInCluster(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
 	storetest.RunPortable(t, func(t *testing.T) store.Portable { return empty(t, at(t, Config{URL: servers.URL()})) })
 }
@@ -28,6 +31,7 @@ func TestPortableInCluster(t *testing.T) {
 // A walk that has read some of its records from one master and some from the next
 // tells that it is of no use.
 func TestWalkOverAFailover(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	s := at(t, Config{URL: servers.URL()})
 	w := write(s, 24)
@@ -55,6 +59,7 @@ func TestWalkOverAFailover(t *testing.T) {
 const moreRights = "+client|tracking +pttl +zscore +exists +xinfo|stream +xdel"
 
 func TestRightsToMove(t *testing.T) {
+	t.Parallel()
 	docs, err := os.ReadFile("../../docs/backup.md")
 	if err != nil || !strings.Contains(string(docs), "ACL SETUSER rtm "+moreRights) {
 		t.Errorf("docs/backup.md has other rights: %v", err)

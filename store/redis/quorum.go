@@ -107,14 +107,17 @@ type Acked struct {
 // for all of names, of which need must: it does not say which they are, and one may
 // have come since names were heard. all is what the master, asked behind it, has
 // got: those that have the write are at least as far as the one in that place, so
-// whoever is that far and has no name may stand for one that has.
+// whoever is that far and has no name may stand for one that has. So may who is there
+// twice: of a replica that came back the master may still have the old connection,
+// and WAIT counts both.
 func Proves(have, need int, names map[string]bool, all []Acked) bool {
 	if have < max(need, 1) || have > len(all) {
 		return false
 	}
 	slices.SortFunc(all, func(a, b Acked) int { return cmp.Compare(b.Offset, a.Offset) })
-	for _, a := range all {
-		if a.Offset >= all[have-1].Offset && !names[a.Addr] {
+	for i, a := range all {
+		again := slices.ContainsFunc(all[:i], func(b Acked) bool { return b.Addr == a.Addr })
+		if a.Offset >= all[have-1].Offset && (again || !names[a.Addr]) {
 			need++
 		}
 	}

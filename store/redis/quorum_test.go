@@ -105,6 +105,12 @@ func TestWhoHasIt(t *testing.T) {
 		{"… and all three have it", 3, 2, "ab", []Acked{a, b, c}, true},
 		{"one of those that had it has gone", 2, 1, "ab", []Acked{a}, false},
 		{"nobody has it, and nobody must", 0, 0, "", nil, false},
+		{"one has it on two connections", 2, 2, "ab", []Acked{a, a, behind(b)}, false},
+		{"… and which of the three were counted is not known", 2, 2, "ab", []Acked{a, a, b}, false},
+		{"… and so has the other", 3, 2, "ab", []Acked{a, b, a}, true},
+		{"its old connection is behind", 2, 2, "ab", []Acked{a, behind(a), b}, true},
+		{"both are there twice", 3, 2, "ab", []Acked{a, a, b, b}, false},
+		{"one that has come is there twice", 3, 2, "ab", []Acked{a, c, c, behind(b)}, false},
 	} {
 		names := make(map[string]bool)
 		for _, n := range w.names {

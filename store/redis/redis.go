@@ -28,6 +28,7 @@ const (
 	dialTimeout  = 500 * time.Millisecond // a machine that is busy needs more than a network
 	writeTimeout = time.Second            // of a connection without answers
 	openTimeout  = 5 * time.Second
+	puzzledMax   = 10 // looks that it may take to know a master's followers
 )
 
 // format is the number of the layout of keys and values below.
@@ -67,6 +68,9 @@ type Store struct {
 	epochs    [store.Partitions]int64 // of a Cluster, likewise: in which each partition's owner was believed
 	tearing   []int                   // slots that were torn at the last look, likewise
 	tearTold  bool                    // … and that was logged
+	aliases   map[string]string       // ids of a Cluster's replicas, by what their masters call them if that is not their address, likewise
+	guests    map[string]int64        // who may be such a replica, and how far each was at the last look, likewise
+	puzzled   bool                    // some follower was none that is known at the last look, likewise
 	base      time.Time               // when it was opened: clocks are compared by the monotonic time since
 	hurry     chan struct{}           // the watch is to look at once
 	end       context.CancelFunc      // of the watch
@@ -129,7 +133,7 @@ func connect(ctx context.Context, c Config) (*Store, *Report, error) {
 	if mode, err = p.choose(mode); err != nil {
 		return nil, nil, err
 	}
-	s := &Store{place: p, mode: mode, log: c.Log, hurry: make(chan struct{}, 1), base: time.Now()}
+	s := &Store{place: p, mode: mode, log: c.Log, hurry: make(chan struct{}, 1), aliases: make(map[string]string), base: time.Now()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -162,10 +166,10 @@ func (p *place) where() string {
 // ready looks until each master and its replicas are known, and then at their
 // settings.
 func (s *Store) ready(ctx context.Context) (*Report, error) {
-	for {
+	for looks := 1; ; looks++ {
 		err := s.look(ctx)
 		t := s.topology.Load()
-		if err == nil && t != nil && !slices.ContainsFunc(t.masters, func(m *node) bool { return s.need(m) >= needUnknown }) {
+		if err == nil && t != nil && (!s.puzzled || looks > puzzledMax) && !slices.ContainsFunc(t.masters, func(m *node) bool { return s.need(m) >= needUnknown }) {
 			if err = s.unproved(ctx, t); err == nil {
 				break
 			}

@@ -2,8 +2,10 @@ package redis
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,18 @@ import (
 	"rtm/store"
 	"rtm/store/storetest"
 )
+
+// TestMain has four tests run at once, on however few processors, unless it is told
+// otherwise: most of their time servers wait until others are down.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	told := false
+	flag.Visit(func(f *flag.Flag) { told = told || f.Name == "test.parallel" })
+	if !told {
+		flag.Set("test.parallel", "4")
+	}
+	os.Exit(m.Run())
+}
 
 // server is a redis-server of this test's own.
 type server struct {
@@ -41,6 +55,7 @@ func (s *server) open() *Store {
 func client(s *Store) rueidis.Client { return s.topology.Load().masters[0].client }
 
 func TestStore(t *testing.T) {
+	t.Parallel()
 	srv := start(t)
 	storetest.Run(t, func(t *testing.T) store.Store {
 		s := srv.open()
@@ -52,8 +67,9 @@ func TestStore(t *testing.T) {
 }
 
 func TestNothingLeaks(t *testing.T) {
+	srv := start(t) // somebody waits for it to end
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	s, err := Open(t.Context(), Config{URL: "redis://" + start(t).Addr})
+	s, err := Open(t.Context(), Config{URL: "redis://" + srv.Addr})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +143,7 @@ func TestForgottenScriptsAreSentAgain(t *testing.T) {
 
 // A reply that is lost leaves the commit in doubt, and its version tells.
 func TestASwallowedReplyIsInDoubt(t *testing.T) {
+	t.Parallel()
 	srv := start(t)
 	relay := rtmtest.StartRelay(t, srv.Addr, 0)
 	s, err := Open(t.Context(), Config{URL: "redis://" + relay.Addr})

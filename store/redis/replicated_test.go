@@ -48,6 +48,7 @@ func empty(t testing.TB, s *Store) *Store {
 }
 
 func TestStoreBehindSentinels(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	for _, m := range []Mode{Safe, Fast} {
 		t.Run(string(m), func(t *testing.T) {
@@ -63,6 +64,7 @@ func TestStoreBehindSentinels(t *testing.T) {
 // The clock of one of the masters is ahead of the others': all the same there is
 // one time.
 func TestStoreInCluster(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
 	off := servers.Masters()[1]
 	off.Ahead(4)
@@ -199,6 +201,7 @@ func (w *writers) end(t *testing.T) {
 }
 
 func TestAMasterThatDiesIsReplaced(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	s := at(t, Config{URL: servers.URL()})
 	w := write(s, 8)
@@ -218,6 +221,7 @@ func TestAMasterThatDiesIsReplaced(t *testing.T) {
 }
 
 func TestAShardThatDiesIsReplaced(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
 	s := at(t, Config{URL: servers.URL()})
 	w := write(s, 24)
@@ -237,6 +241,55 @@ func TestAShardThatDiesIsReplaced(t *testing.T) {
 		return true
 	})
 	w.end(t)
+}
+
+// Someone's copy of a master is none of the cluster's nodes. It acknowledges like a
+// replica, and stands for none of them, which the masters know by other addresses than
+// the cluster.
+func TestAStrangerInACluster(t *testing.T) {
+	t.Parallel()
+	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 1, 2, "cluster-node-timeout 60000")
+	s := at(t, Config{URL: servers.URL()})
+	master := servers.Masters()[0]
+	needs := func(n int) func() bool { return func() bool { return s.Masters()[master.Addr] == n } }
+	patiently(t, "both replicas are needed", needs(2))
+	seen := store.Version{}
+	commit := func() store.Outcome {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		c := put("a", seen, "x")
+		rs, _ := s.Commit(ctx, []store.Commit{c})
+		switch rs[0].Outcome {
+		case store.Done:
+			seen = c.Writes[0].New
+		case store.Conflict:
+			seen = rs[0].Fresh[0].Version
+		case store.InDoubt, store.Refused:
+		}
+		return rs[0].Outcome
+	}
+	done := func() bool { return commit() == store.Done }
+	patiently(t, "a commit is done", done)
+	host, port, _ := net.SplitHostPort(master.Addr)
+	stranger := rtmtest.StartRedis(t, "--replicaof", host+" "+port, "--appendonly", "yes")
+	patiently(t, "the stranger is waited for too", needs(3))
+	patiently(t, "a commit is done", done)
+	one := servers.Replicas(master)[0]
+	one.Kill()
+	patiently(t, "the master has lost the replica", func() bool { return master.Info("replication")["connected_slaves"] == "2" })
+	for range 5 {
+		if r := commit(); r == store.Done {
+			t.Fatalf("it is done, and %s does not have it: %d are needed", one.Name, s.Masters()[master.Addr])
+		}
+	}
+	one.Start()
+	patiently(t, "a commit is done when the replica is back", done)
+	if n := s.Masters()[master.Addr]; n != 3 {
+		t.Errorf("%d are needed of two replicas and a stranger", n)
+	}
+	stranger.Kill()
+	patiently(t, "both replicas are needed", needs(2))
+	patiently(t, "a commit is done without the stranger", done)
 }
 
 // patient commits until it is done, or refused by what is there.
@@ -267,6 +320,7 @@ func ends(servers *rtmtest.Cluster, s *Store, p store.Partition) (from, to *rtmt
 // While a slot is on its way, what shares a batch with it is told, and events are
 // told by one master or not at all.
 func TestWhileASlotIsOnItsWay(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
 	s := at(t, Config{URL: servers.URL()})
 	const p = 5
@@ -322,6 +376,7 @@ func TestWhileASlotIsOnItsWay(t *testing.T) {
 // The master that a slot is leaving is replaced. Its heir does not know that, and has
 // not the records that have left: it is not asked until it is told.
 func TestASlotIsTornByAFailover(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
 	s := at(t, Config{URL: servers.URL()})
 	const p = 5
@@ -382,6 +437,7 @@ func TestASlotIsTornByAFailover(t *testing.T) {
 
 // What is under way to a master that is replaced does not wait for its own end.
 func TestWhatIsUnderWayEndsWithTheOldMaster(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	s := at(t, Config{URL: servers.URL()})
 	w := write(s, 1)
@@ -410,6 +466,7 @@ func TestWhatIsUnderWayEndsWithTheOldMaster(t *testing.T) {
 
 // A replica that dies is missed until the Sentinels say so, and not after that.
 func TestAReplicaThatDiesIsNotWaitedForLong(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	s := at(t, Config{URL: servers.URL()})
 	w := write(s, 4)
@@ -427,6 +484,7 @@ func TestAReplicaThatDiesIsNotWaitedForLong(t *testing.T) {
 // master has just woken, and has not heard of any of them for a while, its word
 // does not stand for theirs.
 func TestAReplicaThatIsNeverPromoted(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 3)
 	master, never := servers.Master(), servers.Replicas()[0]
 	never.Must("CONFIG", "SET", "replica-priority", "0")
@@ -461,6 +519,7 @@ func TestAReplicaThatIsNeverPromoted(t *testing.T) {
 // A replica that comes back empty has to load all its master has. Nobody waits for
 // it meanwhile.
 func TestAReplicaThatLoadsIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2, "loading-process-events-interval-bytes 1024")
 	s := at(t, Config{URL: servers.URL()})
 	cs := make([]store.Commit, 16_000)
@@ -499,6 +558,7 @@ func TestAReplicaThatLoadsIsNotWaitedFor(t *testing.T) {
 
 // A replica comes back while no Sentinel is there to tell of it.
 func TestAReplicaThatComesBackUnseen(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	s := at(t, Config{URL: servers.URL()})
 	master, r := servers.Master(), servers.Replicas()[0]
@@ -517,6 +577,7 @@ func TestAReplicaThatComesBackUnseen(t *testing.T) {
 // Sentinels are asked as often as is of use, and those that are gone are
 // forgotten. A store whose servers are silent is closed all the same.
 func TestWhomTheWatchAsks(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	two := servers.Sentinels[:2]
 	s := at(t, Config{URL: "redis+sentinel://" + two[0].Addr + "," + two[1].Addr + "/rtm"})
@@ -557,6 +618,7 @@ func TestWhomTheWatchAsks(t *testing.T) {
 // Settings that break the promise are refused, with what to set; a mode that
 // promises less is taken.
 func TestWhatSafeAsksFor(t *testing.T) {
+	t.Parallel()
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	for _, c := range []struct{ name, set, to, back, want string }{
 		{"no append-only file", "appendonly", "no", "yes", "CONFIG SET appendonly yes"},
@@ -601,6 +663,7 @@ const leastRights = "resetkeys ~{* ~rtm:format resetchannels -@all " +
 	"+evalsha +eval +wait +role +ping +info +config|get +client|setname +hello +select +cluster|nodes +asking"
 
 func TestLeastRights(t *testing.T) {
+	t.Parallel()
 	docs, err := os.ReadFile("../../docs/redis.md")
 	if err != nil || !strings.Contains(string(docs), "ACL SETUSER rtm on >PASSWORD "+leastRights) {
 		t.Errorf("docs/redis.md has other rights: %v", err)
@@ -624,6 +687,7 @@ func TestLeastRights(t *testing.T) {
 // A server that speaks TLS only: with its authority it is taken, without it not,
 // and not when it asks for a certificate that is not given.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca, cert, key := certificate(t, dir)
 	srv := start(t)
@@ -688,6 +752,7 @@ func certificate(t *testing.T, dir string) (ca, cert, key string) {
 // promoted. Then the store hears only that one Sentinel, which knows nothing of it:
 // nothing that the old master does is told.
 func TestAnOldMasterIsNeverBelievedAgain(t *testing.T) {
+	t.Parallel()
 	n := rtmtest.NewNet(t)
 	n.Join("instance", os.Getpid)
 	servers := rtmtest.StartSentinels(t, n, 2)

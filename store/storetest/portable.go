@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +30,23 @@ func RunPortable(t *testing.T, open func(t *testing.T) store.Portable) {
 	}
 }
 
+// fill makes n records in so many partitions, a hundred at a time.
+func fill(t *testing.T, s store.Store, n, partitions int, name string) {
+	t.Helper()
+	for from := 0; from < n; from += 100 {
+		cs := make([]store.Commit, 100)
+		for i := range cs {
+			k := Key(store.Partition((from+i)%partitions), fmt.Sprint(name, from+i))
+			cs[i].Writes = []store.Write{put(k, store.Version{}, "n")}
+		}
+		for _, r := range commit(t, s, cs...) {
+			if r.Outcome != store.Done {
+				t.Fatalf("a commit is %s (%v), want done", r.Outcome, r.Err)
+			}
+		}
+	}
+}
+
 // walked is what a walk handed on, the last copy of each record.
 type walked struct {
 	records map[store.Key]store.Copy
@@ -38,11 +56,14 @@ type walked struct {
 	at      time.Time
 }
 
-func walk(t T, s store.Portable) *walked {
+func walk(t T, s store.Portable, look ...func(*store.Part)) *walked {
 	t.Helper()
 	w := &walked{records: make(map[store.Key]store.Copy), events: make(map[store.Partition][]store.Event), last: make(map[store.Partition]uint64)}
 	var err error
 	w.at, w.whole, err = s.Walk(context.Background(), func(part *store.Part) error {
+		for _, see := range look {
+			see(part)
+		}
 		for _, c := range part.Copies {
 			if _, again := w.records[c.Key]; again && w.whole {
 				t.Fatalf("%s came twice", c.Key)
@@ -77,9 +98,7 @@ func walkAll(t *testing.T, s store.Portable) {
 	c.Writes[1].Expire = time.Hour
 	must(t, s, c)
 	must(t, s, store.Commit{Writes: []store.Write{put(plain, store.Version{}, "p")}})
-	for i := range 5000 { // more than a part of a walk
-		must(t, s, store.Commit{Writes: []store.Write{put(Key(store.Partition(i%7), fmt.Sprint(i)), store.Version{}, "n")}})
-	}
+	fill(t, s, 5000, 7, "") // more than a part of a walk
 	if err := s.Trim(t.Context(), 5, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +139,7 @@ func fillAll(t *testing.T, s store.Portable) {
 	part := store.Part{
 		Copies: []store.Copy{
 			{Key: account, Version: NewVersion(), Bytes: []byte("balance"), Wake: wake},
-			{Key: once, Version: NewVersion(), Bytes: []byte("answer"), Expire: 2 * time.Second},
+			{Key: once, Version: NewVersion(), Bytes: []byte("answer"), Expire: time.Hour},
 		},
 		Streams: []store.Stream{
 			{Partition: 5, Last: 100, Events: []store.Event{{Seq: 7, Bytes: []byte("e7")}, {Seq: 9, Bytes: []byte("e9")}}},
@@ -153,7 +172,11 @@ func fillAll(t *testing.T, s store.Portable) {
 	if events, err := s.Events(ctx, 6, 0, 10); err != nil || len(events) != 1 || events[0].Seq != 41 {
 		t.Errorf("events %v, %v", events, err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); load(t, s, once).Version != (store.Version{}); {
+	brief := Key(5, "brief")
+	if err := s.Fill(ctx, &store.Part{Copies: []store.Copy{{Key: brief, Version: NewVersion(), Expire: 200 * time.Millisecond}}}); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); load(t, s, brief).Version != (store.Version{}); {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not expire")
 		}
@@ -193,18 +216,33 @@ func fillAgain(t *testing.T, s store.Portable) {
 // add a third that is new and takes an older one away, and append an event with
 // that version. Whatever moment a walk is of, these agree.
 func walkOneMoment(t *testing.T, s store.Portable) {
-	const writers, filler = 4, 3000
-	for i := range filler {
-		must(t, s, store.Commit{Writes: []store.Write{put(Key(store.Partition(i%store.Partitions), fmt.Sprint("filler ", i)), store.Version{}, "n")}})
+	const writers, filler, before = 4, 3000, 1500
+	fill(t, s, filler, store.Partitions, "filler ")
+	for i := range before / 50 { // more events than a part of a walk has
+		c := store.Commit{Writes: []store.Write{put(Key(0, fmt.Sprint("filler with events ", i)), store.Version{}, "n")}}
+		for range 50 {
+			c.Events = append(c.Events, []byte("e"))
+		}
+		must(t, s, c)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
+	var calm atomic.Bool // they write more slowly while a walk is elsewhere, since that takes long
 	for w := range writers {
-		all.Go(func() { writePairs(ctx, s, store.Partition(w)) })
+		all.Go(func() { writePairs(ctx, s, store.Partition(w), &calm) })
 	}
-	wrote := 0
+	wrote := -5 * before
 	for range 5 {
-		w := walk(t, s)
+		left := writers
+		calm.Store(false)
+		w := walk(t, s, func(part *store.Part) {
+			for _, st := range part.Streams {
+				if st.Partition < writers && st.Last > 0 {
+					left--
+				}
+			}
+			calm.Store(left == 0)
+		})
 		for p := range store.Partition(writers) {
 			wrote += len(w.events[p])
 			checkPair(t, w, p)
@@ -212,11 +250,11 @@ func walkOneMoment(t *testing.T, s store.Portable) {
 	}
 	cancel()
 	all.Wait()
-	if wrote == 0 {
+	if wrote <= 0 {
 		t.Error("nothing was written meanwhile")
 	}
-	if w := walk(t, s); len(w.records) != filler+3*writers {
-		t.Errorf("%d records at the end, want %d", len(w.records), filler+3*writers)
+	if w := walk(t, s); len(w.records) != filler+before/50+3*writers {
+		t.Errorf("%d records at the end, want %d", len(w.records), filler+before/50+3*writers)
 	}
 }
 
@@ -226,7 +264,7 @@ func chainKey(p store.Partition, v store.Version) store.Key {
 	return Key(p, fmt.Sprintf("chain %x", v))
 }
 
-func writePairs(ctx context.Context, s store.Portable, p store.Partition) {
+func writePairs(ctx context.Context, s store.Portable, p store.Partition, calm *atomic.Bool) {
 	a, b := pairKeys(p)
 	var seen store.Version
 	for ctx.Err() == nil || seen == (store.Version{}) {
@@ -245,6 +283,9 @@ func writePairs(ctx context.Context, s store.Portable, p store.Partition) {
 		if rs, _ := s.Commit(context.Background(), []store.Commit{c}); rs[0].Outcome == store.Done {
 			seen = v
 		}
+		if calm.Load() {
+			<-time.After(time.Millisecond)
+		}
 	}
 }
 
@@ -252,7 +293,7 @@ func checkPair(t *testing.T, w *walked, p store.Partition) {
 	t.Helper()
 	a, b := pairKeys(p)
 	va := w.records[a].Version
-	if va == (store.Version{}) && len(w.events[p]) == 0 {
+	if va == (store.Version{}) && w.records[b].Version == va { // its writer has not begun
 		return
 	}
 	if w.records[b].Version != va {
