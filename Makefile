@@ -8,7 +8,7 @@ FOR   ?= 1h
 ROUNDS ?= 20
 RATE ?= 150
 SESSIONS ?= 1000000
-RACE  ?= . ./store/... ./diameter/peer/... ./cdr/... ./api/... ./ctf/... ./replay/...
+RACE  ?= . ./store/... ./diameter/peer/... ./front ./cdr/... ./api/... ./ctf/... ./replay/...
 FUZZTIME ?= 10m
 FUZZERS ?= 2
 

@@ -78,6 +78,16 @@ func (h *frontLine) apply(documents string) {
 // figure is a line of a front's metrics.
 func (h *frontLine) figure(i int, name string) (v float64) {
 	h.t.Helper()
+	v, text := h.look(i, name)
+	if text != "" {
+		h.t.Fatalf("%s is not in the metrics:\n%s", name, text)
+	}
+	return v
+}
+
+// look is figure, or all that the metrics say, if they do not say that.
+func (h *frontLine) look(i int, name string) (v float64, all string) {
+	h.t.Helper()
 	res, err := http.Get(h.pages[i] + "/metrics")
 	if err != nil {
 		h.t.Fatal(err)
@@ -87,11 +97,10 @@ func (h *frontLine) figure(i int, name string) (v float64) {
 	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, name+" "); ok {
 			fmt.Sscan(rest, &v)
-			return v
+			return v, ""
 		}
 	}
-	h.t.Fatalf("%s is not in the metrics (%v):\n%s", name, err, text)
-	return 0
+	return 0, fmt.Sprint(string(text), err)
 }
 
 // load plays sessions through both fronts while something happens.
@@ -218,7 +227,8 @@ func (h *frontLine) prompts(t *testing.T) {
 func (h *frontLine) instancesGo(t *testing.T) {
 	inHand := func(i int) bool {
 		name := strings.SplitN(instanceHosts[i], ".", 2)[0]
-		return h.figure(0, fmt.Sprintf("rtm_front_in_hand{front=%q,instance=%q}", "front0", name)) >= 0
+		v, missing := h.look(0, fmt.Sprintf("rtm_front_in_hand{front=%q,instance=%q}", "front0", name))
+		return missing == "" && v >= 0
 	}
 	again := func(i int) {
 		h.instances[i].start()
