@@ -71,7 +71,7 @@ func (s *Shard) settle(w *work, r *store.Result) {
 			break
 		}
 		if w.most = len(w.batch) / 2; w.most == 0 {
-			w.batch[0].spoilt = charging.UnableToComply
+			w.batch[0].spoilt, w.batch[0].tooLarge = charging.UnableToComply, true
 		}
 	}
 	for _, in := range w.batch {
@@ -84,7 +84,9 @@ func (s *Shard) settle(w *work, r *store.Result) {
 // record.
 func mend(batch []*Inbound) {
 	for _, in := range batch {
-		in.spoilt = 0
+		if !in.tooLarge {
+			in.spoilt = 0
+		}
 	}
 }
 

@@ -48,27 +48,28 @@ type Inbound struct {
 	Hinted bool   // Account comes from a hint: if it is wrong, the directory is asked
 	Peer   string // who sent it, no tenant's name: those whose tenant nobody knows share the loop by it
 
-	state   progress
-	home    store.Key       // the account of its identities, while others are asked whether they know in
-	asked   bool            // the directory was asked
-	moved   bool            // the identity had other owners not long ago
-	recalls int             // how often those were asked
-	before  []store.Key     // those, to be asked if the present one does not know the session
-	formers []store.Key     // accounts that are being asked
-	carried *extra          // what the account that knows in has of it: its closed session, or its answer
-	indexed bool            // the session index was asked
-	proofs  []looked        // all that was looked at
-	debited bool            // usage that came late was charged for it
-	doubt   bool            // a commit with this request in it is in doubt
-	broken  bool            // a commit of this cycle was not Done
-	waits   int             // commits that must be Done before the answer may leave
-	spoilt  charging.Result // Step could not carry it out: this is what it is told
-	index   indexWrite
-	seen    []looked
-	class   *Class    // it is in the loop, or waits for it, with those of its tenant
-	aside   bool      // it came into the loop while its tenant stormed beside others
-	offered time.Time // when, by the clock of the Admission
-	rated   bool      // its tenant was not known then, and counts it among what it begins since
+	state    progress
+	home     store.Key       // the account of its identities, while others are asked whether they know in
+	asked    bool            // the directory was asked
+	moved    bool            // the identity had other owners not long ago
+	recalls  int             // how often those were asked
+	before   []store.Key     // those, to be asked if the present one does not know the session
+	formers  []store.Key     // accounts that are being asked
+	carried  *extra          // what the account that knows in has of it: its closed session, or its answer
+	indexed  bool            // the session index was asked
+	proofs   []looked        // all that was looked at
+	debited  bool            // usage that came late was charged for it
+	doubt    bool            // a commit with this request in it is in doubt
+	broken   bool            // a commit of this cycle was not Done
+	waits    int             // commits that must be Done before the answer may leave
+	spoilt   charging.Result // Step could not carry it out: this is what it is told
+	tooLarge bool            // … and no store would take it, whatever the record
+	index    indexWrite
+	seen     []looked
+	class    *Class    // it is in the loop, or waits for it, with those of its tenant
+	aside    bool      // it came into the loop while its tenant stormed beside others
+	offered  time.Time // when, by the clock of the Admission
+	rated    bool      // its tenant was not known then, and counts it among what it begins since
 }
 
 type progress uint8
