@@ -12,18 +12,18 @@ import (
 )
 
 func TestPortable(t *testing.T) {
-	t.Parallel()
+	busily(t)
 	storetest.RunPortable(t, func(t *testing.T) store.Portable { return start(t).open() })
 }
 
 func TestPortableBehindSentinels(t *testing.T) {
-	t.Parallel()
+	busily(t)
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	storetest.RunPortable(t, func(t *testing.T) store.Portable { return empty(t, at(t, Config{URL: servers.URL()})) })
 }
 
 func TestPortableInCluster(t *testing.T) {
-	t.Parallel()
+	busily(t)
 	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
 	storetest.RunPortable(t, func(t *testing.T) store.Portable { return empty(t, at(t, Config{URL: servers.URL()})) })
 }
@@ -59,7 +59,7 @@ func TestWalkOverAFailover(t *testing.T) {
 const moreRights = "+client|tracking +pttl +zscore +exists +xinfo|stream +xdel"
 
 func TestRightsToMove(t *testing.T) {
-	t.Parallel()
+	busily(t)
 	docs, err := os.ReadFile("../../docs/backup.md")
 	if err != nil || !strings.Contains(string(docs), "ACL SETUSER rtm "+moreRights) {
 		t.Errorf("docs/backup.md has other rights: %v", err)

@@ -28,7 +28,7 @@ const (
 	dialTimeout  = 500 * time.Millisecond // a machine that is busy needs more than a network
 	writeTimeout = time.Second            // of a connection without answers
 	openTimeout  = 5 * time.Second
-	puzzledMax   = 10 // looks that it may take to know a master's followers
+	puzzledMax   = 4 // looks to open with: after them a follower that is not known is waited for beside the replicas
 )
 
 // format is the number of the layout of keys and values below.

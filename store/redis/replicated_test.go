@@ -48,7 +48,7 @@ func empty(t testing.TB, s *Store) *Store {
 }
 
 func TestStoreBehindSentinels(t *testing.T) {
-	t.Parallel()
+	busily(t)
 	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
 	for _, m := range []Mode{Safe, Fast} {
 		t.Run(string(m), func(t *testing.T) {
@@ -64,7 +64,7 @@ func TestStoreBehindSentinels(t *testing.T) {
 // The clock of one of the masters is ahead of the others': all the same there is
 // one time.
 func TestStoreInCluster(t *testing.T) {
-	t.Parallel()
+	busily(t)
 	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
 	off := servers.Masters()[1]
 	off.Ahead(4)
@@ -663,7 +663,7 @@ const leastRights = "resetkeys ~{* ~rtm:format resetchannels -@all " +
 	"+evalsha +eval +wait +role +ping +info +config|get +client|setname +hello +select +cluster|nodes +asking"
 
 func TestLeastRights(t *testing.T) {
-	t.Parallel()
+	busily(t)
 	docs, err := os.ReadFile("../../docs/redis.md")
 	if err != nil || !strings.Contains(string(docs), "ACL SETUSER rtm on >PASSWORD "+leastRights) {
 		t.Errorf("docs/redis.md has other rights: %v", err)
