@@ -27,6 +27,8 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 		return recs[n:]
 	}
 	in.asked = true
+	var left []store.Key // whose an identity was before it went to a tenant that the peer does not serve
+	var gone []byte
 	for i := range n {
 		t, account, ok := tenant.Owner(recs[i].Bytes)
 		if !ok {
@@ -39,11 +41,14 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 		}
 		// To a peer that does not serve its tenant an identity is unknown, also
 		// beside others; what it did for one that the peer serves is not.
-		if len(in.formers)+len(in.before) > 0 {
-			in.formers, in.before = append(in.formers, in.before...), nil
-			break
+		if len(in.formers)+len(in.before) > 0 && gone == nil {
+			gone = in.Request.Identity
 		}
-		in.Request.Identity = nil
+		left = slices.Concat(left, in.formers, in.before)
+		in.Request.Identity, in.formers, in.before = nil, nil, nil
+	}
+	if in.formers = append(left, in.formers...); in.Account == (store.Key{}) {
+		in.Request.Identity = gone
 	}
 	switch {
 	case len(in.formers) > 0:
@@ -106,21 +111,21 @@ func (in *Inbound) memory(account store.Key) store.Key {
 	return tenant.ClosedKey(account, string(r.Realm), string(r.Session), r.Sub)
 }
 
-// entry is the account that the session index names for in: of what the peer
-// serves the newest, first what a message of the same gateway wrote.
-func (in *Inbound) entry(all []tenant.Entry) (account store.Key) {
+// entry is the account that the session index names for in, and until when: of what the
+// peer serves the newest, first what a message of the same gateway wrote.
+func (in *Inbound) entry(all []tenant.Entry) (account store.Key, kept time.Time) {
 	for _, e := range slices.Backward(all) {
 		if t, _ := tenant.AccountOf(e.Account); !in.serves([]byte(t)) {
 			continue
 		}
 		if e.Host == string(in.Request.Host) {
-			return e.Account
+			return e.Account, e.Until
 		}
 		if account == (store.Key{}) {
-			account = e.Account
+			account, kept = e.Account, e.Until
 		}
 	}
-	return account
+	return account, kept
 }
 
 // remembered sends in on when the session index was asked, and with it accounts
@@ -142,20 +147,20 @@ func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 			return
 		}
 	}
-	named := in.entry(entries)
+	named, kept := in.entry(entries)
 	if !in.later() || !in.indexed { // whose it was before did not know it; the index comes after the present owner
 		named = store.Key{}
 	}
 	switch {
 	case named != (store.Key{}) && home == (store.Key{}):
-		in.Hinted, in.Request.Indexed = false, true // its entry is renewed, whatever the client's dialect
+		in.Hinted, in.Request.Indexed, in.Request.Kept = false, true, kept // its entry is renewed, whatever the client's dialect
 		s.led(in, named)
 	case named != (store.Key{}) && named != home: // a session of that name, but whose?
-		in.Request.Indexed = true
+		in.Request.Indexed, in.Request.Kept = true, kept
 		in.formers = []store.Key{named}
 		s.seeking = append(s.seeking, in)
 	case home != (store.Key{}):
-		in.home = store.Key{}
+		in.home, in.Request.Kept = store.Key{}, time.Time{}
 		s.led(in, home)
 	case s.ask(in):
 	default:
@@ -405,6 +410,7 @@ func (s *Shard) afresh(in *Inbound) {
 	in.state, in.Hinted, in.asked, in.indexed, in.Request.Formerly = resolving, false, false, false, false
 	in.Account, in.home, in.carried, in.spoilt = store.Key{}, store.Key{}, nil, 0
 	in.proofs, in.seen, in.before, in.formers = in.proofs[:0], in.seen[:0], nil, nil
+	in.Request.Kept = time.Time{}
 	s.seeking = append(s.seeking, in)
 }
 
@@ -416,7 +422,7 @@ func (s *Shard) homeward(w *work, i int) bool {
 		return false
 	}
 	home := in.home
-	in.home, in.carried = store.Key{}, nil
+	in.home, in.carried, in.Request.Kept = store.Key{}, nil, time.Time{}
 	s.drop(w, i)
 	s.forward(in, home)
 	return true
@@ -490,8 +496,7 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	grants := append(in.Answer.Grants[:0], o.Answer.Grants...)
 	in.Answer = o.Answer
 	in.Answer.Grants = grants
-	in.Opened = o.Opened
-	in.debited = false
+	in.Opened, in.settled = o.Opened, o.Settled
 	in.Notices = in.Notices[:0]
 	for _, n := range o.Notices {
 		n.Realm, n.Host, n.Session = slices.Clone(n.Realm), slices.Clone(n.Host), slices.Clone(n.Session)
@@ -504,7 +509,6 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	for i := range o.Log.Entries {
 		start := len(s.arena)
 		s.arena = o.Log.Entries[i].Append(s.arena)
-		in.debited = in.debited || o.Log.Entries[i].Sort == charging.Supplementary
 		d.events = append(d.events, [2]int{start, len(s.arena)})
 		d.size += len(s.arena) - start
 	}
@@ -534,7 +538,7 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 		seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
 		entry: tenant.Entry{Account: w.key, Host: string(in.Request.Host), Opened: o.Index.Opened, Until: s.now.Add(o.Index.For)},
 	}
-	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry, false)
+	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry, s.now, false)
 	if o.Index.Op == charging.Relied {
 		in.index.new, in.index.repeat, in.index.proof = o.Index.Seen, true, true
 	}
@@ -622,7 +626,7 @@ func (s *Shard) finish(w *work, d draft) {
 		in.waits, in.broken = 1, false
 		switch in.Answer.Result {
 		case charging.UnknownSession, charging.UserUnknown, charging.UnableToComply:
-			if !in.debited { // what was charged here stays, whoever is said to have the session by now
+			if !in.settled {
 				s.prove(in, w)
 			}
 		}

@@ -97,7 +97,6 @@ func TestARepeatTakesNoUsageOfALaterSession(t *testing.T) {
 	n := start(t, s, "a")
 	both(t, n)
 	do(t, n, indexed(ccr(charging.Initial, "s", "imsi:7", 0, 0)), charging.Success)
-	time.Sleep(2 * time.Millisecond) // the store's clock shows milliseconds
 	do(t, n, indexed(ccr(charging.Initial, "s", "imsi:8", 0, 0)), charging.Success)
 	do(t, n, indexed(ccr(charging.Initial, "s", "imsi:7", 0, 0)), charging.Success)
 	do(t, n, nameless(ccr(charging.Update, "s", "", 1, 1<<20)), charging.Success)

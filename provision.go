@@ -68,6 +68,7 @@ type provisioning struct {
 	mine []claim // identities that were claimed here
 	sent []bool  // to the loop, which said what became of it
 	busy []bool  // … or was too busy to say
+	mute []bool  // the store did not say, once: then it may have changed something
 }
 
 // claim is an identity of a subscription.
@@ -87,7 +88,7 @@ func (n *Instance) Provision(ctx context.Context, s Subscription) (Provisioned, 
 // record is the truth. Repeating it completes what was interrupted. Errors:
 // ErrTaken, tenant.RangeError, an unknown plan, ErrBusy, the store's.
 func (n *Instance) ProvisionAll(ctx context.Context, subs []Subscription) []Provisioned {
-	p := &provisioning{n: n, subs: subs, out: make([]Provisioned, len(subs)), sent: make([]bool, len(subs)), busy: make([]bool, len(subs))}
+	p := &provisioning{n: n, subs: subs, out: make([]Provisioned, len(subs)), sent: make([]bool, len(subs)), busy: make([]bool, len(subs)), mute: make([]bool, len(subs))}
 	p.check()
 	p.claimAll(ctx)
 	p.submit(ctx)
@@ -340,7 +341,9 @@ func (p *provisioning) send(ctx context.Context, part []int) (again bool) {
 	for range part {
 		select {
 		case l := <-done:
-			again = p.answered(l.sub, l.out, &where[l.sub].Answer) || again
+			in := where[l.sub]
+			p.mute[l.sub] = p.mute[l.sub] || in.doubt
+			again = p.answered(l.sub, l.out, &in.Answer) || again
 		case <-ctx.Done():
 			for sub := range where {
 				p.out[sub].Err = ctx.Err()
@@ -376,10 +379,10 @@ func (p *provisioning) answered(sub int, o Outcome, a *charging.Answer) (again b
 }
 
 // prove looks whether the directory still says of each identity whose it is, if
-// its account came to list it just now: two who claim one at the same time each
+// its account came to list it just now, or may have: two who claim one at the same time each
 // find that the other's account does not list it yet.
 func (p *provisioning) prove(ctx context.Context) {
-	mine := slices.DeleteFunc(p.mine, func(c claim) bool { return !p.out[c.sub].Changed })
+	mine := slices.DeleteFunc(p.mine, func(c claim) bool { return !p.out[c.sub].Changed && !p.mute[c.sub] })
 	for part := range slices.Chunk(mine, claimsMax) {
 		keys := make([]store.Key, len(part))
 		for i := range part {

@@ -58,7 +58,7 @@ type Inbound struct {
 	carried  *extra          // what the account that knows in has of it: its closed session, or its answer
 	indexed  bool            // the session index was asked
 	proofs   []looked        // all that was looked at
-	debited  bool            // usage that came late was charged for it
+	settled  bool            // its account knows why it is answered so: nothing else is to be proved
 	doubt    bool            // a commit with this request in it is in doubt
 	broken   bool            // a commit of this cycle was not Done
 	waits    int             // commits that must be Done before the answer may leave

@@ -521,12 +521,23 @@ func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (sh
 	}
 	p := t.price
 	if !d.own(g) || g.Plan != d.plan.Version || g.Rule != p.Rule {
-		g.PlanName, g.Plan, g.Rule, g.Paid, g.Charged = nil, d.plan.Version, p.Rule, 0, 0
+		if g.Paid > 0 && !d.costs(g, p) {
+			g.Paid, g.Charged = 0, 0
+		}
+		if d.o.Abandon {
+			return false
+		}
+		g.PlanName, g.Plan, g.Rule = nil, d.plan.Version, p.Rule
 	}
 	g.Result, g.Unit, g.Granted, g.Change, g.Passed = CreditLimitReached, 0, 0, time.Time{}, false
 	g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
 
 	left := d.affordable(g, &t, shared)
+	if left == 0 && t.next != nil { // too little for both prices: the client asks again when it changes
+		t.until(d.now, t.change)
+		t.next = nil
+		left = d.affordable(g, &t, shared)
+	}
 	whole := d.quotaOf(g, p, ask, left)
 	size, held := d.slice(s, p, whole, left)
 	units, more := d.reserve(e, g, &t, size, shared)
@@ -541,6 +552,17 @@ func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (sh
 	}
 	*answer = d.said(g, ask)
 	return units < whole
+}
+
+// costs reports whether what g was granted under costs the same as p: then a step that
+// was begun is not paid again.
+func (d *decision) costs(g *Group, p *rating.Price) bool {
+	plan := d.version(g, g.Plan)
+	if plan == nil {
+		return false
+	}
+	old := plan.Rule(g.Rule)
+	return old != nil && d.own(g) && g.Rule == p.Rule && old.Costs(p)
 }
 
 // granted notes in g what it has got. Its last units are final unless others can give
@@ -667,11 +689,21 @@ func (d *decision) forMoney(g *Group, t *terms, have rating.Micros) int64 {
 	if have <= 0 && t.price.Micro != 0 { // what rounding leaves free is not granted by itself
 		return 0
 	}
-	can := t.price.Affordable(g.Paid, have)
-	if t.next != nil {
-		can = min(can, t.next.Affordable(0, have))
+	if t.next == nil {
+		return t.price.Affordable(g.Paid, have)
 	}
-	return can
+	if have -= t.begun(); have <= 0 && (t.price.Micro != 0 || t.next.Micro != 0) {
+		return 0
+	}
+	return min(t.price.Affordable(g.Paid, have), t.next.Affordable(0, have))
+}
+
+// begun is what a step costs that usage on both sides of a tariff change has begun
+// twice.
+func (t *terms) begun() rating.Micros {
+	before, _ := t.price.Total(1)
+	after, _ := t.next.Total(1)
+	return max(before, after)
 }
 
 // have is the money that may be reserved: what is there, and the session may still
@@ -724,8 +756,8 @@ func (d *decision) reserve(e *Entry, g *Group, t *terms, size int64, shared bool
 		}
 		cost = total - g.Charged
 		if t.next != nil {
-			after, _ := t.next.Total(n) // it is affordable
-			cost = max(cost, after)
+			after, _ := t.next.Total(n)
+			cost = max(cost, after) + t.begun() // which is affordable, too
 		}
 		d.holdMoney(e, g, int64(cost), shared)
 		units += n

@@ -144,6 +144,8 @@ type Ask struct {
 	After          Units // the part of Used after a tariff change (Tariff-Change-Usage 1)
 	Split          bool  // the client told the two apart
 	Reason         uint8 // Reporting-Reason, one above its value on the wire; zero: none
+
+	Currency uint32 // ISO 4217 number of its CC-Money; zero: the account's
 }
 
 // AsksMax bounds the Asks of one request (reliability.md: MSCC per message 64).
@@ -211,7 +213,8 @@ type Request struct {
 	Identity    []byte // whom the message names; must be among the account's identities. Empty: nobody
 	Formerly    bool   // … or was not long ago
 	Asks        []Ask
-	Indexed     bool // later messages may leave the subscriber out: keep a session index
+	Indexed     bool      // later messages may leave the subscriber out: keep a session index
+	Kept        time.Time // until when the session index, which led here, has the session; zero: it did not
 	Particulars Particulars
 	Client      Client
 	Action      Action // of an Event
@@ -309,6 +312,7 @@ type Bucket struct {
 	unknown   []byte
 	elsewhere int64 // Reserved less the holds of the sessions that are decoded: must not change
 	share     int64 // what one of several rating groups may take, while they ask together
+	was       int64 // what was free when the message in hand came
 }
 
 // Available is what may still be reserved.
@@ -577,6 +581,7 @@ type Outcome struct {
 	Stranger bool  // the identity is not one of this account: whoever said so was wrong
 	Abandon  bool  // the account is spoilt and must be decoded again: Answer says what to tell this request
 	NeedPlan bool  // Abandon, and a version of the plan is not here: load it, then decide again
+	Settled  bool  // the answer rests on what the account has of the session, whoever is said to have it
 	Closed   Extra // of the session that the request names
 	Closings []Closing
 	Once     Extra

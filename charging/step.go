@@ -76,6 +76,11 @@ func (d *decision) decide() {
 		d.needPlan()
 		return
 	}
+	if r.Kind <= Event && d.foreignMoney() {
+		o.Answer.Result = InvalidValue
+		return
+	}
+	r.Particulars.bound()
 	switch r.Kind {
 	case Initial:
 		d.initial()
@@ -109,6 +114,24 @@ func (d *decision) decide() {
 // plan than is known here.
 func (d *decision) behind() bool {
 	return d.a.PlanVersion > 0 && (d.plan == nil || d.plan.Version < d.a.PlanVersion)
+}
+
+// foreignMoney reports whether the request is about money of another currency than the
+// account's.
+func (d *decision) foreignMoney() bool {
+	return d.plan != nil && slices.ContainsFunc(d.r.Asks, func(a Ask) bool { return a.Currency != 0 && a.Currency != d.plan.Currency })
+}
+
+// particularMax bounds each text that a session keeps of what its messages say.
+const particularMax = 255
+
+// bound cuts what is too long to be kept.
+func (p *Particulars) bound() {
+	for _, text := range [...]*[]byte{
+		&p.APN, &p.ChargingID, &p.Address, &p.SGSN, &p.GGSN, &p.PLMN, &p.Location, &p.Equipment, &p.Calling, &p.Called, &p.Zone,
+	} {
+		*text = (*text)[:min(len(*text), particularMax)]
+	}
 }
 
 func (o *Outcome) reset() {
@@ -228,12 +251,12 @@ func (d *decision) initial() {
 	switch {
 	case d.o.Abandon:
 		return
-	case s != nil && s.First == d.r.Content:
+	case s != nil && d.resent(s):
 		d.repeat(s)
 		d.reindex(s)
 		d.o.Open = true
 		return
-	case s == nil && d.w.Closed != nil && d.w.Closed.First == d.r.Content:
+	case s == nil && d.w.Closed != nil && d.resent(d.w.Closed):
 		d.o.Closed = Relied
 		d.repeat(d.w.Closed)
 		d.reindex(d.w.Closed) // what comes late must find it, too
@@ -273,6 +296,18 @@ func (d *decision) initial() {
 	default:
 		d.discard(s)
 	}
+}
+
+// resent reports whether r is the first message of s once more: not if its client has
+// restarted since, and uses the name of the session anew.
+func (d *decision) resent(s *Session) bool {
+	return s.First == d.r.Content && (s.State == 0 || d.r.Client.State <= s.State) && !d.anew(s)
+}
+
+// anew reports whether the client says that r is younger than all that s has heard: then
+// it is nothing of that once more.
+func (d *decision) anew(s *Session) bool {
+	return d.r.At.After(s.Last.Add(TimestampMax)) && !d.r.At.After(d.now)
 }
 
 // replace ends the sessions that the one which is opened shows to be over: those
@@ -333,6 +368,7 @@ func (d *decision) discard(s *Session) {
 	for i := range s.Groups {
 		d.release(&d.o.Log.Entries[len(d.o.Log.Entries)-1], &s.Groups[i])
 	}
+	d.a.size -= sessionSize + groupSize*len(s.Groups)
 	d.remove(s)
 	d.o.Open, d.o.Opened, d.o.Index = false, false, Indexing{}
 	d.o.Log.Entries = d.o.Log.Entries[:len(d.o.Log.Entries)-1]
@@ -387,7 +423,7 @@ func (d *decision) update() {
 	case old:
 		d.o.Answer.Result, d.o.Open = UnableToComply, true
 		return
-	case applied && (d.r.Kind == Termination || !s.same(d.r.Number, d.r.Content)): // after its end it would not be open
+	case applied && (d.r.Kind == Termination || !d.same(s)): // after its end it would not be open
 		d.o.Answer.Result, d.o.Open = UnableToComply, true
 		return
 	case applied:
@@ -427,9 +463,10 @@ func (d *decision) unknown() {
 		return
 	}
 	switch applied, old := c.applied(d.r.Number); {
-	case old || applied && !c.same(d.r.Number, d.r.Content):
+	case old || applied && !d.same(c):
 		d.o.Answer.Result = UnableToComply
 	case applied && c.late(d.r.Number):
+		d.o.Settled = c.Cause != Unopened
 	case applied:
 		d.repeat(c)
 	case c.Cause == Unopened:
@@ -498,6 +535,7 @@ func (d *decision) late(c *Session) {
 	e.Lines = append(e.Lines, d.extra...)
 	c.Records++
 	e.Record = c.Records
+	d.o.Settled = true
 	d.index(c, d.now.Add(c.memory()))
 	d.remember(c, c.memory())
 }
@@ -539,6 +577,10 @@ func (d *decision) apply(s *Session) {
 	d.o.Answer.Result = Success
 	s.Particulars.merge(&d.r.Particulars)
 	d.on, d.in = &s.Particulars, s
+	for i := range d.a.Buckets {
+		b := &d.a.Buckets[i]
+		b.was = b.free(d.now)
+	}
 	if s.Notice.Kind == Reauthorise { // this is what it asked for (RFC 8506 §5.5)
 		s.Notice.Kind, s.Notice.Next = 0, time.Time{}
 	}
@@ -569,7 +611,9 @@ func (d *decision) apply(s *Session) {
 	}
 	d.tell(s)
 	d.deadlines(s)
-	d.offer(recallPause)
+	if slices.ContainsFunc(d.a.Buckets, func(b Bucket) bool { return b.free(d.now) > b.was }) {
+		d.offer(recallPause)
+	}
 	e.Result, e.Messages = d.o.Answer.Result, s.Messages
 }
 
@@ -774,15 +818,16 @@ func (s *Session) applied(n uint32) (applied, old bool) {
 	return s.Window>>(s.Top-n)&1 != 0, false
 }
 
-// same reports whether the request of that number had that content. Only the
-// last four are remembered; what is older is taken for the same.
-func (s *Session) same(n uint32, content uint64) bool {
+// same reports whether the request of that number had that content. Only the last four
+// are remembered; what is older is taken for the same, unless the client says that it is
+// young.
+func (d *decision) same(s *Session) bool {
 	for i := range s.Hashes {
-		if s.Hashes[i].Number == n && s.Hashes[i].Hash != 0 {
-			return s.Hashes[i].Hash == content
+		if h := &s.Hashes[i]; h.Number == d.r.Number && h.Hash != 0 {
+			return h.Hash == d.r.Content
 		}
 	}
-	return true
+	return !d.anew(s)
 }
 
 // late reports whether that number came after the end of the session.
@@ -875,7 +920,11 @@ func (d *decision) deadlines(s *Session) {
 // index has the session index know s until then at least. It is written for half as
 // long again, so that few messages write it.
 func (d *decision) index(s *Session, until time.Time) {
-	if !d.r.Indexed || !s.Indexed.Before(until) {
+	kept := s.Indexed
+	if !d.r.Kept.IsZero() && d.r.Kept.Before(kept) { // its last renewal never came there
+		kept = d.r.Kept
+	}
+	if !d.r.Indexed || !kept.Before(until) {
 		return
 	}
 	left := until.Sub(d.now)
@@ -947,6 +996,14 @@ func (d *decision) remove(s *Session) {
 	for i := range d.a.Sessions {
 		if &d.a.Sessions[i] == s {
 			last := len(d.a.Sessions) - 1
+			for j := i; j <= last; j++ { // whoever comes behind it moves up
+				if d.in == &d.a.Sessions[j] {
+					if d.in = nil; j > i {
+						d.in = &d.a.Sessions[j-1]
+					}
+					break
+				}
+			}
 			copy(d.a.Sessions[i:], d.a.Sessions[i+1:])
 			d.a.Sessions[last] = Session{}
 			d.a.Sessions = d.a.Sessions[:last]

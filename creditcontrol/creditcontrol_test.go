@@ -68,7 +68,7 @@ func TestWhatClientsAskFor(t *testing.T) {
 			{Has: s | m, Wants: true, Want: charging.Units{Seconds: 300}, Reports: true},
 		}},
 		"ccr-e-refund": {charging.Event, 0, "", []charging.Ask{
-			{Has: m | s, Service: 900, Wants: true, Want: charging.Units{Money: 1_250_000}},
+			{Has: m | s, Service: 900, Wants: true, Want: charging.Units{Money: 1_250_000}, Currency: 978},
 		}},
 	} {
 		t.Run(id, func(t *testing.T) {
@@ -129,6 +129,12 @@ func TestContentHash(t *testing.T) {
 	b[i+11]++
 	if _, changed, err := decode(t, b); err != nil || changed.Content == first.Content {
 		t.Errorf("other usage has the same hash (%v)", err)
+	}
+	b = message(t, "ccr-u-open5gs")
+	id, _ := diameter.Find(b[diameter.HeaderLength:], diameter.SubscriptionID)
+	id.Data[len(id.Data)-4]++ // a digit of the number, in front of the padding or not
+	if _, other, err := decode(t, b); err != nil || other.Content == first.Content {
+		t.Errorf("another subscriber has the same hash (%v)", err)
 	}
 }
 

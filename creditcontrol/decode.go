@@ -189,6 +189,7 @@ func (c *decoder) avp(a *diameter.AVP) *diameter.AVPError {
 func (c *decoder) content(a *diameter.AVP) *diameter.AVPError {
 	switch a.Attr {
 	case diameter.SubscriptionID:
+		c.mix(a.Data)
 		return c.subscription(a)
 	case diameter.SubscriptionIDExtension:
 		c.extension(a)
@@ -374,7 +375,7 @@ func requested(a *diameter.AVP, ask *charging.Ask) *diameter.AVPError {
 	}
 	ask.Want = u.Units
 	ask.Wants = !u.some || u.Units != charging.Units{}
-	return nil
+	return u.priced(a, ask)
 }
 
 // reported takes a Used-Service-Unit and adds it to those before it, whose
@@ -400,7 +401,7 @@ func reported(a *diameter.AVP, ask *charging.Ask, sent *octets) *diameter.AVPErr
 	if max(n.Octets, n.Input, n.Output, n.Seconds, n.Events, int64(n.Money)) > usedMax {
 		return a.Fail(diameter.InvalidAVPValue)
 	}
-	return nil
+	return u.priced(a, ask)
 }
 
 // add adds v to u, but for the total of octets.
@@ -422,6 +423,20 @@ type unit struct {
 	after  bool
 	split  bool // it says on which side of a tariff change it was
 	reason uint8
+
+	currency uint32 // of CC-Money; zero: it names none
+}
+
+// priced notes in which currency an ask is; one message does not mix them.
+func (u *unit) priced(a *diameter.AVP, to *charging.Ask) *diameter.AVPError {
+	if u.currency == 0 {
+		return nil
+	}
+	if to.Currency != 0 && to.Currency != u.currency {
+		return a.Fail(diameter.InvalidAVPValue)
+	}
+	to.Currency = u.currency
+	return nil
 }
 
 func (u *unit) read(group *diameter.AVP, most uint64) *diameter.AVPError {
@@ -488,6 +503,9 @@ func (u *unit) money(a *diameter.AVP) *diameter.AVPError {
 	exponent := int32(0)
 	if x, ok := diameter.Find(value.Data, diameter.Exponent); ok && len(x.Data) == 4 {
 		exponent = int32(binary.BigEndian.Uint32(x.Data))
+	}
+	if code, ok := diameter.Find(a.Data, diameter.CurrencyCode); ok {
+		u.currency, _ = code.Uint32()
 	}
 	v := int64(binary.BigEndian.Uint64(digits.Data))
 	m, ok := micros(v, exponent, u.used)
@@ -614,8 +632,8 @@ func (c *decoder) identity(t SubscriptionType, data []byte) {
 }
 
 // The content hash tells a repeat from another message under the same number.
-// It covers type, number, service context, action and units, but nothing that
-// a relay or a resend changes. It is not a secret, and it is part of the format
+// It covers type, number, subscriber, service context, action and units, but nothing
+// that a relay or a resend changes. It is not a secret, and it is part of the format
 // of stored records: it never changes.
 const (
 	hashSeed  = 0x9E3779B97F4A7C15

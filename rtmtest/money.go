@@ -555,7 +555,8 @@ func (m *Sim) checkGroup(b *books, at int, a *charging.Account, key store.Key, g
 	if rest := own.granted - units; rest > 0 {
 		want = p.cost(g.Plan, g.Rule, own.paid+rest) - own.charged
 		if !g.Change.IsZero() {
-			want = max(want, p.cost(g.NextPlan, g.NextRule, rest))
+			begun := max(p.cost(g.Plan, g.Rule, 1), p.cost(g.NextPlan, g.NextRule, 1)) // a step on either side of the change
+			want = max(want, p.cost(g.NextPlan, g.NextRule, rest)) + begun
 		}
 	}
 	if units > own.granted || money != want {

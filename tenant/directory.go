@@ -114,6 +114,11 @@ func Entries(b []byte) (all []Entry) {
 	return all
 }
 
+// Covers reports whether o is of the session of e and kept as long, to a second.
+func (e Entry) Covers(o Entry) bool {
+	return e.Means(o) && !o.Until.Before(e.Until.Add(-time.Second))
+}
+
 // moment is a time that EncodeEntry has written.
 func moment(text string) time.Time {
 	ms, _ := strconv.ParseInt(text, 10, 64)
@@ -123,36 +128,47 @@ func moment(text string) time.Time {
 // Means reports whether both are of one session.
 func (e Entry) Means(o Entry) bool { return e.Account == o.Account && e.Opened.Equal(o.Opened) }
 
-// entriesMax bounds the accounts that have an entry in one record.
+// entriesMax bounds the accounts of one tenant that have an entry in one record.
 const entriesMax = 8
+
+// makeRoom takes out the oldest entry of the tenant of e, if that has as many as it may.
+func makeRoom(all []Entry, e Entry) []Entry {
+	of, _ := AccountOf(e.Account)
+	own := func(o Entry) bool { t, _ := AccountOf(o.Account); return t == of }
+	many := 0
+	for _, o := range all {
+		if own(o) {
+			many++
+		}
+	}
+	if many < entriesMax {
+		return all
+	}
+	i := slices.IndexFunc(all, own)
+	return slices.Delete(all, i, i+1)
+}
 
 // EncodeEntry is the value of a session's record: an entry, and what was says of
 // other accounts, so that nobody can take the session of another one out of the
 // index by naming his own so: when there are too many, the oldest of the entry's own
-// tenant goes first. A session keeps its place; a new one is the newest, or the oldest
-// if it was opened before and is entered only now. others is until when the last of the
-// others is kept; zero: there are none.
-func EncodeEntry(was []byte, e Entry, before bool) (value []byte, others time.Time) {
+// tenant goes first. What is not to be kept any more is left out. A session keeps its
+// place; a new one is the newest, or behind those that were opened before it, if it is
+// entered late. others is until when the last of the others is kept; zero: there are
+// none.
+func EncodeEntry(was []byte, e Entry, now time.Time, late bool) (value []byte, others time.Time) {
 	if strings.ContainsAny(e.Host, " \n") { // no host has such a name: it must not write entries of others
 		e.Host = ""
 	}
-	all := Entries(was)
 	mine := func(o Entry) bool { return o.Account == e.Account }
-	place := slices.IndexFunc(all, mine)
-	if place >= 0 && !before && !all[place].Means(e) {
-		place = -1
-	}
+	all := slices.DeleteFunc(Entries(was), func(o Entry) bool { return !mine(o) && !o.Until.After(now) })
+	place := slices.IndexFunc(all, e.Means)
 	all = slices.DeleteFunc(all, mine)
-	of, _ := AccountOf(e.Account)
-	for len(all) >= entriesMax {
-		i := slices.IndexFunc(all, func(o Entry) bool { t, _ := AccountOf(o.Account); return t == of })
-		all = slices.Delete(all, max(i, 0), max(i, 0)+1)
-	}
-	switch {
-	case place < 0 && before:
-		place = 0
-	case place < 0 || place > len(all):
+	if place < 0 {
+		all = makeRoom(all, e)
 		place = len(all)
+		if i := slices.IndexFunc(all, func(o Entry) bool { return o.Opened.After(e.Opened) }); late && i >= 0 {
+			place = i
+		}
 	}
 	for _, o := range all {
 		if o.Until.After(others) {
@@ -173,7 +189,7 @@ func EncodeEntry(was []byte, e Entry, before bool) (value []byte, others time.Ti
 // Enter is the commit that puts the entry of an open session into the session's record,
 // which was as given.
 func Enter(key store.Key, was store.Record, e Entry, v store.Version, now time.Time) store.Commit {
-	value, others := EncodeEntry(was.Bytes, e, true)
+	value, others := EncodeEntry(was.Bytes, e, now, true)
 	keep := max(e.Until.Sub(now), others.Sub(now), time.Hour)
 	return store.Commit{Writes: []store.Write{{Op: store.Put, Key: key, Seen: was.Version, New: v, Bytes: value, Expire: keep}}}
 }
