@@ -45,6 +45,28 @@ func (e *Encoder) begin(h Header) {
 	e.buf = binary.BigEndian.AppendUint32(e.buf, h.EndToEnd)
 }
 
+// Refusal writes the whole answer of host and realm to a request that is refused with a
+// protocol error (RFC 6733 §7.2): Session-Id first and Proxy-Info unchanged, if they
+// can be read.
+func (e *Encoder) Refusal(m *Message, r Result, host, realm string) {
+	e.Answer(&m.Header, FlagError)
+	if s, ok := Find(m.Body, SessionID); ok {
+		e.Octets(SessionID, s.Data)
+	}
+	e.String(OriginHost, host)
+	e.String(OriginRealm, realm)
+	e.Uint32(ResultCode, uint32(r))
+	for b := m.Body; len(b) > 0; {
+		a, rest, err := Next(b)
+		if err != nil {
+			return
+		}
+		if b = rest; a.Attr == ProxyInfo {
+			e.Raw(a.Raw)
+		}
+	}
+}
+
 // Bytes ends the message and returns the whole buffer.
 func (e *Encoder) Bytes() []byte {
 	for e.depth > 0 {

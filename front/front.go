@@ -368,26 +368,11 @@ func (f *Front) expire(t *trip) {
 	}
 }
 
-// refusal is a protocol error in answer to a request (RFC 6733 §7.2).
+// refusal is a protocol error in answer to a request.
 func (f *Front) refusal(m *diameter.Message, r diameter.Result) []byte {
 	var e diameter.Encoder
 	e.Reset(nil)
-	e.Answer(&m.Header, diameter.FlagError)
-	if s, ok := diameter.Find(m.Body, diameter.SessionID); ok {
-		e.Octets(diameter.SessionID, s.Data)
-	}
-	e.String(diameter.OriginHost, f.config.Gates.PeerHost)
-	e.String(diameter.OriginRealm, f.config.Gates.Realm)
-	e.Uint32(diameter.ResultCode, uint32(r))
-	for b := m.Body; len(b) > 0; {
-		a, rest, err := diameter.Next(b)
-		if err != nil {
-			break
-		}
-		if b = rest; a.Attr == diameter.ProxyInfo {
-			e.Raw(a.Raw)
-		}
-	}
+	e.Refusal(m, r, f.config.Gates.PeerHost, f.config.Gates.Realm)
 	return e.Bytes()
 }
 

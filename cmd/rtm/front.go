@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -110,16 +109,9 @@ func runFront(ctx context.Context, c *config, fixed []string) error {
 	if err := s.read(ctx); err != nil {
 		return err
 	}
-	listeners, err := listen(slices.Concat(c.Diameter, c.TLS.Listen))
+	listeners, certificates, err := listenAll(c, log)
 	if err != nil {
 		return err
-	}
-	var certificates *certifier
-	if len(c.TLS.Listen) > 0 {
-		if certificates, err = newCertifier(c.TLS, log); err != nil {
-			closeAll(listeners)
-			return err
-		}
 	}
 	if err := s.open(c); err != nil {
 		closeAll(listeners)
@@ -266,18 +258,7 @@ func (s *frontServer) serveHTTP(c *config) (stop func(), err error) {
 		}
 		http.Error(w, "connected to no instance: does the catalogue know this front as a peer that relays, and do the instances run?", http.StatusServiceUnavailable)
 	})
-	l, err := net.Listen("tcp", c.HTTP)
-	if err != nil {
-		return nil, fmt.Errorf("listen for HTTP on %s: %w; choose another address with --http", c.HTTP, err)
-	}
-	c.HTTP = l.Addr().String()
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go srv.Serve(l)
-	return func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		srv.Shutdown(ctx)
-	}, nil
+	return manage(c, mux)
 }
 
 // frontMetrics prints what a front counts.

@@ -11,7 +11,6 @@ import (
 
 	"rtm"
 	"rtm/api"
-	"rtm/ctf"
 	"rtm/diameter"
 	"rtm/rtmtest"
 )
@@ -197,30 +196,7 @@ func (h *frontLine) prompts(t *testing.T) {
 	for i, target := range h.lab.targets {
 		p := newPlay(h.lab)
 		p.conf.Targets, p.conf.Sessions, p.conf.Hold, p.conf.Seed = []string{target}, 1, time.Hour, uint64(i+1)
-		if _, err := p.prepare(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		sim, err := ctf.New(p.conf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan error, 1)
-		go func() { ended <- sim.Run(t.Context()) }()
-		var s api.Session
-		shown := func() error {
-			s = api.Session{}
-			return p.remote.call(t.Context(), "GET", "/v1/sessions/"+sim.Watched(), nil, nil, &s)
-		}
-		rtmtest.Until(t, "the session is open", func() bool { return shown() == nil })
-		h.lab.tell(t, "session", "reauth", sim.Watched())
-		rtmtest.Until(t, "the report came", func() bool {
-			return shown() == nil && s.Notice == "" && s.Messages >= 2 && sim.Counts.ReAuths.Load() > 0
-		})
-		h.lab.tell(t, "session", "abort", sim.Watched())
-		rtmtest.Until(t, "the session ended", func() bool { return shown() != nil && sim.Counts.Aborts.Load() > 0 })
-		if err := <-ended; err != nil || sim.Counts.Failed.Load() != 0 {
-			t.Errorf("%v, %s", err, sim.FirstFailure())
-		}
+		h.lab.prompted(t, p)
 	}
 }
 

@@ -77,16 +77,9 @@ type instance struct {
 
 // startInstance runs an instance of c on an open store.
 func startInstance(ctx context.Context, c *config, st store.Store, learn bool, log *slog.Logger) (*instance, error) {
-	listeners, err := listen(slices.Concat(c.Diameter, c.TLS.Listen))
+	listeners, certificates, err := listenAll(c, log)
 	if err != nil {
 		return nil, err
-	}
-	var certificates *certifier
-	if len(c.TLS.Listen) > 0 {
-		if certificates, err = newCertifier(c.TLS, log); err != nil {
-			closeAll(listeners)
-			return nil, err
-		}
 	}
 	i := &instance{}
 	for _, l := range listeners {
@@ -166,6 +159,18 @@ func (i *instance) record(ctx context.Context, c *config, st store.Store, log *s
 	return nil
 }
 
+// listenAll opens the addresses of c, those of TLS last, and reads the certificates
+// that these need.
+func listenAll(c *config, log *slog.Logger) (ls []net.Listener, certificates *certifier, err error) {
+	if ls, err = listen(slices.Concat(c.Diameter, c.TLS.Listen)); err != nil || len(c.TLS.Listen) == 0 {
+		return ls, nil, err
+	}
+	if certificates, err = newCertifier(c.TLS, log); err != nil {
+		closeAll(ls)
+	}
+	return ls, certificates, err
+}
+
 // listen opens all addresses, or says which flag would help.
 func listen(addrs []string) ([]net.Listener, error) {
 	var ls []net.Listener
@@ -232,6 +237,11 @@ func serveHTTP(c *config, instances func() []*rtm.Instance, doors func() []*door
 		}
 	}
 	handler, _ := api.New(conf)
+	return manage(c, handler)
+}
+
+// manage answers HTTP on the management address until the returned function stops it.
+func manage(c *config, handler http.Handler) (stop func(), err error) {
 	l, err := net.Listen("tcp", c.HTTP)
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP on %s: %w; choose another address with --http", c.HTTP, err)

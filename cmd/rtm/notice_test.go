@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"rtm/api"
+	"rtm/ctf"
 	"rtm/diameter"
 	"rtm/rtmtest"
 	"rtm/store/storetest"
@@ -92,6 +93,35 @@ func (l *lab) tell(t testing.TB, args ...string) {
 	root.SetArgs(append(args, "--api", l.api))
 	if err := root.ExecuteContext(t.Context()); err != nil {
 		t.Fatalf("rtm %v: %v", args, err)
+	}
+}
+
+// prompted plays the one session of p, and asks first for a report and then for its end.
+func (l *lab) prompted(t *testing.T, p *play) {
+	t.Helper()
+	if _, err := p.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sim, err := ctf.New(p.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- sim.Run(t.Context()) }()
+	var s api.Session
+	shown := func() error {
+		s = api.Session{}
+		return p.remote.call(t.Context(), "GET", "/v1/sessions/"+sim.Watched(), nil, nil, &s)
+	}
+	rtmtest.Until(t, "the session is open", func() bool { return shown() == nil })
+	l.tell(t, "session", "reauth", sim.Watched())
+	rtmtest.Until(t, "the RAR was answered, and the report came", func() bool {
+		return shown() == nil && s.Notice == "" && s.Messages >= 2 && sim.Counts.ReAuths.Load() > 0
+	})
+	l.tell(t, "session", "abort", sim.Watched())
+	rtmtest.Until(t, "the ASR was answered, and the session ended", func() bool { return shown() != nil && sim.Counts.Aborts.Load() > 0 })
+	if err := <-ended; err != nil || sim.Counts.Failed.Load() != 0 {
+		t.Errorf("%v, %s", err, sim.FirstFailure())
 	}
 }
 

@@ -101,27 +101,9 @@ func (c *Conn) answer(m *diameter.Message, r diameter.Result, more func(e *diame
 	})
 }
 
-// refuse answers with a protocol error (RFC 6733 §7.2): Session-Id first and
-// Proxy-Info unchanged, if they can be read.
+// refuse answers with a protocol error.
 func (c *Conn) refuse(m *diameter.Message, r diameter.Result) {
-	c.encode(func(e *diameter.Encoder) {
-		e.Answer(&m.Header, diameter.FlagError)
-		if s, ok := diameter.Find(m.Body, diameter.SessionID); ok {
-			e.Octets(diameter.SessionID, s.Data)
-		}
-		e.String(diameter.OriginHost, c.answersAs())
-		e.String(diameter.OriginRealm, c.node.config.Realm)
-		e.Uint32(diameter.ResultCode, uint32(r))
-		for b := m.Body; len(b) > 0; {
-			a, rest, err := diameter.Next(b)
-			if err != nil {
-				break
-			}
-			if b = rest; a.Attr == diameter.ProxyInfo {
-				e.Raw(a.Raw)
-			}
-		}
-	})
+	c.encode(func(e *diameter.Encoder) { e.Refusal(m, r, c.answersAs(), c.node.config.Realm) })
 }
 
 // answersAs is the name in answers to applications' requests.
