@@ -39,11 +39,11 @@ check: ## the fast round before a commit: gofmt, vet, staticcheck, tests without
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
-	$(GO) test ./...
+	$(GO) test -timeout 25m ./...
 
 race: ## tests with the race detector, where goroutines are
-	CGO_ENABLED=1 $(GO) test -race $(RACE)
-	CGO_ENABLED=1 $(GO) test -race ./backup -skip 'Damaged|Interrupted|Dies|ServersFail' # those take three times as long as the rest
+	CGO_ENABLED=1 $(GO) test -timeout 25m -race $(RACE)
+	CGO_ENABLED=1 $(GO) test -timeout 25m -race ./backup -skip 'Damaged|Interrupted|Dies|ServersFail' # those take three times as long as the rest
 
 test: install ## exactly what CI runs: install what is missing, check, race
 	$(MAKE) check
