@@ -171,9 +171,10 @@ func (d *decision) price(g *Group) (*rating.Price, Result) {
 	return p, Success
 }
 
-// debit charges what ask reports to the account: allowances to the unit, the
-// rest in money as price(total) − price(before), all of it, whatever is left.
-// What a vanished client was charged for is not charged again.
+// debit charges what ask reports to the account: allowances to the unit, the rest in
+// money as price(total) − price(before), all of it, whatever is left. What a
+// vanished client was charged for is not charged again, and what was used after a
+// tariff change is left to afterwards.
 func (d *decision) debit(e *Entry, line int, g *Group, ask *Ask, overtaken bool) Result {
 	l := &e.Lines[line]
 	l.Group, l.Service, l.Has, l.Reason, l.Used = ask.Group, ask.Service, ask.Has, ask.Reason, ask.Used
@@ -188,36 +189,46 @@ func (d *decision) debit(e *Entry, line int, g *Group, ask *Ask, overtaken bool)
 	l.Overrun = max(used-g.left, 0)
 	g.left = max(g.left-used, 0)
 	g.Overrun = sum(g.Overrun, l.Overrun)
-	if !overtaken {
-		g.hurry(p, used, d.now)
-	}
 	later := int64(0)
 	if !overtaken {
+		g.hurry(p, used, d.now)
 		later = d.later(g, ask, p.Unit)
 	}
 	known := min(used, g.Assumed)
 	used, g.Assumed = used-known, g.Assumed-known
 	later = min(later, used)
+	if later > 0 {
+		after := Line{Group: l.Group, Service: l.Service, Has: l.Has, Reason: l.Reason, Used: ask.After, Result: Success, After: true}
+		if !ask.Split || later < ask.After.Of(p.Unit) {
+			after.Used = Units{}
+			after.Used.set(p.Unit, later)
+		}
+		l.Used.less(&after.Used)
+		d.extra = append(d.extra, after)
+	}
 	d.charge(e, l, g, p, used-later, overtaken)
-	if later == 0 || d.o.Abandon {
-		return Success
-	}
+	return Success
+}
 
-	after := Line{Group: l.Group, Service: l.Service, Has: l.Has, Reason: l.Reason, Used: ask.After, Result: Success, After: true}
-	if !ask.Split || later < ask.After.Of(p.Unit) {
-		after.Used = Units{}
-		after.Used.set(p.Unit, later)
+// afterwards charges what a message reports of g from after a tariff change. All of it
+// from before that is charged by then: a message may report a group more than once.
+func (d *decision) afterwards(e *Entry, g *Group) {
+	if len(d.extra) == 0 || d.o.Abandon {
+		return
 	}
-	l.Used.less(&after.Used)
 	g.Plan, g.Rule, g.NextPlan, g.NextRule = g.NextPlan, g.NextRule, g.Plan, g.Rule
 	g.Paid, g.Charged, g.Passed = 0, 0, true
-	if p, result = d.price(g); p == nil { // that version is not here
-		return result
+	p, _ := d.price(g)
+	if p == nil { // that version is not here
+		return
 	}
-	after.Unit, after.PlanName, after.Plan, after.Rule = p.Unit, d.foreign(g), g.Plan, g.Rule
-	d.charge(e, &after, g, p, later, false)
-	d.extra = append(d.extra, after)
-	return Success
+	for i := range d.extra {
+		l := &d.extra[i]
+		l.Unit, l.PlanName, l.Plan, l.Rule = p.Unit, d.foreign(g), g.Plan, g.Rule
+		d.charge(e, l, g, p, l.Used.Of(p.Unit), false)
+	}
+	e.Lines = append(e.Lines, d.extra...)
+	d.extra = d.extra[:0]
 }
 
 // charge has units of g paid at that price: by allowances, the rest by money.

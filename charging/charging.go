@@ -381,7 +381,7 @@ type Session struct {
 	Hungry      bool      // more credit would change what a group has: it was refused, got its last units, or waits
 	Deaf        bool      // a RAR does nothing (Client.Deaf)
 	State       uint32    // Client.State of the last message
-	Told        Told      // what its last answer said of money
+	Told        []Told    // what its last answers said of money, oldest first
 	Top         uint32    // the highest CC-Request-Number applied
 	Window      uint64    // bit i: Top − i is applied
 	Late        uint64    // bit i: Top − i came after the close

@@ -205,7 +205,7 @@ func (a *Account) grownSessions() *Session {
 }
 
 func (s *Session) reset() {
-	*s = Session{Groups: s.Groups[:0], Trail: s.Trail[:0], unknown: s.unknown[:0], later: s.later[:0]}
+	*s = Session{Groups: s.Groups[:0], Trail: s.Trail[:0], Told: s.Told[:0], unknown: s.unknown[:0], later: s.later[:0]}
 }
 
 // grownGroups appends an empty group, using the memory of an earlier one.
@@ -416,9 +416,11 @@ func (s *Session) decodeBody(identities [][]byte) bool {
 			}
 			s.Trail = append(s.Trail, h)
 		case bodyTold:
-			if !s.Told.decode(f.bytes) {
+			var t Told
+			if !t.decode(f.bytes) {
 				return false
 			}
+			s.Told = append(s.Told, t)
 		case bodyFacts:
 			if !s.Particulars.decode(f.bytes) {
 				return false
@@ -519,8 +521,8 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 	}
 	b = appendUint(b, bodyDeaf, bit(s.Deaf))
 	b = appendUint(b, bodyState, uint64(s.State))
-	if s.Told.HasCost || s.Told.Told || s.Told.Low != 0 || s.Told.Broke {
-		b = s.Told.append(b)
+	for i := range s.Told {
+		b = s.Told[i].append(b)
 	}
 	return append(b, s.later...)
 }

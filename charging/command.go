@@ -365,11 +365,10 @@ func (d *decision) vanished(s *Session) {
 		e.Lines = append(e.Lines, Line{})
 		g.left = g.Granted
 		d.debit(e, len(e.Lines)-1, g, &ask, false)
+		d.afterwards(e, g)
 		d.release(e, g)
 		g.Assumed += g.Granted
 	}
-	e.Lines = append(e.Lines, d.extra...)
-	d.extra = d.extra[:0]
 }
 
 // remind repeats the notice of s, or gives it up.

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"rtm/rating"
 )
 
@@ -198,6 +200,63 @@ func TestARestartedGatewayIsCharged(t *testing.T) {
 				}
 				paid = r.main().Debited
 			}
+		}
+	}
+}
+
+// What is reported of one rating group in two parts, each on both sides of a tariff
+// change, costs what it costs in one, whichever part comes first.
+func TestTwoPartsOfAReportOverAChange(t *testing.T) {
+	day, night := service(1, 1_000_000, 1), service(1, 300_000, 1)
+	first, second := plan("p", 1, day), plan("p", 2, night)
+	part := func(before, after int64) Ask {
+		return Ask{Group: 1, Has: HasGroup, Reports: true, Split: true, Used: Units{Octets: before + after}, After: Units{Octets: after}}
+	}
+	for _, ended := range []bool{false, true} {
+		for i, parts := range [][]Ask{
+			{part(3*mib, 2*mib)},
+			{part(1*mib, 1*mib), part(2*mib, 1*mib)},
+			{part(3*mib, 0), part(0, 2*mib)},
+			{part(0, 2*mib), part(3*mib, 0)},
+		} {
+			r := newRig(t, 100_000_000, versions{first})
+			r.plans["p"] = versions{first, second}
+			r.w.Plans = changing{versions{first, second}, noon.Add(10 * time.Minute)}
+			splits := func(q *Request) *Request { q.Client.Splits = true; return q }
+			if a := r.do(splits(ccr(Initial, 0, 0, 1))); a.Grants[0].Change.IsZero() {
+				t.Fatalf("%+v", a.Grants[0])
+			}
+			r.w.Now = noon.Add(20 * time.Minute)
+			if ended {
+				r.do(splits(ccr(Termination, 2, 0)))
+			}
+			q := splits(ccr(Update, 1, 0))
+			q.Asks = parts
+			r.do(q)
+			if got := r.main().Debited; got != 3*1_000_000+2*300_000 {
+				t.Errorf("parts %d, after the end: %t: costs %d", i, ended, got)
+			}
+		}
+	}
+}
+
+// A repeat is told what its first answer said of money, also when others have been
+// answered meanwhile.
+func TestARepeatIsToldOfMoneyAlike(t *testing.T) {
+	p := plan("p", 1, service(1, 1_000_000, 1, 2))
+	p.Tells = rating.Tells{Cost: true, Balance: true}
+	r := newRig(t, 100_000_000, versions{p})
+	send := func(kind Kind, n uint32, used int64, group uint32) Answer {
+		q := ccr(kind, n, used, group)
+		q.Client.Informed = true
+		return r.do(q)
+	}
+	send(Initial, 0, 0, 1)
+	first := send(Update, 1, mib, 1)
+	for n := range uint32(3) {
+		send(Update, n+2, mib, 2)
+		if d := cmp.Diff(first, send(Update, 1, mib, 1)); !first.HasCost || d != "" {
+			t.Errorf("after %d others (-first +repeat):\n%s", n+1, d)
 		}
 	}
 }

@@ -34,7 +34,8 @@ type decision struct {
 	on       *Particulars // what prices may depend on
 	in       *Session     // whose message it is; nil: no session's
 	prompted bool         // a client is to be sent something
-	extra    []Line       // of usage after a tariff change: they come behind those of the asks
+	extra    []Line       // of usage of a group after its tariff change: they come behind those of the asks
+	ended    bool         // the message is of a session that has ended
 }
 
 // Step applies r to a, in place, and fills o. It is the whole of charging:
@@ -380,10 +381,11 @@ func (d *decision) discard(s *Session) {
 // says the same, whatever the plan says then.
 func (d *decision) refuse(s *Session) {
 	short := slices.ContainsFunc(d.o.Answer.Grants, func(g Grant) bool { return g.Result == CreditLimitReached })
-	if short && d.plan != nil && d.plan.Refuses {
-		s.Told.Number, s.Told.Broke = d.r.Number, true
+	broke := short && d.plan != nil && d.plan.Refuses
+	if broke {
+		s.tell(d.r.Number).Broke = true
 	}
-	d.refused(s.Told.Broke)
+	d.refused(broke)
 }
 
 // refused makes the refusal of units at message level the result of the whole
@@ -513,26 +515,16 @@ func (d *decision) remember(c *Session, keep time.Duration) {
 
 // late debits usage of a session that has ended, once.
 func (d *decision) late(c *Session) {
-	d.on = &c.Particulars
+	d.on, d.ended = &c.Particulars, true
 	e := d.entry(Supplementary, c)
 	for i := range d.r.Asks {
-		ask := &d.r.Asks[i]
-		if !ask.Reports {
-			continue
+		if ask := &d.r.Asks[i]; ask.Reports {
+			e.Lines = append(e.Lines, Line{Group: ask.Group, Service: ask.Service, Has: ask.Has})
 		}
-		e.Lines = append(e.Lines, Line{Group: ask.Group, Service: ask.Service, Has: ask.Has, Used: ask.Used, Result: EndUserServiceDenied})
-		g := d.group(c, ask)
-		if g == nil {
-			continue
-		}
-		g.left = g.Granted
-		d.debit(e, len(e.Lines)-1, g, ask, false)
-		d.release(e, g)
 	}
-	if d.o.Abandon {
+	if d.reports(e, c); d.o.Abandon {
 		return
 	}
-	e.Lines = append(e.Lines, d.extra...)
 	c.Records++
 	e.Record = c.Records
 	d.o.Settled = true
@@ -556,10 +548,11 @@ func (d *decision) repeat(s *Session) {
 			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(Success))
 		}
 	}
-	if s.Told.Number == d.r.Number {
-		d.told(&s.Told)
+	t := s.told(d.r.Number)
+	if t != nil {
+		d.told(t)
 	}
-	d.refused(s.Told.Number == d.r.Number && s.Told.Broke)
+	d.refused(t != nil && t.Broke)
 }
 
 // wanted reports whether an ask of the message wants quota of g.
@@ -588,10 +581,13 @@ func (d *decision) apply(s *Session) {
 	for i := range d.r.Asks {
 		ask := &d.r.Asks[i]
 		e.Lines = append(e.Lines, Line{Group: ask.Group, Service: ask.Service, Has: ask.Has, Reason: ask.Reason})
-		answer := ask.result(d.report(e, i, s, ask))
-		if d.o.Abandon {
-			return
-		}
+	}
+	if d.reports(e, s); d.o.Abandon {
+		return
+	}
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		answer := ask.result(e.Lines[i].Result)
 		if g := d.find(s, ask); g != nil && g.Number == d.r.Number && !ask.Wants {
 			answer.Validity = g.Validity // the time to top up
 		}
@@ -600,7 +596,6 @@ func (d *decision) apply(s *Session) {
 	if d.grants(e, s); d.o.Abandon {
 		return
 	}
-	e.Lines = append(e.Lines, d.extra...)
 	s.number(d.r.Number, d.r.Content)
 	s.Host, s.Last = d.r.Host, d.now
 	s.Deaf, s.State = d.r.Client.Deaf, max(s.State, d.r.Client.State)
@@ -625,14 +620,36 @@ func (s *Session) spent() (sum rating.Micros) {
 	return sum
 }
 
+// told is what the answer to that number said of money; nil: nothing, or so long ago
+// that other answers have been noted instead.
+func (s *Session) told(number uint32) *Told {
+	for i := range s.Told {
+		if s.Told[i].Number == number {
+			return &s.Told[i]
+		}
+	}
+	return nil
+}
+
+// tell is told, for the message in hand.
+func (s *Session) tell(number uint32) *Told {
+	if t := s.told(number); t != nil {
+		return t
+	}
+	if len(s.Told) == len(s.Hashes) {
+		copy(s.Told, s.Told[1:])
+		s.Told = s.Told[:len(s.Told)-1]
+	}
+	s.Told = append(s.Told, Told{Number: number})
+	return &s.Told[len(s.Told)-1]
+}
+
 // tell has the client told of money, as the plan says, and notes it for a repeat.
 func (d *decision) tell(s *Session) {
-	s.Told = Told{}
 	if d.plan == nil || !d.r.Client.Informed || d.plan.Tells == (rating.Tells{}) {
 		return
 	}
-	t := &s.Told
-	t.Number = d.r.Number
+	t := s.tell(d.r.Number)
 	if d.plan.Tells.Cost {
 		t.Cost, t.HasCost = s.spent(), true
 	}
@@ -671,34 +688,73 @@ func (d *decision) handled(s *Session) {
 	s.Trail = append(s.Trail, Handled{Number: d.r.Number, Kind: d.r.Kind, Instance: d.w.Instance, Took: took})
 }
 
-// report debits what ask reports and gives its rating group's reservation
-// back, unless a higher number has already named the group. The result is
-// Success, or why the group cannot be served.
-func (d *decision) report(e *Entry, line int, s *Session, ask *Ask) Result {
-	known := d.find(s, ask)
-	g := d.group(s, ask)
-	if g == nil {
-		e.Lines[line].Used, e.Lines[line].Result = ask.Used, EndUserServiceDenied
-		return EndUserServiceDenied
-	}
-	overtaken := known != nil && g.Number > d.r.Number
-	if overtaken || g.Number != d.r.Number {
-		g.left = g.Granted // else an earlier ask of this message has named it
-	}
-	result := Success
-	if ask.Reports {
-		result = d.debit(e, line, g, ask, overtaken)
-	}
-	if !overtaken {
-		d.release(e, g)
-		final := g.Final
-		g.Number, g.Result, g.Unit, g.Granted, g.Change, g.Passed = d.r.Number, result, 0, 0, time.Time{}, false
-		g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
-		if final > rating.Terminate && ask.Reports && !ask.Wants && result == Success {
-			d.await(g)
+// reports debits what the message reports of s, one rating group after the other, each
+// with all that is said of it, and gives its reservation back. Each ask's line has the
+// result: Success, or why its group cannot be served.
+func (d *decision) reports(e *Entry, s *Session) {
+	for i := range d.r.Asks {
+		ask := &d.r.Asks[i]
+		if d.ended && !ask.Reports {
+			continue
+		}
+		l := &e.Lines[d.line(i)]
+		if l.Result != 0 { // it came with an earlier ask of its group
+			continue
+		}
+		if g := d.group(s, ask); g != nil {
+			d.report(e, s, g, i)
+		} else {
+			l.Used, l.Result = ask.Used, EndUserServiceDenied
+		}
+		if d.o.Abandon {
+			return
 		}
 	}
-	return result
+}
+
+// line is where in the entry ask i has its line: of a session that has ended only
+// reports have one.
+func (d *decision) line(i int) (n int) {
+	if !d.ended {
+		return i
+	}
+	for j := range i {
+		if d.r.Asks[j].Reports {
+			n++
+		}
+	}
+	return n
+}
+
+// report debits what the message, from ask i on, reports of g, and gives the
+// reservation back, unless a higher number has already named the group.
+func (d *decision) report(e *Entry, s *Session, g *Group, i int) {
+	g.left = g.Granted
+	overtaken, reported, result := !d.ended && g.Number > d.r.Number, false, Success
+	for j := i; j < len(d.r.Asks); j++ {
+		ask := &d.r.Asks[j]
+		switch {
+		case j > i && d.find(s, ask) != g:
+		case ask.Reports:
+			reported = true
+			result = d.debit(e, d.line(j), g, ask, overtaken)
+		case !d.ended:
+			result, e.Lines[j].Result = Success, Success
+		}
+	}
+	if d.afterwards(e, g); d.o.Abandon || overtaken {
+		return
+	}
+	d.release(e, g)
+	if d.ended {
+		return
+	}
+	waits := g.Final > rating.Terminate && reported && result == Success && !d.wanted(s, g)
+	g.Number, g.Result, g.Unit, g.Granted, g.Change, g.Passed = d.r.Number, result, 0, 0, time.Time{}, false
+	g.Validity, g.Holding, g.Threshold, g.Final = 0, 0, 0, 0
+	if waits {
+		d.await(g)
+	}
 }
 
 // await has the user of g, whose last units are used up, stay where credit can be
