@@ -22,7 +22,7 @@ func (s *Shard) Committed(results []store.Result, now time.Time) []Reply {
 		case accountSpan:
 			s.settle(sp.work, r)
 		case lookedSpan:
-			s.proved(sp.in, r)
+			s.proved(sp.in, sp.at, r)
 		case indexSpan:
 			s.indexedAt(sp.in, r)
 		}
@@ -105,6 +105,24 @@ func (s *Shard) done(w *work) {
 // answer leaves.
 func (s *Shard) proven(in *Inbound) {
 	if in.waits--; in.waits <= 0 && in.state == answered {
+		s.leave(in)
+	}
+}
+
+// leave sends in on when all is committed that it owes to this node: to another one
+// that it owes something to as well, to the account that it was led to, or out of the
+// loop.
+func (s *Shard) leave(in *Inbound) {
+	if _, more := in.owes(); more {
+		s.reply(in, Onward)
+		return
+	}
+	switch {
+	case in.state == checking:
+		s.forward(in, in.Account)
+	case in.state == denied && in.doubt: // it may have taken effect where nobody is found now
+		s.reply(in, Silent)
+	default:
 		s.reply(in, Answered)
 	}
 }
@@ -131,8 +149,9 @@ func clone(r store.Record) store.Record {
 
 // proved ends a refusal that rests on the directory, or looks again. If its account
 // has also a commit that goes round again, that has its own proofs.
-func (s *Shard) proved(in *Inbound, r *store.Result) {
-	in.broken = in.broken || r.Outcome != store.Done
+func (s *Shard) proved(in *Inbound, at int, r *store.Result) {
+	in.proofs[at].proven = r.Outcome == store.Done
+	in.broken = in.broken || !in.proofs[at].proven
 	if in.waits--; in.waits > 0 {
 		return
 	}
@@ -143,14 +162,7 @@ func (s *Shard) proved(in *Inbound, r *store.Result) {
 		s.afresh(in)
 		return
 	}
-	switch {
-	case in.state == checking:
-		s.forward(in, in.Account)
-	case in.state != answered && in.doubt: // it may have taken effect where nobody is found now
-		s.reply(in, Silent)
-	default:
-		s.reply(in, Answered)
-	}
+	s.leave(in)
 }
 
 // indexedAt ends the writing of a session index, or writes again. An account's
@@ -168,7 +180,7 @@ func (s *Shard) indexedAt(in *Inbound, r *store.Result) {
 	default:
 		s.rest = s.now.Add(s.jittered())
 	}
-	s.indexes = append(s.indexes, in)
+	s.owing = append(s.owing, in)
 }
 
 // share keeps what the index says of other accounts' sessions. Then the version is not
@@ -193,7 +205,7 @@ func (s *Shard) reply(in *Inbound, o Outcome) {
 		}
 	case Busy, Silent:
 		s.Counts.BusyReplies++
-	case Forward, NeedPlan, Above:
+	case Forward, Onward, NeedPlan, Above:
 	}
 	s.replies = append(s.replies, Reply{In: in, Outcome: o})
 }
@@ -204,7 +216,7 @@ func (s *Shard) expireAll() {
 		w.waiting = s.expire(w.waiting)
 	}
 	s.seeking = s.expire(s.seeking)
-	s.indexes = s.expire(s.indexes)
+	s.owing = s.expire(s.owing)
 }
 
 // turnedAway is how a request leaves that is not answered.

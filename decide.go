@@ -10,32 +10,63 @@ import (
 	"rtm/tenant"
 )
 
-// resolve looks at the directory records of in, cuts them off recs, and sends
-// in on its way: to its account, to the session index, or to its refusal.
+// resolve takes what was read for in off recs, and sends in on its way: to its account,
+// to the session index, to its refusal, or to the node that has what is still to be read.
 func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
-	n := len(in.seen)
-	if slices.ContainsFunc(recs[:n], func(r store.Record) bool { return r.Unread }) {
-		s.seeking, s.rest = append(s.seeking, in), s.now.Add(s.jittered())
-		return recs[n:]
+	for i := range in.seen {
+		if l := &in.seen[i]; !l.read && s.here(l.key) {
+			l.record, l.read, recs = recs[0], true, recs[1:]
+		}
 	}
-	for i := range n {
-		in.seen[i].version = recs[i].Version
+	switch {
+	case !in.enough():
+		for i := range in.seen {
+			in.seen[i].record = clone(in.seen[i].record)
+		}
+		s.reply(in, Onward)
+		return recs
+	case in.asked:
+		s.remembered(in)
+	default:
+		s.directory(in)
 	}
-	in.proofs = append(in.proofs, in.seen...)
-	if in.asked {
-		s.remembered(in, recs[:n])
-		return recs[n:]
+	in.seen = in.seen[:0]
+	return recs
+}
+
+// enough reports whether all was read that tells where in goes. Of identities the first
+// one does that has an owner.
+func (in *Inbound) enough() bool {
+	for i := range in.seen {
+		l := &in.seen[i]
+		if !l.read {
+			return false
+		}
+		if t, _, ok := tenant.Owner(l.record.Bytes); !in.asked && ok && in.serves(t) {
+			return true
+		}
 	}
+	return true
+}
+
+// rests notes that the way of in rests on what was looked at.
+func (in *Inbound) rests(l looked) {
+	in.proofs = append(in.proofs, looked{key: l.key, record: store.Record{Version: l.record.Version}})
+}
+
+// directory sends in on by whose its identities are.
+func (s *Shard) directory(in *Inbound) {
 	in.asked = true
 	var left []store.Key // whose an identity was before it went to a tenant that the peer does not serve
 	var gone []byte
-	for i := range n {
-		t, account, ok := tenant.Owner(recs[i].Bytes)
+	for i, l := range in.seen {
+		in.rests(l)
+		t, account, ok := tenant.Owner(l.record.Bytes)
 		if !ok {
 			continue
 		}
-		in.Request.Identity = []byte(in.Identities[i])
-		if s.recall(in, recs[i].Bytes); in.serves(t) {
+		in.Request.Identity = []byte(in.named()[i])
+		if s.recall(in, l.record.Bytes); in.serves(t) {
 			in.Account = tenant.AccountKey(string(t), string(account))
 			break
 		}
@@ -54,19 +85,20 @@ func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 	case len(in.formers) > 0:
 		in.home, in.Account = in.Account, store.Key{}
 		s.seeking = append(s.seeking, in)
+	case in.Account != (store.Key{}) && in.given > 0:
+		s.lead(in, in.Account)
 	case in.Account != (store.Key{}):
 		s.forward(in, in.Account)
 	case !s.ask(in):
 		in.Answer.Result = charging.UserUnknown
-		s.proveLooked(in)
+		s.prove(in, denied)
 	}
-	return recs[n:]
 }
 
 // forward sends in to the account that is to decide it.
 func (s *Shard) forward(in *Inbound, account store.Key) {
-	in.Account = account
-	s.replies = append(s.replies, Reply{In: in, Outcome: Forward})
+	in.Account, in.state = account, queued
+	s.reply(in, Forward)
 }
 
 // later reports whether in is about a session that was opened by another message.
@@ -132,14 +164,18 @@ func (in *Inbound) entry(all []tenant.Entry) (account store.Key, kept time.Time)
 // that may know in: those whose its identity was, or the present owner, which may
 // have closed the session. What was finished or begun at one of them is repeated
 // there. Else it is whose the index says, and then the present owner's.
-func (s *Shard) remembered(in *Inbound, recs []store.Record) {
+func (s *Shard) remembered(in *Inbound) {
 	asked, home := in.formers, in.home
 	in.formers = nil
-	entries := tenant.Entries(recs[len(asked)].Bytes)
+	for _, l := range in.seen {
+		in.rests(l)
+	}
+	entries := tenant.Entries(in.seen[len(asked)].record.Bytes)
 	for i, account := range asked { // whoever had the identity last knows what was done last
-		there := s.finished(in, &recs[i])
+		l := &in.seen[i]
+		there := s.finished(in, &l.record)
 		if there {
-			in.carried = &extra{key: in.seen[i].key, seen: recs[i].Version, stored: slices.Clone(recs[i].Bytes)}
+			in.carried = &extra{key: l.key, seen: l.record.Version, stored: slices.Clone(l.record.Bytes)}
 		}
 		open := account != home && in.Request.Kind != charging.Event && slices.ContainsFunc(entries, func(e tenant.Entry) bool { return e.Account == account })
 		if there || open {
@@ -154,20 +190,20 @@ func (s *Shard) remembered(in *Inbound, recs []store.Record) {
 	switch {
 	case named != (store.Key{}) && home == (store.Key{}):
 		in.Hinted, in.Request.Indexed, in.Request.Kept = false, true, kept // its entry is renewed, whatever the client's dialect
-		s.led(in, named)
+		s.lead(in, named)
 	case named != (store.Key{}) && named != home: // a session of that name, but whose?
 		in.Request.Indexed, in.Request.Kept = true, kept
 		in.formers = []store.Key{named}
 		s.seeking = append(s.seeking, in)
 	case home != (store.Key{}):
 		in.home, in.Request.Kept = store.Key{}, time.Time{}
-		s.led(in, home)
+		s.lead(in, home)
 	case s.ask(in):
 	default:
 		if in.Answer.Result = charging.UserUnknown; in.later() {
 			in.Answer.Result = charging.UnknownSession
 		}
-		s.proveLooked(in)
+		s.prove(in, denied)
 	}
 }
 
@@ -187,15 +223,15 @@ func (s *Shard) known(in *Inbound, account store.Key) {
 		in.Hinted, in.Request.Formerly, in.home = true, true, store.Key{}
 		in.Request.Indexed = true // its entry is renewed, whatever the client's dialect
 	}
-	s.led(in, account)
+	s.lead(in, account)
 }
 
-// led sends in to the account that it was led to, when commits have shown that all that
+// lead sends in to the account that it was led to, when commits have shown that all that
 // led there is so still: if it was read where another master has taken over, what is
 // charged there is another session's of that name, or was charged elsewhere.
-func (s *Shard) led(in *Inbound, account store.Key) {
-	in.Account, in.state, in.waits, in.broken = account, checking, 0, false
-	s.prove(in, nil)
+func (s *Shard) lead(in *Inbound, account store.Key) {
+	in.Account, in.led = account, true
+	s.prove(in, checking)
 }
 
 // bring adds what in carries to what is known beside the account.
@@ -222,24 +258,52 @@ func (s *Shard) ask(in *Inbound) bool {
 	return true
 }
 
-// proveLooked commits that the directory still says what an answer says.
-func (s *Shard) proveLooked(in *Inbound) {
-	in.waits, in.broken = 0, false
-	if s.prove(in, nil); in.waits == 0 {
-		s.reply(in, Answered)
+// prove has commits show that all that was looked at on the way of in is so still,
+// before in goes on.
+func (s *Shard) prove(in *Inbound, as progress) {
+	in.state, in.waits, in.broken, in.index = as, 0, false, indexWrite{}
+	in.doubted()
+	if s.pay(in, nil); in.waits == 0 {
+		s.leave(in)
 	}
 }
 
-// prove adds commits of checks for all that was looked at on the way of in, but
-// for what w's own commit names.
-func (s *Shard) prove(in *Inbound, w *work) {
-	for _, l := range in.proofs {
-		if w.extra(l.key) != nil {
+// doubted says that all that was looked at on the way of in is to be proved.
+func (in *Inbound) doubted() {
+	in.proving = true
+	for i := range in.proofs {
+		in.proofs[i].proven = false
+	}
+}
+
+// owes is a record that a commit must still check or write before in goes on; false:
+// there is none.
+func (in *Inbound) owes() (store.Key, bool) {
+	for i := range in.proofs {
+		if in.proving && !in.proofs[i].proven {
+			return in.proofs[i].key, true
+		}
+	}
+	return in.index.key, in.index.due
+}
+
+// pay adds the commits that in owes to this node, but for what w's own commit names.
+func (s *Shard) pay(in *Inbound, w *work) {
+	for i := range in.proofs {
+		l := &in.proofs[i]
+		if !in.proving || l.proven {
 			continue
 		}
-		s.writes = append(s.writes, store.Write{Op: store.Check, Key: l.key, Seen: l.version})
-		s.commit(span{in: in, sort: lookedSpan}, store.Commit{Writes: s.last(1)})
+		if l.proven = w.names(l.key); l.proven || !s.here(l.key) {
+			continue
+		}
+		s.writes = append(s.writes, store.Write{Op: store.Check, Key: l.key, Seen: l.record.Version})
+		s.commit(span{in: in, at: i, sort: lookedSpan}, store.Commit{Writes: s.last(1)})
 		in.waits++
+	}
+	if in.index.due && s.here(in.index.key) {
+		in.waits++
+		s.writeIndex(in)
 	}
 }
 
@@ -321,7 +385,7 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			in.Notices, in.Opened, in.index = in.Notices[:0], false, indexWrite{}
 			continue
 		}
-		if in.Hinted && !in.Request.Formerly && !s.account.Sure(in.Request.Identity, s.now) && s.strange(w, i) || s.ahead(w, i) {
+		if s.unsure(w, i) || s.ahead(w, i) {
 			i--
 			continue
 		}
@@ -336,7 +400,7 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			}
 			return d, false
 		}
-		if s.outcome.Stranger && (s.strange(w, i) || s.homeward(w, i)) {
+		if s.outcome.Stranger && (s.strange(w, i) || s.homeward(w, i) || s.passed(w, i)) {
 			i--
 			continue
 		}
@@ -393,6 +457,43 @@ func (s *Shard) ahead(w *work, i int) bool {
 	return true
 }
 
+// unsure reports whether request i was sent elsewhere since its identity was another
+// account's not long ago, which may have done what it says: to the directory if a hint
+// led it here, or to have what the directory said proved, which may be older than two
+// moves.
+func (s *Shard) unsure(w *work, i int) bool {
+	in := w.batch[i]
+	r := &in.Request
+	switch {
+	case r.Formerly || in.led || s.account.Sure(r.Identity, s.now):
+		return false
+	case in.Hinted:
+		return s.strange(w, i)
+	case len(in.proofs) == 0 || in.later() && s.account.Has(r):
+		return false
+	}
+	s.drop(w, i)
+	s.lead(in, w.key)
+	return true
+}
+
+// passed reports whether request i went on by the next identity that it names: the
+// account does not list the one that led here, and the directory has not heard of that.
+func (s *Shard) passed(w *work, i int) bool {
+	in := w.batch[i]
+	names := in.named()
+	at := slices.Index(names, string(in.Request.Identity))
+	if at < 0 || at == len(names)-1 || !in.asked {
+		return false
+	}
+	given, proofs := in.given+at+1, in.proofs
+	s.drop(w, i)
+	s.afresh(in)
+	in.given, in.proofs = given, proofs
+	in.rests(looked{key: w.key, record: w.record})
+	return true
+}
+
 // strange sends request i back to the directory when a hint led it here. Nothing
 // of it may have been carried out.
 func (s *Shard) strange(w *work, i int) bool {
@@ -410,7 +511,7 @@ func (s *Shard) afresh(in *Inbound) {
 	in.state, in.Hinted, in.asked, in.indexed, in.Request.Formerly = resolving, false, false, false, false
 	in.Account, in.home, in.carried, in.spoilt = store.Key{}, store.Key{}, nil, 0
 	in.proofs, in.seen, in.before, in.formers = in.proofs[:0], in.seen[:0], nil, nil
-	in.Request.Kept = time.Time{}
+	in.Request.Kept, in.led, in.proving, in.given, in.index = time.Time{}, false, false, 0, indexWrite{}
 	s.seeking = append(s.seeking, in)
 }
 
@@ -534,8 +635,7 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 		return
 	}
 	in.index = indexWrite{
-		key:  tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub),
-		seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
+		key: in.session(), seen: o.Index.Seen, new: w.version, keep: o.Index.For, due: true,
 		entry: tenant.Entry{Account: w.key, Host: string(in.Request.Host), Opened: o.Index.Opened, Until: s.now.Add(o.Index.For)},
 	}
 	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry, s.now, false)
@@ -556,6 +656,15 @@ func (w *work) extra(key store.Key) *extra {
 		}
 	}
 	return nil
+}
+
+// names reports whether the commit of w names that record.
+func (w *work) names(key store.Key) bool {
+	if w == nil {
+		return false
+	}
+	e := w.extra(key)
+	return key == w.key || e != nil && (e.write || e.relied)
 }
 
 // named is how many records beside the account the commit names so far.
@@ -623,17 +732,14 @@ func (s *Shard) finish(w *work, d draft) {
 	c.Writes = s.last(1 + s.addExtras(w))
 	s.commit(span{work: w, sort: accountSpan}, c)
 	for _, in := range w.batch {
-		in.waits, in.broken = 1, false
+		in.waits, in.broken, in.proving = 1, false, false
 		switch in.Answer.Result {
 		case charging.UnknownSession, charging.UserUnknown, charging.UnableToComply:
 			if !in.settled {
-				s.prove(in, w)
+				in.doubted()
 			}
 		}
-		if in.index.due {
-			in.waits++
-			s.writeIndex(in)
-		}
+		s.pay(in, w)
 	}
 }
 

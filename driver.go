@@ -9,7 +9,6 @@ import (
 	"maps"
 	mathrand "math/rand/v2"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +27,7 @@ const (
 	catalogueEvery = time.Second // plans and peers are looked for that often
 	refreshPause   = 50 * time.Millisecond
 	drainMax       = 10 * time.Second
+	fireMax        = 2 * time.Second      // ticks in the loop are waited for, before more are claimed
 	stopPoll       = 5 * time.Millisecond // how often a lane looks whether the others are done, when it stops
 )
 
@@ -181,8 +181,9 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 		return nil, err
 	}
 	n.abreast = min(Asides, max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0))/2))
-	for range n.Shards + Asides {
+	for i := range n.Shards + Asides {
 		l := &lane{shard: NewShard(), wake: make(chan struct{}, 1)}
+		l.shard.Here = func(p store.Partition) bool { return n.has(i, p) }
 		l.shard.Version, l.shard.Jitter = randomVersion(), mathrand.Int64N
 		l.shard.Instance, l.shard.Plans, l.shard.Level = []byte(n.Name), n.plans, n.Level
 		n.lanes = append(n.lanes, l)
@@ -367,15 +368,17 @@ func (n *Instance) left(in *Inbound) {
 	}
 }
 
+// submit sends a request into the loop, by hint where its account is not known.
 func (n *Instance) submit(in *Inbound) {
 	if in.Account == (store.Key{}) {
 		n.hint(in)
 	}
-	p := in.Account.Partition
-	if in.Account == (store.Key{}) && len(in.Identities) > 0 {
-		p = tenant.Partition(in.Identities[0])
-	}
-	l := n.lane(p, in.aside)
+	n.send(in)
+}
+
+// send puts a request into the lane of what it comes to next.
+func (n *Instance) send(in *Inbound) {
+	l := n.lanes[n.lane(in.Where().Partition, in.aside)]
 	l.mu.Lock()
 	full := len(l.inbox) >= InboxMax
 	if !full {
@@ -398,16 +401,31 @@ func (n *Instance) submit(in *Inbound) {
 // node's, so that a node that does not answer holds up only its own. Those of a
 // tenant that storms are worked on aside, so that others need not wait for the end of
 // their cycles; in so few lanes that these leave half of the processors free.
-func (n *Instance) lane(p store.Partition, aside bool) *lane {
+func (n *Instance) lane(p store.Partition, aside bool) int {
 	i, of := n.node(p)
 	switch {
 	case aside && of <= Asides:
-		per := max(1, n.abreast/of)
-		return n.lanes[n.Shards+i*per+int(p)/of%per]
+		per := n.asides(of)
+		return n.Shards + i*per + int(p)/of%per
 	case of > n.Shards:
-		return n.lanes[int(p)%n.Shards]
+		return int(p) % n.Shards
 	}
-	return n.lanes[i+of*(int(p)%(n.Shards/of))]
+	return i + of*(int(p)%(n.Shards/of))
+}
+
+// asides is how many of the lanes aside each of so many nodes has.
+func (n *Instance) asides(of int) int { return max(1, n.abreast/of) }
+
+// has reports whether that partition is a matter of that lane: it lies on its node.
+func (n *Instance) has(lane int, p store.Partition) bool {
+	i, of := n.node(p)
+	switch {
+	case lane >= n.Shards:
+		return of <= Asides && (lane-n.Shards)/n.asides(of) == i
+	case of > n.Shards:
+		return int(p)%n.Shards == lane
+	}
+	return lane%of == i
 }
 
 // node is which of how many nodes of the store has that partition.
@@ -418,43 +436,15 @@ func (n *Instance) node(p store.Partition) (i, of int) {
 	return 0, 1
 }
 
-// load reads records. Nodes are asked by themselves: what one of them does not tell
-// is Unread. nil: nothing could be read.
+// load reads records; nil: they could not be read.
 func (n *Instance) load(keys []store.Key) []store.Record {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	first, of := n.node(keys[0].Partition)
-	elsewhere := func(k store.Key) bool { i, _ := n.node(k.Partition); return i != first }
-	if of == 1 || !slices.ContainsFunc(keys, elsewhere) {
-		recs, err := n.Store.Load(ctx, keys)
-		if err != nil {
-			return nil
-		}
-		return recs
+	recs, err := n.Store.Load(ctx, keys)
+	if err != nil {
+		return nil
 	}
-	at := make(map[int][]int) // the keys of each node
-	for i, k := range keys {
-		node, _ := n.node(k.Partition)
-		at[node] = append(at[node], i)
-	}
-	all := make([]store.Record, len(keys))
-	var wait sync.WaitGroup
-	for _, group := range at {
-		wait.Go(func() {
-			some := make([]store.Key, len(group))
-			for j, i := range group {
-				some[j] = keys[i]
-			}
-			recs, err := n.Store.Load(ctx, some)
-			for j, i := range group {
-				if all[i].Unread = err != nil; err == nil {
-					all[i] = recs[j]
-				}
-			}
-		})
-	}
-	wait.Wait()
-	return all
+	return recs
 }
 
 // answer ends a request that Submit took.
@@ -500,7 +490,7 @@ func (n *Instance) Do(ctx context.Context, in *Inbound) (charging.Answer, error)
 			return charging.Answer{}, ErrDoubt
 		case Above:
 			return charging.Answer{}, charging.ErrLevel
-		case Busy, Forward, NeedPlan:
+		case Busy, Forward, Onward, NeedPlan:
 		}
 		return charging.Answer{}, ErrBusy
 	case <-ctx.Done():
@@ -639,7 +629,9 @@ func (n *Instance) deliver(r *Reply) {
 			n.answer(in, in.turnedAway())
 			return
 		}
-		n.submit(in)
+		n.send(in)
+	case Onward:
+		n.send(in)
 	case NeedPlan:
 		n.plan.Lock()
 		n.unplanned = append(n.unplanned, in)
@@ -738,8 +730,8 @@ func (n *Instance) tick() {
 }
 
 // fire sends ticks into the loop. With wait it returns when they have left it, so
-// that a backlog never lies in the loop, in front of what gateways want; false:
-// the instance stops.
+// that a backlog never lies in the loop, in front of what gateways want, or after a
+// while: one of them may wait for a plan. false: the instance stops.
 func (n *Instance) fire(ticks []*Inbound, wait bool) bool {
 	if !wait || len(ticks) == 0 {
 		n.Submit(ticks...)
@@ -757,6 +749,8 @@ func (n *Instance) fire(ticks []*Inbound, wait bool) bool {
 	n.Submit(ticks...)
 	select {
 	case <-done:
+		return true
+	case <-time.After(fireMax):
 		return true
 	case <-n.stop:
 		return false

@@ -21,9 +21,6 @@ func TestLanesHaveOneNode(t *testing.T) {
 	for of := 1; of <= Shards; of++ {
 		for abreast := 1; abreast <= Asides; abreast++ {
 			n := &Instance{Config: Config{Shards: Shards, Store: spread{of: of}}, abreast: abreast}
-			for range Shards + Asides {
-				n.lanes = append(n.lanes, &lane{})
-			}
 			lanesOf(t, n, of)
 		}
 	}
@@ -31,7 +28,7 @@ func TestLanesHaveOneNode(t *testing.T) {
 
 func lanesOf(t *testing.T, n *Instance, of int) {
 	t.Helper()
-	nodes, asides := make(map[*lane]int), make(map[*lane]bool)
+	nodes, asides := make(map[int]int), make(map[int]bool)
 	for p := range store.Partition(store.Partitions) {
 		for _, aside := range []bool{false, true} {
 			l := n.lane(p, aside)
@@ -39,6 +36,11 @@ func lanesOf(t *testing.T, n *Instance, of int) {
 				t.Fatalf("of %d nodes, one lane has nodes %d and %d", of, node, int(p)%of)
 			}
 			nodes[l] = int(p) % of
+			for other := range Shards + Asides {
+				if node, used := nodes[other]; used && n.has(other, p) != (node == int(p)%of) {
+					t.Fatalf("of %d nodes, lane %d, which has node %d, has partition %d: %t", of, other, node, p, n.has(other, p))
+				}
+			}
 		}
 		asides[n.lane(p, true)] = true
 		if one := n.lane(p, true) == n.lane(p, false); one != (of > Asides) {

@@ -432,3 +432,70 @@ func TestBucketsOfANewAccount(t *testing.T) {
 		}
 	}
 }
+
+// An identity that its account has given up hides no other one that a message names,
+// also where it was seen before.
+func TestAnIdentityGivenUpHidesNoOther(t *testing.T) {
+	m := storetest.NewMemory()
+	open(t, m)
+	n := start(t, m, "a")
+	both(t, n)
+	do(t, n, ccr(charging.Initial, "old", "msisdn:49", 0, 0), charging.Success)
+	if p, err := n.Provision(t.Context(), subscription("alice", "imsi:7")); err != nil || !p.Changed {
+		t.Fatal(p, err)
+	}
+	for i, n := range []*rtm.Instance{n, start(t, m, "b")} {
+		send := func(kind charging.Kind, session string, number uint32, want charging.Result, ids ...string) {
+			t.Helper()
+			in := ccr(kind, session, "", number, 1<<20)
+			in.Identities = append([]string{"msisdn:49"}, ids...)
+			do(t, n, in, want)
+		}
+		name := fmt.Sprint("s", i)
+		send(charging.Initial, name, 0, charging.Success, "imsi:8")
+		send(charging.Update, name, 1, charging.Success, "msisdn:50", "imsi:8")
+		send(charging.Termination, name, 2, charging.Success, "imsi:8")
+		send(charging.Initial, name+"x", 0, charging.UserUnknown, "msisdn:50")
+		send(charging.Initial, name+"x", 0, charging.UserUnknown)
+		send(charging.Update, "old", uint32(i+1), charging.Success, "imsi:8") // whose it was
+	}
+	if alices, bobs := debited(t, n, alice), debited(t, n, bob); alices != 2_000_000 || bobs != 4_000_000 {
+		t.Errorf("alice paid %d, bob %d", alices, bobs)
+	}
+}
+
+// An event was charged to who had the number between two moves; its repeat comes to an
+// instance that reads the directory as it was before both.
+func TestAnEventBetweenTwoMoves(t *testing.T) {
+	s := &after{Store: storetest.NewMemory()}
+	open(t, s)
+	n := start(t, s.Store, "a")
+	both(t, n)
+	event := func() *rtm.Inbound {
+		r := initial("e")
+		r.Kind, r.Content, r.Action = charging.Event, 5, charging.DirectDebiting
+		r.Asks[0].Want.Octets = 1 << 20
+		return &rtm.Inbound{Request: r, Identities: []string{"msisdn:49"}, Tenants: []string{"shop"}, OnceDoor: "gy", OnceName: "far;e;0"}
+	}
+	key := tenant.IdentityKey("msisdn:49")
+	was, err := s.Store.Load(t.Context(), []store.Key{key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Reassign(t.Context(), "msisdn:49", bob); err != nil {
+		t.Fatal(err)
+	}
+	do(t, n, event(), charging.Success)
+	if _, err := n.Reassign(t.Context(), "msisdn:49", alice); err != nil {
+		t.Fatal(err)
+	}
+	s.load = func(keys []store.Key, recs []store.Record) {
+		if i := slices.Index(keys, key); i >= 0 && s.did.Add(1) == 1 {
+			recs[i] = was[0]
+		}
+	}
+	do(t, start(t, s, "b"), event(), charging.Success)
+	if alices, bobs := debited(t, n, alice), debited(t, n, bob); alices != 0 || bobs != 1_000_000 || s.did.Load() == 0 {
+		t.Errorf("alice paid %d, bob %d", alices, bobs)
+	}
+}

@@ -3,6 +3,8 @@ package rtm_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"rtm/charging"
 	"rtm/store"
 	"rtm/store/storetest"
+	"rtm/tenant"
 )
 
 // halves is a store on two nodes, of which the second does not answer while it is
@@ -32,8 +35,22 @@ func (h *halves) Load(ctx context.Context, keys []store.Key) ([]store.Record, er
 	return h.hooked.Load(ctx, keys)
 }
 
-// While one node of the store is silent, what lies on another is answered at once,
-// also beside requests that name both.
+func (h *halves) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
+	for i := range cs {
+		if h.away.Load() && cs[i].Writes[0].Key.Partition >= 512 {
+			<-ctx.Done()
+			rs := make([]store.Result, len(cs))
+			for i := range rs {
+				rs[i].Outcome = store.InDoubt
+			}
+			return rs, time.Time{}
+		}
+	}
+	return h.hooked.Commit(ctx, cs)
+}
+
+// While one node of the store is silent, what lies on another is answered at once, also
+// beside requests whose session index or further identities lie there.
 func TestANodeThatIsSilent(t *testing.T) {
 	h := &halves{hooked: hooked{Store: storetest.NewMemory()}}
 	open(t, h)
@@ -51,28 +68,52 @@ func TestANodeThatIsSilent(t *testing.T) {
 		do(t, n, ccr(charging.Initial, "first", whose[k], 0, 0), charging.Success)
 	}
 	h.away.Store(true)
-	lost := make(chan error, 20)
-	for i := range 20 {
+	// named is a name that says which node it lies on.
+	named := func(away bool, name string, key func(string) store.Key) string {
+		for i := range 100 {
+			if s := name + strconv.Itoa(i); (key(s).Partition >= 512) == away {
+				return s
+			}
+		}
+		t.Fatal("no such name")
+		return ""
+	}
+	session := func(name string) store.Key { return tenant.SessionKey("far", name, 0) }
+	lost := make(chan error, 60)
+	for i := range 60 {
+		in := ccr(charging.Initial, string(rune('a'+i)), whose[gone], 0, 0)
+		want := rtm.ErrBusy
+		switch {
+		case i < 20: // its account lies there
+			in.Account = gone
+		case i < 40: // its session index does
+			in = ccr(charging.Initial, named(true, fmt.Sprint(i), session), whose[here], 0, 0)
+			in.Account, in.Request.Indexed, want = here, true, rtm.ErrDoubt
+		default: // one of its identities does
+			in.Identities = []string{named(false, "msisdn:491", tenant.IdentityKey), named(true, "msisdn:491", tenant.IdentityKey)}
+		}
+		in.Arrived = n.Now()
+		in.Deadline = in.Arrived.Add(1500 * time.Millisecond)
 		go func() {
-			in := ccr(charging.Initial, string(rune('a'+i)), whose[gone], 0, 0)
-			in.Account, in.Arrived = gone, n.Now()
-			in.Deadline = in.Arrived.Add(1500 * time.Millisecond)
 			_, err := n.Do(t.Context(), in)
+			if errors.Is(err, want) {
+				err = nil
+			}
 			lost <- err
 		}()
 	}
-	for i := range 50 {
-		in := ccr(charging.Initial, "here", whose[here], 0, 0)
-		in.Account, in.Request.Session = here, append(in.Request.Session, byte('A'+i))
+	for i := range 40 {
+		in := ccr(charging.Initial, named(false, fmt.Sprint("here", i, "-"), session), whose[here], 0, 0)
+		in.Account, in.Request.Indexed = here, true
 		in.Arrived = n.Now()
 		in.Deadline = in.Arrived.Add(500 * time.Millisecond)
 		if a, err := n.Do(t.Context(), in); err != nil || a.Result != charging.Success {
 			t.Fatalf("beside a silent node: %d %v", a.Result, err)
 		}
 	}
-	for range 20 {
-		if err := <-lost; !errors.Is(err, rtm.ErrBusy) {
-			t.Errorf("a request for the silent node: %v", err)
+	for range 60 {
+		if err := <-lost; err != nil {
+			t.Errorf("a request that needs the silent node: %v", err)
 		}
 	}
 	h.away.Store(false)

@@ -6,6 +6,7 @@
 package rtm
 
 import (
+	"slices"
 	"time"
 
 	"rtm/charging"
@@ -57,7 +58,10 @@ type Inbound struct {
 	formers  []store.Key     // accounts that are being asked
 	carried  *extra          // what the account that knows in has of it: its closed session, or its answer
 	indexed  bool            // the session index was asked
+	given    int             // so many of its identities were given up by those whom the directory says to have them
 	proofs   []looked        // all that was looked at
+	proving  bool            // … which commits must show to be so still
+	led      bool            // … and have shown, before its account decides
 	settled  bool            // its account knows why it is answered so: nothing else is to be proved
 	doubt    bool            // a commit with this request in it is in doubt
 	broken   bool            // a commit of this cycle was not Done
@@ -65,7 +69,7 @@ type Inbound struct {
 	spoilt   charging.Result // Step could not carry it out: this is what it is told
 	tooLarge bool            // … and no store would take it, whatever the record
 	index    indexWrite
-	seen     []looked
+	seen     []looked  // what is being looked at
 	class    *Class    // it is in the loop, or waits for it, with those of its tenant
 	aside    bool      // it came into the loop while its tenant stormed beside others
 	offered  time.Time // when, by the clock of the Admission
@@ -77,14 +81,17 @@ type progress uint8
 const (
 	resolving progress = iota
 	queued
-	checking // it is asked whether what the session index says of it holds
-	answered // decided and committed, the session index is still to be written
+	checking // commits are to show that what led it to its account is so still
+	denied   // … that its answer rests on
+	answered // decided and committed; the session index is still to be written, or its answer to be proved
 )
 
-// looked is a directory record that an answer depends on.
+// looked is a record of the directory, or beside an account, that an answer depends on.
 type looked struct {
-	key     store.Key
-	version store.Version
+	key    store.Key
+	record store.Record
+	read   bool // it was, and record is what was found
+	proven bool // a commit has shown that it is so still
 }
 
 // serves reports whether subscribers of that tenant may be named by whoever sent
@@ -109,7 +116,8 @@ const (
 	Answered Outcome = iota + 1 // Inbound.Answer is committed
 	Busy                        // nothing took effect: 3004
 	Silent                      // it may have taken effect: no answer, the peer resends
-	Forward                     // Inbound.Account is found: submit it again, to its shard
+	Forward                     // Inbound.Account is found: submit it again, to the lane of that
+	Onward                      // what comes next is another node's: submit it again, to the lane of Inbound.Where
 	NeedPlan                    // load the catalogue, then submit it again
 	Above                       // nothing took effect: the account is of a higher level than is known here, 3002
 )
@@ -136,17 +144,18 @@ type Shard struct {
 	Plans    Catalogue
 	Level    func() uint32 // of the store; nil: the lowest
 	Instance []byte
-	Jitter   func(n int64) int64 // below n: spreads retries
-	Planted  string              // a mistake that the simulation makes on purpose; empty in production
-	far      time.Duration       // how long a commit takes, of late
+	Jitter   func(n int64) int64          // below n: spreads retries
+	Here     func(p store.Partition) bool // that partition is this shard's matter, others send theirs here; nil: all are
+	Planted  string                       // a mistake that the simulation makes on purpose; empty in production
+	far      time.Duration                // how long a commit takes, of late
 
 	queues  map[string]*work // by account
 	order   []*work          // in the order in which they came to wait
 	cycle   []*work          // of this cycle, in the order of its keys
 	seeking []*Inbound       // to be resolved
 	sought  []*Inbound       // being resolved in this cycle
-	indexes []*Inbound       // whose session index must be written again
-	writing []*Inbound       // … in this cycle
+	owing   []*Inbound       // for which commits must be made yet that their accounts' did not hold
+	paying  []*Inbound       // … in this cycle
 	spans   []span           // of this cycle's commits
 	keys    []store.Key
 	commits []store.Commit
@@ -213,6 +222,7 @@ type extra struct {
 type span struct {
 	work *work
 	in   *Inbound
+	at   int // in the proofs of in
 	sort spanSort
 }
 
@@ -246,7 +256,7 @@ func NewShard() *Shard {
 
 // Waiting is how many requests are in the shard.
 func (s *Shard) Waiting() int {
-	n := len(s.seeking) + len(s.sought) + len(s.indexes) + len(s.writing)
+	n := len(s.seeking) + len(s.sought) + len(s.owing) + len(s.paying)
 	for _, w := range s.order {
 		n += len(w.waiting) + len(w.batch)
 	}
@@ -272,7 +282,7 @@ func (s *Shard) Begin(in []*Inbound, now time.Time) []store.Key {
 			s.seek(i)
 		}
 		s.seeking = append(s.seeking[:0], late...)
-		s.writing, s.indexes = append(s.writing[:0], s.indexes...), s.indexes[:0]
+		s.paying, s.owing = append(s.paying[:0], s.owing...), s.owing[:0]
 	}
 	for _, w := range s.order {
 		if len(w.waiting) == 0 || s.rests(w.rest) || len(s.cycle) == AccountsMax {
@@ -325,18 +335,57 @@ func (s *Shard) rests(until time.Time) bool {
 
 // Idle reports whether the cycle that Begin has begun has nothing to decide.
 func (s *Shard) Idle() bool {
-	return len(s.cycle) == 0 && len(s.sought) == 0 && len(s.writing) == 0 && !s.overdue
+	return len(s.cycle) == 0 && len(s.sought) == 0 && len(s.paying) == 0 && !s.overdue
 }
 
 func (s *Shard) take(in *Inbound) {
-	if in.Account == (store.Key{}) {
+	switch {
+	case in.state > queued:
+		s.owing = append(s.owing, in)
+	case in.Account == (store.Key{}):
 		in.state = resolving
 		s.seeking = append(s.seeking, in)
-		return
+	default:
+		in.state = queued
+		w := s.work(in.Account)
+		w.waiting = append(w.waiting, in)
 	}
-	in.state = queued
-	w := s.work(in.Account)
-	w.waiting = append(w.waiting, in)
+}
+
+// here reports whether that record is on this shard's node of the store.
+func (s *Shard) here(k store.Key) bool { return s.Here == nil || s.Here(k.Partition) }
+
+// Where is the record that in comes to next: its account's, or one that it must see or
+// write before that or after it.
+func (in *Inbound) Where() store.Key {
+	if in.state > queued {
+		k, _ := in.owes()
+		return k
+	}
+	if in.Account != (store.Key{}) {
+		return in.Account
+	}
+	for i := range in.seen {
+		if !in.seen[i].read {
+			return in.seen[i].key
+		}
+	}
+	if !in.asked && in.given < len(in.Identities) {
+		return tenant.IdentityKey(in.Identities[in.given])
+	}
+	return in.session()
+}
+
+// Copy is a copy of in that another loop can decide meanwhile.
+func (in *Inbound) Copy() *Inbound {
+	c := *in
+	c.seen, c.proofs = slices.Clone(in.seen), slices.Clone(in.proofs)
+	return &c
+}
+
+// session is where the session index has the session of in.
+func (in *Inbound) session() store.Key {
+	return tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub)
 }
 
 // work is the queue of that account.
@@ -356,27 +405,35 @@ func (s *Shard) work(key store.Key) *work {
 }
 
 // seek adds the directory records that say whose request in is: those of its
-// identities, then that of its session, with what accounts that may know it have.
+// identities, then that of its session, with what accounts that may know it have. Those
+// of other nodes are sought by the lanes of these.
 func (s *Shard) seek(in *Inbound) {
-	in.seen = in.seen[:0]
-	if in.asked {
+	switch {
+	case len(in.seen) > 0: // begun by another lane, or here, where nothing could be read
+	case in.asked:
 		for _, account := range in.formers {
 			in.seen = append(in.seen, looked{key: in.memory(account)})
 		}
-		in.seen = append(in.seen, looked{key: tenant.SessionKey(string(in.Request.Realm), string(in.Request.Session), in.Request.Sub)})
-	} else {
-		for _, id := range in.Identities[:min(len(in.Identities), IdentitiesMax)] {
+		in.seen = append(in.seen, looked{key: in.session()})
+	default:
+		for _, id := range in.named() {
 			in.seen = append(in.seen, looked{key: tenant.IdentityKey(id)})
 		}
 	}
 	for i := range in.seen {
-		s.keys = append(s.keys, in.seen[i].key)
+		if l := &in.seen[i]; !l.read && s.here(l.key) {
+			s.keys = append(s.keys, l.key)
+		}
 	}
 }
 
+// named are the identities of in that it may go by.
+func (in *Inbound) named() []string {
+	return in.Identities[in.given:max(in.given, min(len(in.Identities), IdentitiesMax))]
+}
+
 // Loaded takes the records of Begin's keys, in their order, and returns the
-// decisions. What is decided by a record that is Unread is tried again; nil records:
-// none was read.
+// decisions. nil records: they could not be read.
 func (s *Shard) Loaded(recs []store.Record, now time.Time) []store.Commit {
 	s.now = now
 	s.commits, s.spans, s.writes = s.commits[:0], s.spans[:0], s.writes[:0]
@@ -393,25 +450,23 @@ func (s *Shard) Loaded(recs []store.Record, now time.Time) []store.Commit {
 		if !w.fresh {
 			w.record, w.extras, recs = recs[0], w.extras[:0], recs[1:]
 		}
-		if w.record.Unread {
-			s.again(w)
-			s.pause(w)
-			continue
-		}
 		s.decide(w)
 	}
-	for _, in := range s.writing {
-		s.writeIndex(in)
+	for _, in := range s.paying {
+		in.waits, in.broken = 0, false
+		if s.pay(in, nil); in.waits == 0 {
+			s.leave(in)
+		}
 	}
-	s.writing = s.writing[:0]
+	s.paying = s.paying[:0]
 	return s.commits
 }
 
 // failed puts everything back that could not be read.
 func (s *Shard) failed() {
 	s.seeking = append(s.seeking, s.sought...)
-	s.indexes = append(s.indexes, s.writing...)
-	s.sought, s.writing = s.sought[:0], s.writing[:0]
+	s.owing = append(s.owing, s.paying...)
+	s.sought, s.paying = s.sought[:0], s.paying[:0]
 	s.rest = s.now.Add(s.jittered())
 	for _, w := range s.cycle {
 		s.again(w)
@@ -450,7 +505,7 @@ func (s *Shard) Next() (at time.Time, ok bool) {
 			at, ok = sooner(at, ok, w.rest)
 		}
 	}
-	if len(s.seeking)+len(s.indexes) > 0 {
+	if len(s.seeking)+len(s.owing) > 0 {
 		at, ok = sooner(at, ok, s.rest)
 	}
 	if ok && !s.rests(at) {

@@ -260,3 +260,28 @@ func TestARepeatIsToldOfMoneyAlike(t *testing.T) {
 		}
 	}
 }
+
+// The client's answer to a RAR that was sent for a session before it was opened anew,
+// which it did not know any more, does not end the new one.
+func TestALateAnswerIsNotTheNewSessions(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		r := newRig(t, 100_000_000, versions{plan("p", 1, service(1, 1_000_000, 1))})
+		prompt := func() uint32 {
+			q := ccr(Initial, 0, 0)
+			r.do(&Request{Kind: Reauthorise, Realm: q.Realm, Session: q.Session})
+			return r.outcome.Notices[0].Number
+		}
+		q := ccr(Initial, 0, 0, 1)
+		r.do(q)
+		old := prompt()
+		if ended {
+			r.do(ccr(Termination, 1, mib, 1))
+		}
+		q.Content++
+		r.do(q)
+		prompt()
+		if r.do(&Request{Kind: Notified, Realm: q.Realm, Session: q.Session, Result: UnknownSession, Notice: old}); len(r.account().Sessions) != 1 {
+			t.Errorf("ended before: %t: the new session is closed", ended)
+		}
+	}
+}

@@ -269,11 +269,15 @@ func (d *decision) initial() {
 		d.o.Answer.Result = RatingFailed
 		return
 	}
+	var notices uint32 // that its namesake has had: an answer to one of those is none to this one's
 	if s != nil {
+		notices = s.Notice.Number
 		d.close(s, Reinitialised)
 		d.o.Changed = true
 	} else {
-		d.o.Closed = Relied
+		if d.o.Closed = Relied; d.w.Closed != nil {
+			notices = d.w.Closed.Notice.Number
+		}
 	}
 	if d.replace(); d.o.Abandon {
 		return
@@ -284,6 +288,7 @@ func (d *decision) initial() {
 	}
 
 	s = d.open()
+	s.Notice.Number = notices
 	d.apply(s)
 	if d.o.Abandon {
 		return
@@ -1023,7 +1028,7 @@ func (d *decision) close(s *Session, cause Cause) {
 			g.PlanName = d.a.Plan // which the account may change
 		}
 	}
-	s.Ended, s.Cause, s.Notice = d.now, cause, Notice{}
+	s.Ended, s.Cause, s.Notice = d.now, cause, Notice{Number: s.Notice.Number}
 	s.Records++
 	e.Ended, e.Cause, e.Record, e.Messages = s.Ended, cause, s.Records, s.Messages
 	for i := range s.Groups {

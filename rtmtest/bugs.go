@@ -38,7 +38,7 @@ var Bugs = []Bug{
 	{"index-after-answer", []string{"I10"}},          // the session index is written when the answer has left
 	{"closed-session-dropped", []string{"I7"}},       // closed sessions are not kept
 	{"overtaken-without-grant", []string{"§2"}},      // a message that came behind a higher number is granted nothing
-	{"one-wait-for-all", []string{"I6", "money"}},    // what one cluster has proved, the others have too
+	{"one-wait-for-all", []string{"I8"}},             // what one cluster has proved, the others have too: of what names several, record files' cursors
 	{"reply-twice", []string{"I6"}},                  // a request leaves the loop twice
 	{"reply-lost", []string{"I12"}},                  // … or never
 	{"doubt-is-busy", []string{"I6"}},                // what may have taken effect is answered 3004

@@ -169,7 +169,7 @@ func (w *waiting) Load(ctx context.Context, keys []store.Key) (recs []store.Reco
 	waitFor(ctx, func(resume func()) {
 		w.n.store.load(keys, func(rs []store.Record) { recs = rs; resume() })
 	})
-	if recs == nil || slices.ContainsFunc(recs, func(r store.Record) bool { return r.Unread }) {
+	if recs == nil {
 		return nil, errStore
 	}
 	return recs, nil

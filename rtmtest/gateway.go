@@ -92,6 +92,7 @@ type taken struct {
 	in       *instance
 	from, to uint64      // versions that were drawn in the world when it came, and when it had left; zero: it did not
 	out      rtm.Outcome // how it left; zero: not
+	upset    bool        // deciding it may have panicked, on the record that was in hand
 }
 
 func newGateway(m *Sim, i int) *gateway {
@@ -376,7 +377,7 @@ func (m *taken) left(n *instance, in *rtm.Inbound, o rtm.Outcome) {
 		m.s.g.m.checkGrants(m.message, &a)
 		before := m.granted == 0 || m.at < m.granted // it may have been decided first
 		m.s.g.m.send(func() { m.answered(&a, before) })
-	case rtm.Busy, rtm.Silent, rtm.Forward, rtm.NeedPlan, rtm.Above: // the gateway sends it again
+	case rtm.Busy, rtm.Silent, rtm.Forward, rtm.Onward, rtm.NeedPlan, rtm.Above: // the gateway sends it again
 	}
 }
 

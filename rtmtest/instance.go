@@ -13,7 +13,7 @@ import (
 
 // Times and bounds of an instance, as production has them.
 const (
-	simShards   = 2
+	simShards   = 2                            // or one for each cluster, if there are more
 	patience    = 2500 * time.Millisecond      // an instance's deadline for a request (a peer's dialect)
 	overtime    = 4*operationMax + time.Second // a request is told so after its deadline, at the latest: the cycle of a lane that it is sent to then, one there, and a rest
 	refreshEach = time.Second                  // the catalogue is read that often
@@ -33,7 +33,7 @@ type instance struct {
 	frozen   bool
 	pile     []pending
 	store    *router
-	shards   [simShards]*lane
+	shards   []*lane
 	timers   *rtm.Timers
 	hints    map[string]store.Key
 	plans    []int // versions of each tenant's plans that are known here, by plan
@@ -82,9 +82,9 @@ func (n *instance) distance() time.Duration { return n.far/2 + n.m.upTo(n.far/2)
 func (n *instance) boot() {
 	n.timers, n.hints, n.ready, n.clock = &rtm.Timers{}, make(map[string]store.Key), false, store.Clock{}
 	n.store, n.needy, n.inside = newRouter(n), nil, make(map[*rtm.Inbound]stay)
+	n.shards = make([]*lane, max(simShards, len(n.m.clusters)))
 	for i := range n.shards {
-		sh := n.m.shard(n.name)
-		sh.Plans = n.catalogue
+		sh := n.shard(i)
 		if n.m.Bug == "step-owns-after-panic" {
 			sh.Planted = n.m.Bug
 		}
@@ -290,19 +290,25 @@ func (n *instance) submit(in *rtm.Inbound) {
 		}
 	}
 	n.plant(in)
-	l := n.lane(in.Account)
+	l := n.lane(in)
 	l.inbox = append(l.inbox, in)
 	n.run(l)
 }
 
-// lane is where requests of that account are worked on. Like production's it has
-// those of one cluster, unless there are more clusters than lanes.
-func (n *instance) lane(account store.Key) *lane {
-	i, of := n.m.clusterOf(account.Partition).index, len(n.m.clusters)
-	if of > simShards {
-		return n.shards[int(account.Partition)%simShards]
-	}
-	return n.shards[i+of*(int(account.Partition)%(simShards/of))]
+// shard is an empty one for that lane. Like production's it has what lies on one
+// cluster.
+func (n *instance) shard(lane int) *rtm.Shard {
+	sh := n.m.shard(n.name)
+	sh.Plans = n.catalogue
+	sh.Here = func(p store.Partition) bool { return lane%len(n.m.clusters) == n.m.clusterOf(p).index }
+	return sh
+}
+
+// lane is where the request goes on.
+func (n *instance) lane(in *rtm.Inbound) *lane {
+	p := in.Where().Partition
+	i, of := n.m.clusterOf(p).index, len(n.m.clusters)
+	return n.shards[i+of*(int(p)%(len(n.shards)/of))]
 }
 
 // run begins a cycle of the shard, unless one is running.
@@ -379,9 +385,20 @@ func (n *instance) commit(l *lane, cs []store.Commit, panics uint64) {
 // panicked (§2).
 func (n *instance) checkRefused(l *lane, r rtm.Reply) {
 	to, ok := r.In.Token.(*taken)
-	if ok && r.Outcome == rtm.Answered && r.In.Answer.Result == charging.UnableToComply && to.other == nil && !to.s.behind(to.message) && !l.upset[r.In.Account] {
+	if !ok {
+		return
+	}
+	to.upset = to.upset || l.upset[r.In.Account]
+	if r.Outcome == rtm.Answered && r.In.Answer.Result == charging.UnableToComply && to.other == nil && !to.s.behind(to.message) && !to.upset {
 		n.m.failf("§2: %s %s %d was refused by %s for what it did on an older record", to.s.name, to.kind, to.number, n.name)
 	}
+}
+
+// pass hands a request to the lane where it goes on.
+func (n *instance) pass(in *rtm.Inbound) {
+	l := n.lane(in)
+	l.inbox = append(l.inbox, in)
+	n.later(0, func() { n.run(l) })
 }
 
 // A sender is told how its request left the loop.
@@ -392,7 +409,7 @@ type sender interface {
 // reply hands on what leaves a shard.
 func (n *instance) reply(r rtm.Reply) {
 	in := r.In
-	if r.Outcome != rtm.Forward && r.Outcome != rtm.NeedPlan {
+	if r.Outcome != rtm.Forward && r.Outcome != rtm.Onward && r.Outcome != rtm.NeedPlan {
 		n.leave(in, r.Outcome)
 	}
 	switch r.Outcome {
@@ -402,9 +419,9 @@ func (n *instance) reply(r rtm.Reply) {
 		} else {
 			delete(n.hints, id)
 		}
-		l := n.lane(in.Account)
-		l.inbox = append(l.inbox, in)
-		n.later(0, func() { n.run(l) })
+		n.pass(in)
+	case rtm.Onward:
+		n.pass(in)
 	case rtm.NeedPlan:
 		n.needy = append(n.needy, in)
 		n.later(50*time.Millisecond, n.reload)
@@ -503,12 +520,11 @@ func (n *instance) twin(l *lane, fresh []*rtm.Inbound, now time.Time, keys []sto
 	}
 	var copies []*rtm.Inbound
 	for _, in := range fresh {
-		c := *in
+		c := in.Copy()
 		c.Answer.Grants, c.Notices, c.Token = nil, nil, nil
-		copies = append(copies, &c)
+		copies = append(copies, c)
 	}
-	t := &twin{n: n, shard: n.m.shard(n.name)}
-	t.shard.Plans = n.catalogue
+	t := &twin{n: n, shard: n.shard(slices.Index(n.shards, l))}
 	t.keys = t.shard.Begin(copies, now)
 	if !slices.Equal(t.keys, keys) {
 		return nil

@@ -55,11 +55,20 @@ var ports struct {
 	locks     []net.Listener
 }
 
-// FreeAddr is a loopback address that nobody listens on, and that it gives only once.
-// Its port is none that connections are made from, so that it is still free when a
-// server comes back, and none of those from 10,000, 20,000 and 30,000 on that
-// scripts/redis.sh is tried with.
+// FreeAddr is a loopback address that nobody listens on, and that it gives only once,
+// for a process that is about to be started: a child of this one may hold it for the
+// moment between its fork and its exec.
 func FreeAddr(t testing.TB) string {
+	t.Helper()
+	l := Listen(t)
+	l.Close()
+	return l.Addr().String()
+}
+
+// Listen listens on a loopback port that this process uses only once. It is none that
+// connections are made from, so that it is still free when a server comes back, and
+// none of those from 10,000, 20,000 and 30,000 on that scripts/redis.sh is tried with.
+func Listen(t testing.TB) net.Listener {
 	t.Helper()
 	const first, many, each, gap = 12_000, 160, 100, 20_000
 	ports.Lock()
@@ -79,12 +88,11 @@ func FreeAddr(t testing.TB) string {
 		addr := loopback(ports.next)
 		ports.next++
 		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
-			return addr
+			return l
 		}
 	}
 	t.Fatal("no loopback port is free")
-	return ""
+	return nil
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

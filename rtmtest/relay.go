@@ -212,10 +212,7 @@ func StartRelay(t testing.TB, to string, delay time.Duration) *Relay {
 // Relay is a way to the process of that name, which listens on server.
 func (n *Net) Relay(name, server string) *Relay {
 	n.t.Helper()
-	l, err := net.Listen("tcp", FreeAddr(n.t))
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	l := Listen(n.t)
 	n.t.Cleanup(func() { l.Close() })
 	r := &Relay{Addr: l.Addr().String(), net: n, to: name, server: server}
 	go func() {

@@ -75,8 +75,7 @@ func (r *router) parts(n int, where func(i int) store.Partition) (ps []part) {
 	return ps
 }
 
-// load reads records; those of a cluster that does not answer are Unread, if there
-// are others. nil: it failed.
+// load reads records. nil: a cluster that has one of them did not answer.
 func (r *router) load(keys []store.Key, done func([]store.Record)) {
 	if len(r.clients) == 1 {
 		r.clients[0].load(keys, done)
@@ -87,19 +86,25 @@ func (r *router) load(keys []store.Key, done func([]store.Record)) {
 		ps[0].load(keys, done)
 		return
 	}
-	recs, left := make([]store.Record, len(keys)), len(ps)
+	recs, left, failed := make([]store.Record, len(keys)), len(ps), false
 	for _, p := range ps {
 		some := make([]store.Key, len(p.of))
 		for j, i := range p.of {
 			some[j] = keys[i]
 		}
 		p.load(some, func(found []store.Record) {
-			for j, i := range p.of {
-				if recs[i].Unread = found == nil; found != nil {
+			if found == nil {
+				failed = true
+			} else {
+				for j, i := range p.of {
 					recs[i] = found[j]
 				}
 			}
-			if left--; left == 0 {
+			switch left--; {
+			case left > 0:
+			case failed:
+				done(nil)
+			default:
 				done(recs)
 			}
 		})

@@ -47,7 +47,6 @@ func (k Key) String() string { return fmt.Sprintf("{%d}%c%s", k.Partition, k.Kin
 type Record struct {
 	Version Version
 	Bytes   []byte
-	Unread  bool // nobody knows: its node did not answer one who asked several. Load does not return it
 }
 
 // An Op is what a Write does with its record.

@@ -461,7 +461,7 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 		c.result(diameter.TooBusy)
 	case rtm.Above:
 		c.result(diameter.UnableToDeliver)
-	case rtm.Silent, rtm.Forward, rtm.NeedPlan:
+	case rtm.Silent, rtm.Forward, rtm.Onward, rtm.NeedPlan:
 		d.Counts.Silent.Add(1)
 		c.drop()
 	}
