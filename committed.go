@@ -189,7 +189,7 @@ func (s *Shard) indexedAt(in *Inbound, r *store.Result) {
 // has written, is only proved: a conflict may have been found where it does not last.
 func (s *Shard) share(x *indexWrite, was *store.Record) {
 	x.seen = was.Version
-	value, others := tenant.EncodeEntry(was.Bytes, x.entry, s.now, x.repeat)
+	value, others := tenant.EncodeEntry(was.Bytes, x.entry, s.now, x.late)
 	x.proof = was.Version == x.new || x.repeat && slices.ContainsFunc(tenant.Entries(was.Bytes), x.entry.Covers)
 	if x.value = value; !others.IsZero() && !x.proof {
 		x.new, x.keep = s.Version(), max(x.keep, others.Sub(s.now))

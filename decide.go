@@ -459,8 +459,8 @@ func (s *Shard) ahead(w *work, i int) bool {
 
 // unsure reports whether request i was sent elsewhere since its identity was another
 // account's not long ago, which may have done what it says: to the directory if a hint
-// led it here, or to have what the directory said proved, which may be older than two
-// moves.
+// led it here, or, if it opens or ends by itself, to have what the directory said proved,
+// which may be older than two moves.
 func (s *Shard) unsure(w *work, i int) bool {
 	in := w.batch[i]
 	r := &in.Request
@@ -469,7 +469,7 @@ func (s *Shard) unsure(w *work, i int) bool {
 		return false
 	case in.Hinted:
 		return s.strange(w, i)
-	case len(in.proofs) == 0 || in.later() && s.account.Has(r):
+	case len(in.proofs) == 0 || in.later(): // what is about a session goes by what has that
 		return false
 	}
 	s.drop(w, i)
@@ -640,7 +640,7 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	}
 	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry, s.now, false)
 	if o.Index.Op == charging.Relied {
-		in.index.new, in.index.repeat, in.index.proof = o.Index.Seen, true, true
+		in.index.new, in.index.repeat, in.index.late, in.index.proof = o.Index.Seen, true, !in.doubt, true
 	}
 }
 

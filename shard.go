@@ -243,7 +243,8 @@ type indexWrite struct {
 	entry tenant.Entry
 	value []byte // the entry, and those of other accounts
 
-	repeat bool // of a message that wrote it before: it is no newer for that
+	repeat bool // of a message that wrote it before
+	late   bool // … not just now: it is no newer for being written now
 	proof  bool // it is there, and must be so still
 }
 

@@ -56,6 +56,7 @@ type lane struct {
 	shard *rtm.Shard
 	inbox []*rtm.Inbound
 	busy  bool
+	moved bool // some of the inbox come from another lane
 	alarm time.Time
 	upset map[store.Key]bool // accounts of which a decision may have panicked on the record that is in hand
 }
@@ -70,7 +71,7 @@ func newInstance(m *Sim, i int) *instance {
 		n.skew = m.between(-time.Hour, time.Hour)
 	}
 	if m.strikes(hazardDistance) {
-		n.far *= time.Duration(1 + m.rng.IntN(60))
+		n.far *= time.Duration(1 + m.rng.IntN(60/len(m.clusters))) // a request may need a trip to each, one after the other
 	}
 	n.disk = newDisk(n)
 	n.boot()
@@ -318,8 +319,8 @@ func (n *instance) run(l *lane) {
 	}
 	now := n.now()
 	keys := l.shard.Begin(l.inbox, now)
-	fresh := l.inbox
-	l.inbox = l.inbox[:0]
+	fresh, moved := l.inbox, l.moved
+	l.inbox, l.moved = l.inbox[:0], false
 	if l.shard.Idle() {
 		if at, ok := l.shard.Next(); ok && !at.Equal(l.alarm) {
 			l.alarm = at
@@ -333,7 +334,10 @@ func (n *instance) run(l *lane) {
 		n.commit(l, l.shard.Loaded([]store.Record{}, n.now()), panics)
 		return
 	}
-	twin := n.twin(l, fresh, now, keys)
+	var twin *twin
+	if !moved { // those who come from another lane may have to rest, as this shard knows
+		twin = n.twin(l, fresh, now, keys)
+	}
 	n.store.load(keys, func(recs []store.Record) {
 		versions, now := n.m.versions, n.now()
 		cs := l.shard.Loaded(recs, now)
@@ -397,7 +401,7 @@ func (n *instance) checkRefused(l *lane, r rtm.Reply) {
 // pass hands a request to the lane where it goes on.
 func (n *instance) pass(in *rtm.Inbound) {
 	l := n.lane(in)
-	l.inbox = append(l.inbox, in)
+	l.inbox, l.moved = append(l.inbox, in), true
 	n.later(0, func() { n.run(l) })
 }
 
