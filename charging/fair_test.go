@@ -285,3 +285,24 @@ func TestALateAnswerIsNotTheNewSessions(t *testing.T) {
 		}
 	}
 }
+
+// A session that is opened anew is younger than its namesake, also where the clock has
+// stepped back: the session index knows them apart by that.
+func TestANamesakeIsOlder(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		r := newRig(t, 100_000_000, versions{plan("p", 1, service(1, 1_000_000, 1))})
+		q := ccr(Initial, 0, 0, 1)
+		q.Indexed = true
+		r.do(q)
+		first := r.account().Sessions[0].Opened
+		if ended {
+			r.do(ccr(Termination, 1, mib, 1))
+		}
+		q.Content++
+		r.w.Now = r.w.Now.Add(-time.Minute)
+		r.do(q)
+		if s := r.account().Sessions[0]; !s.Opened.After(first) || !r.outcome.Index.Opened.Equal(s.Opened) {
+			t.Errorf("ended before: %t: opened %s, its namesake %s, the index says %s", ended, s.Opened, first, r.outcome.Index.Opened)
+		}
+	}
+}

@@ -269,15 +269,18 @@ func (d *decision) initial() {
 		d.o.Answer.Result = RatingFailed
 		return
 	}
-	var notices uint32 // that its namesake has had: an answer to one of those is none to this one's
-	if s != nil {
-		notices = s.Notice.Number
+	var notices uint32     // that its namesake has had: an answer to one of those is none to this one's
+	var namesake time.Time // when that was opened: this one is younger, whatever clocks say
+	switch {
+	case s != nil:
+		notices, namesake = s.Notice.Number, s.Opened
 		d.close(s, Reinitialised)
 		d.o.Changed = true
-	} else {
-		if d.o.Closed = Relied; d.w.Closed != nil {
-			notices = d.w.Closed.Notice.Number
-		}
+	case d.w.Closed != nil:
+		notices, namesake = d.w.Closed.Notice.Number, d.w.Closed.Opened
+		fallthrough
+	default:
+		d.o.Closed = Relied
 	}
 	if d.replace(); d.o.Abandon {
 		return
@@ -288,7 +291,9 @@ func (d *decision) initial() {
 	}
 
 	s = d.open()
-	s.Notice.Number = notices
+	if s.Notice.Number = notices; !s.Opened.After(namesake) {
+		s.Opened = namesake.Add(time.Millisecond)
+	}
 	d.apply(s)
 	if d.o.Abandon {
 		return

@@ -31,6 +31,7 @@ type Config struct {
 	Leave       bool          // a session is left open after its updates, for another run to go on with
 	Updates     int           // CCR-U per session
 	Groups      int           // rating groups per session
+	Mix         bool          // sessions are of data, with one to five rating groups, of calls, and single messages, some of which are refunded
 	Group       uint32        // the first of them; zero: 1
 	Parallel    int           // sessions at once
 	Rate        float64       // sessions begun per second; zero: as fast as they end
@@ -82,15 +83,17 @@ const (
 	kindInitial     = 1
 	kindUpdate      = 2
 	kindTermination = 3
+	kindEvent       = 4
 )
 
 // KindNames are the kinds by CC-Request-Type.
-var KindNames = [...]string{"", "INITIAL_REQUEST", "UPDATE_REQUEST", "TERMINATION_REQUEST"}
+var KindNames = [...]string{"", "INITIAL_REQUEST", "UPDATE_REQUEST", "TERMINATION_REQUEST", "EVENT_REQUEST"}
 
 // Counts is what happened.
 type Counts struct {
 	Started, Ended, Abandoned atomic.Int64
 	Left                      atomic.Int64 // sessions that another run may go on with
+	Events                    atomic.Int64 // of those that ended: they were no sessions, but single messages
 	Sent, Resent, Answered    atomic.Int64
 	Duplicates                atomic.Int64 // second answers that were compared
 	Different                 atomic.Int64 // … and were not the same
@@ -116,7 +119,7 @@ type Sim struct {
 	done    chan struct{}
 	end     sync.Once
 	results sync.Map          // Result-Code → *atomic.Int64
-	Matrix  [][4]atomic.Int64 // answered, by target and CC-Request-Type
+	Matrix  [][5]atomic.Int64 // answered, by target and CC-Request-Type
 
 	mu       sync.Mutex // guards all below
 	books    map[string]*Book
@@ -133,14 +136,16 @@ type Sim struct {
 
 // A Book is what one subscriber's gateways reported and were told.
 type Book struct {
-	Octets    int64 // in acknowledged reports
+	Units     int64 // in acknowledged reports: octets, seconds of calls, messages
+	Refunded  int64 // of these, acknowledged too
 	Uncertain int64 // in reports that were given up
+	Doubtful  int64 // in refunds that were given up
 }
 
-// A Report is what one message of a session said was used.
+// A Report is what one message of a session said was used, or is to be refunded.
 type Report struct {
 	Number       uint32 // CC-Request-Number
-	Octets       int64  // in all rating groups
+	Units        int64  // in all rating groups
 	Acknowledged bool   // else nobody knows whether it took effect
 }
 
@@ -159,7 +164,7 @@ func New(c Config) (*Sim, error) {
 	}
 	s := &Sim{
 		config: c, done: make(chan struct{}), books: make(map[string]*Book), reports: make(map[string][]Report), sessions: make(map[string]*session),
-		Matrix: make([][4]atomic.Int64, len(c.Targets)), rng: rand.New(rand.NewPCG(c.Seed, 1)),
+		Matrix: make([][5]atomic.Int64, len(c.Targets)), rng: rand.New(rand.NewPCG(c.Seed, 1)),
 	}
 	node, err := peer.New(peer.Config{
 		PeerHost: c.Host, Realm: c.Realm, Product: "rtm sim", PerPeer: 1000, InFlight: 1 << 16, InFlightAll: 1 << 20, OwedMax: 1 << 20, WriteMax: 16 << 20,
@@ -274,8 +279,12 @@ func (s *Sim) begin() {
 	n += int64(s.config.First)
 	c := &session{
 		sim: s, id: s.id(n), updates: s.config.Updates, imsi: s.config.IMSIs[int(n)%len(s.config.IMSIs)],
-		random: rand.New(rand.NewPCG(s.config.Seed, uint64(n))), granted: make([]int64, s.config.Groups), usage: make([]int64, s.config.Groups),
+		random: rand.New(rand.NewPCG(s.config.Seed, uint64(n))), groups: s.config.Groups,
 	}
+	if s.config.Mix {
+		c.mix()
+	}
+	c.granted, c.usage = make([]int64, c.groups), make([]int64, c.groups)
 	if n == int64(s.config.First)+1 {
 		c.updates = max(c.updates, s.config.Watched)
 	}
@@ -287,11 +296,14 @@ func (s *Sim) begin() {
 	s.Counts.Started.Add(1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.config.Sent == 0 {
+	switch {
+	case c.single():
+		c.send(kindEvent)
+	case s.config.Sent == 0:
 		c.send(kindInitial)
-		return
+	default:
+		c.resume()
 	}
-	c.resume()
 }
 
 // over reports whether the time that was asked for is over, or Run was told to stop.
@@ -363,8 +375,8 @@ func (s *Sim) watch(ctx context.Context) {
 	}
 }
 
-// book notes the report of the message that c has in hand.
-func (s *Sim) book(c *session, change func(b *Book), r Report) {
+// book notes the report, or refund, of the message that c has in hand.
+func (s *Sim) book(c *session, acknowledged bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.books[c.imsi]
@@ -372,9 +384,18 @@ func (s *Sim) book(c *session, change func(b *Book), r Report) {
 		b = &Book{}
 		s.books[c.imsi] = b
 	}
-	change(b)
-	r.Number = c.number
-	s.reports[c.id] = append(s.reports[c.id], r)
+	units := sumOf(c.usage)
+	switch {
+	case acknowledged && c.refunding:
+		b.Refunded += units
+	case acknowledged:
+		b.Units += units
+	case c.refunding:
+		b.Doubtful += units
+	default:
+		b.Uncertain += units
+	}
+	s.reports[c.id] = append(s.reports[c.id], Report{Number: c.number, Units: units, Acknowledged: acknowledged})
 }
 
 // Reports are what was reported in each session, in the order in which it was answered

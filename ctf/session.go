@@ -19,6 +19,8 @@ type session struct {
 	abandon bool
 	yields  bool
 	updates int
+	service service
+	groups  int // rating groups
 
 	mu      sync.Mutex // guards all below
 	kind    uint32
@@ -37,7 +39,51 @@ type session struct {
 	abort   bool
 	opened  bool
 	over    bool
+
+	refunding bool // the message that was charged is taken back, in part
 }
+
+// A service is what a session is of.
+type service uint8
+
+const (
+	ofData     service = iota
+	ofCall             // seconds
+	ofMessage          // no session: one message that is charged
+	ofRefunded         // … and another one that takes a part of it back
+)
+
+// context is the Service-Context-Id of a service.
+func (v service) context() string {
+	switch v {
+	case ofCall:
+		return "32260@3gpp.org"
+	case ofMessage, ofRefunded:
+		return "32274@3gpp.org"
+	case ofData:
+	}
+	return "32251@3gpp.org"
+}
+
+// mix draws what the session is of.
+func (c *session) mix() {
+	switch n := c.random.IntN(10); {
+	case n < 5:
+		c.groups = 1 + c.random.IntN(5)
+	case n < 7:
+		c.service, c.groups = ofCall, 1
+	case n < 9:
+		c.service, c.groups = ofMessage, 1
+	default:
+		c.service, c.groups = ofRefunded, 1
+	}
+}
+
+// single reports whether it is no session.
+func (c *session) single() bool { return c.service >= ofMessage }
+
+// messagesMax is how many units a single message costs at most.
+const messagesMax = 10
 
 // exchange is one sending of a message.
 type exchange struct {
@@ -53,15 +99,20 @@ func (c *session) send(kind uint32) {
 		c.number++
 	}
 	c.kind, c.waiting, c.tries, c.copies, c.answer = kind, true, 0, 0, nil
-	for g := range c.usage {
+	for g, was := range c.usage {
 		c.usage[g] = 0
-		if kind != kindInitial && c.granted[g] > 0 {
+		switch {
+		case kind == kindEvent && c.refunding:
+			c.usage[g] = 1 + c.random.Int64N(was)
+		case kind == kindEvent:
+			c.usage[g] = 1 + c.random.Int64N(messagesMax)
+		case kind != kindInitial && c.granted[g] > 0:
 			c.usage[g] = 1 + c.random.Int64N(min(c.granted[g], s.config.Octets))
 		}
 	}
 	c.first = time.Now()
 	prefer := c.target
-	if s.config.Hop || c.kind == kindInitial {
+	if s.config.Hop || c.kind == kindInitial || c.kind == kindEvent {
 		prefer = int(s.next.Add(1)) % len(s.links)
 	}
 	c.deliver(prefer, -1, 0)
@@ -135,8 +186,7 @@ func (c *session) resend() {
 	c.waiting, c.over = false, true
 	s.Counts.GivenUp.Add(1)
 	s.bad("%s number %d was never answered", c.id, c.number)
-	lost := sumOf(c.usage)
-	s.book(c, func(b *Book) { b.Uncertain += lost }, Report{Octets: lost})
+	s.book(c, false)
 	go s.ended(c)
 }
 
@@ -158,7 +208,7 @@ func (c *session) encode(flags uint8, hop, end uint32) []byte {
 	e.String(diameter.OriginRealm, s.config.Realm)
 	e.String(diameter.DestinationRealm, s.config.Destination)
 	e.Uint32(diameter.AuthApplicationID, uint32(diameter.ApplicationCreditControl))
-	e.String(diameter.ServiceContextID, "32251@3gpp.org")
+	e.String(diameter.ServiceContextID, c.service.context())
 	e.Uint32(diameter.CCRequestType, c.kind)
 	e.Uint32(diameter.CCRequestNumber, c.number)
 	e.Time(diameter.EventTimestamp, c.first)
@@ -166,25 +216,63 @@ func (c *session) encode(flags uint8, hop, end uint32) []byte {
 	e.Uint32(diameter.SubscriptionIDType, 1)
 	e.String(diameter.SubscriptionIDData, c.imsi)
 	e.Close()
-	if c.kind == kindTermination {
+	switch c.kind {
+	case kindTermination:
 		e.Uint32(diameter.TerminationCause, 1)
+	case kindEvent:
+		action := uint32(0) // DIRECT_DEBITING
+		if c.refunding {
+			action = 1 // REFUND_ACCOUNT
+		}
+		e.Uint32(diameter.RequestedAction, action)
 	}
 	e.Uint32(diameter.MultipleServicesIndicator, 1)
 	for g := range c.usage {
 		e.Open(diameter.MultipleServicesCreditControl)
 		if c.kind != kindTermination {
 			e.Open(diameter.RequestedServiceUnit)
+			if c.kind == kindEvent {
+				c.units(&e, c.usage[g])
+			}
 			e.Close()
 		}
-		if c.kind != kindInitial {
+		if c.kind == kindUpdate || c.kind == kindTermination {
 			e.Open(diameter.UsedServiceUnit)
-			e.Uint64(diameter.CCTotalOctets, uint64(c.usage[g]))
+			c.units(&e, c.usage[g])
 			e.Close()
 		}
 		e.Uint32(diameter.RatingGroup, s.config.Group+uint32(g))
 		e.Close()
 	}
 	return e.Bytes()
+}
+
+// units writes units of the service.
+func (c *session) units(e *diameter.Encoder, n int64) {
+	switch c.service {
+	case ofCall:
+		e.Uint32(diameter.CCTime, uint32(n))
+	case ofMessage, ofRefunded:
+		e.Uint64(diameter.CCServiceSpecificUnits, uint64(n))
+	case ofData:
+		e.Uint64(diameter.CCTotalOctets, uint64(n))
+	}
+}
+
+// granted reads units of the service from a Granted-Service-Unit.
+func (v service) granted(unit []byte) (n int64) {
+	if v == ofCall {
+		if a, ok := diameter.Find(unit, diameter.CCTime); ok {
+			seconds, _ := a.Uint32()
+			n = int64(seconds)
+		}
+		return n
+	}
+	if a, ok := diameter.Find(unit, diameter.CCTotalOctets); ok {
+		octets, _ := a.Uint64()
+		n = int64(octets)
+	}
+	return n
 }
 
 // Answered implements peer.Handler.
@@ -215,8 +303,7 @@ func (s *Sim) Answered(_ *peer.Conn, token any, m *diameter.Message) {
 	if r != uint32(diameter.Success) {
 		s.Counts.Failed.Add(1)
 		s.bad("%s number %d, %s: answered %s", c.id, c.number, KindNames[c.kind], diameter.Result(r))
-		lost := sumOf(c.usage)
-		s.book(c, func(b *Book) { b.Uncertain += lost }, Report{Octets: lost})
+		s.book(c, false)
 		c.over = true
 		go s.ended(c)
 		return
@@ -232,7 +319,7 @@ func (c *session) busy() {
 	switch {
 	case !c.yields || c.copies > 1 || c.kind == kindTermination:
 		c.sent, c.pause = time.Now(), s.config.Again
-	case c.kind == kindInitial:
+	case c.kind == kindInitial, c.kind == kindEvent:
 		s.Counts.Yielded.Add(1)
 		c.waiting, c.over = false, true
 		go s.ended(c)
@@ -260,12 +347,19 @@ func (c *session) compare(x *exchange, m *diameter.Message) {
 // acknowledged books the report and goes on. c.mu is held.
 func (c *session) acknowledged(m *diameter.Message) {
 	s := c.sim
-	reported := sumOf(c.usage)
 	s.acknowledged()
-	s.book(c, func(b *Book) { b.Octets += reported }, Report{Octets: reported, Acknowledged: true})
+	s.book(c, true)
 	c.opened = true
 	c.quotas(m.Body)
-	if c.kind == kindTermination {
+	switch {
+	case c.service == ofRefunded && !c.refunding:
+		c.refunding = true
+		c.send(kindEvent)
+		return
+	case c.single():
+		s.Counts.Events.Add(1)
+		fallthrough
+	case c.kind == kindTermination:
 		s.Counts.Ended.Add(1)
 		c.over = true
 		go s.ended(c)
@@ -324,9 +418,8 @@ func (c *session) quotas(b []byte) {
 		}
 		g, _ := group.Uint32()
 		g -= c.sim.config.Group
-		if octets, ok := diameter.Find(unit.Data, diameter.CCTotalOctets); ok && uint64(g) < uint64(len(c.granted)) {
-			n, _ := octets.Uint64()
-			c.granted[g] = int64(n)
+		if uint64(g) < uint64(len(c.granted)) {
+			c.granted[g] = c.service.granted(unit.Data)
 		}
 	}
 }

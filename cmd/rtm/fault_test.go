@@ -142,7 +142,7 @@ func (s *fleet) table() {
 		slowest, messages, resent, busy, octets, lost, doubled := time.Duration(0), int64(0), int64(0), int64(0), int64(0), int64(0), int64(0)
 		for _, r := range list {
 			slowest, messages, resent = max(slowest, r.slowest), messages+r.o.Messages, resent+r.o.Resent
-			busy, octets, lost, doubled = busy+r.o.Busy, octets+r.o.Octets, lost+r.o.Lost, doubled+r.o.Doubled
+			busy, octets, lost, doubled = busy+r.o.Busy, octets+r.o.Units, lost+r.o.Lost, doubled+r.o.Doubled
 		}
 		fmt.Fprintf(w, "%s\t%d\t%.2f s\t%.2f s\t%.2f s\t%d\t%d\t%d\t%d\t%d\t%d\n", k, len(list), list[len(list)/2].gap.Seconds(),
 			list[len(list)-1].gap.Seconds(), slowest.Seconds(), messages, resent, busy, octets, lost, doubled)

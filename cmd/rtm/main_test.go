@@ -208,6 +208,20 @@ func TestSharedAccountsLossAndSilence(t *testing.T) {
 	}))
 }
 
+// Data, calls, messages and refunds over three instances, each message twice and some
+// answers lost: every balance and every record is exact.
+func TestMixedSessions(t *testing.T) {
+	l := startLab(t, onRedis(t), 3)
+	o := simulate(t, l, func(p *play) {
+		p.subscribers, p.accounts, p.conf.Sessions, p.conf.Mix = 100, 50, 10_000, true
+		p.conf.Hop, p.conf.Dup, p.conf.Drop, p.conf.Tx = true, true, 0.02, 500*time.Millisecond
+	})
+	all(t, o)
+	for _, c := range o.Checks {
+		t.Log(c.What, c.Text)
+	}
+}
+
 // faulty is a store that makes one mistake, now and then: what a mistake in the
 // product would look like from outside.
 type faulty struct {

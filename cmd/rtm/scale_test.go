@@ -170,7 +170,7 @@ func (s *scaled) play(c ctf.Config) *ctf.Sim {
 		s.b.Fatalf("%d of %d sessions are open: %s", sim.Counts.Left.Load(), c.Sessions, sim.FirstFailure())
 	}
 	for _, book := range sim.Books() {
-		s.octets += book.Octets
+		s.octets += book.Units
 	}
 	s.sent += sim.Counts.Answered.Load()
 	return sim

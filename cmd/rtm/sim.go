@@ -27,7 +27,8 @@ import (
 // simTenant is the tenant whose subscribers rtm sim plays.
 const simTenant = "sim"
 
-// simPlan costs one micro-unit an octet, so that balances show every octet.
+// simPlan costs one micro-unit an octet, a second of a call, a message, so that
+// balances show every one of them.
 const simPlan = `kind: Tenant
 name: sim
 currency: EUR
@@ -37,9 +38,11 @@ kind: Plan
 tenant: sim
 name: octets
 services:
-  - {name: data, unit: octets, price: "1.00", per: 1 MB, step: "1", quota: {size: 10 MB, threshold: "10%%", validity: %d s}}
+  - {name: voice, contexts: [32260], unit: seconds, price: "1.00", per: 1000000 s, step: 1 s, quota: {size: 10 min, validity: %[1]d s}}
+  - {name: message, contexts: [32274], unit: events, price: "1.00", per: 1000000, quota: {validity: %[1]d s}}
+  - {name: data, unit: octets, price: "1.00", per: 1 MB, step: "1", quota: {size: 10 MB, threshold: "10%%", validity: %[1]d s}}
 limits: {sessions: 1024}
-grace: %d s
+grace: %[2]d s
 ---
 kind: Peer
 host: gw.sim.localdomain
@@ -88,6 +91,7 @@ a gateway of another name, and what they pay is for rtm explain to say.`,
 	f.IntVar(&p.conf.Sessions, "sessions", 1000, "how many sessions")
 	f.IntVar(&p.conf.Updates, "updates", 2, "CCR-U per session")
 	f.IntVar(&p.conf.Groups, "groups", 1, "rating groups per session")
+	f.BoolVar(&p.conf.Mix, "mix", false, "half of the sessions of data, with one to five rating groups; the others calls, messages and refunds")
 	f.IntVar(&p.conf.Parallel, "parallel", 64, "sessions at once, when there is no rate")
 	f.Float64Var(&p.conf.Rate, "rate", 0, "sessions begun per second (0: as fast as they end)")
 	f.DurationVar(&p.conf.Hold, "hold", 0, "pause between the messages of a session")
@@ -131,9 +135,9 @@ type outcome struct {
 	Gap      time.Duration               `json:"longestGap"`
 	Busy     int64                       `json:"sentAgainAfter3004"`
 	Yielded  int64                       `json:"takenForNotDoneAfter3004"`
-	Octets   int64                       `json:"octetsAcknowledged"`
-	Lost     int64                       `json:"octetsLost"`
-	Doubled  int64                       `json:"octetsDoubled"`
+	Units    int64                       `json:"unitsAcknowledged"` // octets; with --mix also seconds and messages
+	Lost     int64                       `json:"unitsLost"`
+	Doubled  int64                       `json:"unitsDoubled"`
 	Results  map[uint32]int64            `json:"results"`
 	Matrix   map[string]map[string]int64 `json:"matrix"`
 	Checks   []check                     `json:"checks"`
@@ -333,14 +337,17 @@ func (p *play) measure(sim *ctf.Sim, took time.Duration) *outcome {
 		o.P50, o.P99, o.Max = l[len(l)/2], l[len(l)*99/100], sim.Slowest()
 	}
 	for _, b := range sim.Books() {
-		o.Octets += b.Octets
+		o.Units += b.Units
 	}
 	empty := 0
 	for i, target := range p.conf.Targets {
 		row := make(map[string]int64)
 		for k := 1; k < len(ctf.KindNames); k++ {
-			row[ctf.KindNames[k]] = sim.Matrix[i][k].Load()
-			if sim.Matrix[i][k].Load() == 0 && (k != 2 || p.conf.Updates > 0) {
+			n, event := sim.Matrix[i][k].Load(), k == len(ctf.KindNames)-1
+			if event && !p.conf.Mix {
+				continue
+			}
+			if row[ctf.KindNames[k]] = n; n == 0 && (k != 2 || p.conf.Updates > 0) {
 				empty++
 			}
 		}
@@ -360,9 +367,12 @@ func (p *play) verify(ctx context.Context, o *outcome, sim *ctf.Sim, owners map[
 		o.check(sim.Counts.Different.Load() == 0, "repeats are answered alike", "%d compared, %d differ", sim.Counts.Duplicates.Load(), sim.Counts.Different.Load())
 	}
 	reported, uncertain := make(map[string]int64), make(map[string]int64)
+	refunded, doubtful := make(map[string]int64), make(map[string]int64)
 	for imsi, b := range sim.Books() {
-		reported[owners[imsi]] += b.Octets
+		reported[owners[imsi]] += b.Units
 		uncertain[owners[imsi]] += b.Uncertain
+		refunded[owners[imsi]] += b.Refunded
+		doubtful[owners[imsi]] += b.Doubtful
 	}
 	after, err := p.settled(ctx, owners)
 	if err != nil {
@@ -370,7 +380,7 @@ func (p *play) verify(ctx context.Context, o *outcome, sim *ctf.Sim, owners map[
 		return
 	}
 	debited, wrong := int64(0), []string{}
-	held, open := int64(0), 0
+	held, back, open := int64(0), int64(0), 0
 	var holding []string
 	for _, name := range slices.Sorted(maps.Keys(after)) {
 		a := after[name]
@@ -383,11 +393,16 @@ func (p *play) verify(ctx context.Context, o *outcome, sim *ctf.Sim, owners map[
 		open += a.sessions
 		o.Lost += max(reported[name]-d, 0)
 		o.Doubled += max(d-reported[name]-uncertain[name], 0)
-		if d < reported[name] || d > reported[name]+uncertain[name] || a.credited != before[name].credited {
-			wrong = append(wrong, fmt.Sprintf("%s reported %d, debited %d", name, reported[name], d))
+		c := a.credited - before[name].credited
+		back += c
+		if d < reported[name] || d > reported[name]+uncertain[name] || c < refunded[name] || c > refunded[name]+doubtful[name] {
+			wrong = append(wrong, fmt.Sprintf("%s reported %d, debited %d, refunded %d, credited %d", name, reported[name], d, refunded[name], c))
 		}
 	}
-	text := fmt.Sprintf("%d octets reported, %d micro-units debited, difference %d", o.Octets, debited, debited-o.Octets)
+	text := fmt.Sprintf("%d units reported, %d micro-units debited, difference %d", o.Units, debited, debited-o.Units)
+	if p.conf.Mix {
+		text += fmt.Sprintf("; %d micro-units refunded", back)
+	}
 	if len(p.imsis) == 0 { // under another plan than sim's an octet has another price
 		o.check(len(wrong) == 0, "each balance is what it was less what was reported", "%s%s", text, more(wrong))
 	}
@@ -448,7 +463,7 @@ type filed struct {
 	twice    int
 }
 
-// filedSession is what they say of one session, in octets.
+// filedSession is what they say of one session, in units.
 type filedSession struct {
 	finals  int
 	total   int64            // of its final record, and of those that came behind it
@@ -480,9 +495,11 @@ func (p *play) read() (*filed, error) {
 		for _, m := range r.Movements {
 			f.spent[r.Tenant+"/"+r.Account] += m.Debit
 		}
-		s, octets := f.session(r.Session), int64(0)
+		s, units := f.session(r.Session), int64(0)
 		for _, l := range r.Lines {
-			octets += l.Octets
+			if units += l.Octets + l.Seconds + l.Events; r.Text == "refund" {
+				units -= l.Charged
+			}
 		}
 		switch r.Type {
 		case "final":
@@ -491,16 +508,16 @@ func (p *play) read() (*filed, error) {
 			}
 			fallthrough
 		case "supplementary":
-			s.total += octets
+			s.total += units
 			for _, l := range r.Lines {
 				f.charged += l.Charged
 			}
 		}
-		if r.Type == "message" || r.Type == "supplementary" {
+		if r.Type == "message" || r.Type == "supplementary" || r.Type == "event" {
 			if _, ok := s.reports[r.Number]; ok {
 				s.again++
 			}
-			s.reports[r.Number] += octets
+			s.reports[r.Number] += units
 		}
 		return nil
 	})
@@ -510,7 +527,7 @@ func (p *play) read() (*filed, error) {
 // verifyRecords compares the books with the files, once those are written: each report
 // of each session, and what each account has spent.
 func (p *play) verifyRecords(o *outcome, sim *ctf.Sim, spent map[string]int64) {
-	sessions := sim.Counts.Ended.Load() + sim.Counts.Abandoned.Load()
+	sessions := sim.Counts.Ended.Load() + sim.Counts.Abandoned.Load() - sim.Counts.Events.Load()
 	var f *filed
 	var err error
 	for deadline := time.Now().Add(30 * time.Second); ; {
@@ -531,7 +548,7 @@ func (p *play) verifyRecords(o *outcome, sim *ctf.Sim, spent map[string]int64) {
 	}
 	o.check(int64(f.finals) == sessions && several == 0, "one final record per session", "%d of %d, %d more than one", f.finals, sessions, several)
 	o.check(f.twice == 0, "no record twice", "%d ids came again", f.twice)
-	octets, count, wrong := int64(0), 0, []string{}
+	units, count, wrong := int64(0), 0, []string{}
 	reports := sim.Reports()
 	for _, id := range slices.Sorted(maps.Keys(reports)) {
 		known := f.sessions[id]
@@ -539,10 +556,10 @@ func (p *play) verifyRecords(o *outcome, sim *ctf.Sim, spent map[string]int64) {
 			known = &filedSession{}
 		}
 		count += len(reports[id])
-		octets += known.total
+		units += known.total
 		wrong = append(wrong, known.differences(id, reports[id], p.conf.Sent)...)
 	}
-	o.check(len(wrong) == 0, "every report is on record, once and as it was sent", "%d reports of %d sessions, %d octets, %d micro-units%s", count, len(reports), octets, f.charged, more(wrong))
+	o.check(len(wrong) == 0, "every report is on record, once and as it was sent", "%d reports of %d sessions, %d units, %d micro-units%s", count, len(reports), units, f.charged, more(wrong))
 	var differ []string
 	for _, name := range slices.Sorted(maps.Keys(spent)) {
 		if len(p.imsis)+p.conf.Sent == 0 && spent[name] != f.spent[name] { // others may have spent elsewhere, too
@@ -565,14 +582,14 @@ func (s *filedSession) differences(id string, reports []ctf.Report, sent int) (l
 	for _, r := range reports {
 		told[r.Number] = true
 		got, ok := s.reports[r.Number]
-		if got != r.Octets && (r.Acknowledged || ok) {
-			differ("reported %d in number %d, on record are %d", r.Octets, r.Number, got)
+		if got != r.Units && (r.Acknowledged || ok) {
+			differ("reported %d in number %d, on record are %d", r.Units, r.Number, got)
 		}
 	}
-	for number, octets := range s.reports {
-		total += octets
-		if !told[number] && int(number) >= sent && octets > 0 {
-			differ("has %d of number %d on record, which its gateway takes for not done", octets, number)
+	for number, units := range s.reports {
+		total += units
+		if !told[number] && int(number) >= sent && units > 0 {
+			differ("has %d of number %d on record, which its gateway takes for not done", units, number)
 		}
 	}
 	if s.finals > 0 && s.total != total {
@@ -593,6 +610,9 @@ func (o *outcome) print(w io.Writer, asJSON bool) error {
 	for _, target := range slices.Sorted(maps.Keys(o.Matrix)) {
 		fmt.Fprintf(w, "  %-24s", target)
 		for _, k := range ctf.KindNames[1:] {
+			if _, played := o.Matrix[target][k]; !played {
+				continue
+			}
 			fmt.Fprintf(w, " %s %d", strings.TrimSuffix(k, "_REQUEST"), o.Matrix[target][k])
 		}
 		fmt.Fprintln(w)

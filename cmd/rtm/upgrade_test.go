@@ -95,7 +95,7 @@ func (m *mixed) sessions(c ctf.Config, at ...*node) {
 		m.t.Fatalf("%d of %d sessions are open", left, c.Sessions)
 	}
 	for imsi, b := range sim.Books() {
-		m.octets[m.owners[imsi]] += b.Octets
+		m.octets[m.owners[imsi]] += b.Units
 	}
 }
 
