@@ -640,9 +640,16 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	}
 	in.index.value, _ = tenant.EncodeEntry(nil, in.index.entry, s.now, false)
 	if o.Index.Op == charging.Relied {
-		in.index.new, in.index.repeat, in.index.late, in.index.proof = o.Index.Seen, true, !in.doubt, true
+		in.index.new, in.index.repeat, in.index.proof = o.Index.Seen, true, true
+		in.index.late = s.now.Sub(o.Index.Opened) > lateAfter
 	}
 }
+
+// lateAfter is how old a session is whose entry is no newer for being written by a repeat
+// of its first message. In a younger one's stead that message itself may still be under
+// way; and by their times of opening sessions are told apart only as well as the clocks
+// of two masters agree.
+const lateAfter = 15 * time.Second
 
 // extra finds what is known of a record beside the account, if there is one; nil:
 // nothing.

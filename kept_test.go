@@ -1,6 +1,7 @@
 package rtm_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -107,12 +108,29 @@ func TestLateInDoubtIsChargedOnce(t *testing.T) {
 	}
 }
 
-// A session is no newer for a repeat of its first message, also if its entry was
+// later is a store whose clock is ahead.
+type later struct {
+	store.Store
+	by time.Duration
+}
+
+func (l later) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
+	rs, now := l.Store.Commit(ctx, cs)
+	return rs, now.Add(l.by)
+}
+
+func (l later) Facts(ctx context.Context) (store.Facts, error) {
+	f, err := l.Store.Facts(ctx)
+	f.Clock = f.Clock.Add(l.by)
+	return f, err
+}
+
+// A session is no newer for a late repeat of its first message, also if its entry was
 // not written the first time.
 func TestALateEntryIsNotTheNewest(t *testing.T) {
 	s := &after{Store: storetest.NewMemory()}
 	open(t, s)
-	n, other := start(t, s, "a"), start(t, s.Store, "b")
+	n, other := start(t, s, "a"), start(t, later{s.Store, time.Minute}, "b")
 	both(t, n)
 	s.away(t, tenant.SessionKey("far", "s", 0))
 	if _, err := n.Do(t.Context(), soon(n, indexed(ccr(charging.Initial, "s", "imsi:7", 0, 0)))); !errors.Is(err, rtm.ErrDoubt) {

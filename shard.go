@@ -244,7 +244,7 @@ type indexWrite struct {
 	value []byte // the entry, and those of other accounts
 
 	repeat bool // of a message that wrote it before
-	late   bool // … not just now: it is no newer for being written now
+	late   bool // … some time ago: it is no newer for being written now
 	proof  bool // it is there, and must be so still
 }
 

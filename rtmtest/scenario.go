@@ -49,6 +49,8 @@ type Player struct {
 	plan   string // the account's
 	last   *rtm.Inbound
 	logged uint64
+
+	Answered func(in *rtm.Inbound) // told of each request that has left the loop; nil: nobody is
 }
 
 // planList is the versions of one plan, each from a moment on.
@@ -250,6 +252,9 @@ func (p *Player) send(in *rtm.Inbound) *rtm.Inbound {
 		}
 		for _, r := range sh.Committed(results, p.now) {
 			if r.Outcome != rtm.Forward {
+				if p.Answered != nil {
+					p.Answered(in)
+				}
 				return in
 			}
 			batch = append(batch, r.In)

@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"rtm/charging"
 	"rtm/diameter"
+	"rtm/rtmtest"
 	"rtm/store"
 	"rtm/store/storetest"
 	"rtm/tenant"
@@ -68,6 +70,7 @@ type wire struct {
 	t testing.TB
 	net.Conn
 	buf []byte
+	got [][]byte // the messages that came
 }
 
 // dialPeer connects and exchanges capabilities as that host.
@@ -110,6 +113,7 @@ func (w *wire) next(d time.Duration) (*diameter.Message, bool) {
 	for {
 		if m, rest, err := diameter.Frame(w.buf, diameter.MessageMax); err == nil {
 			m.Body = slices.Clone(m.Body)
+			w.got = append(w.got, slices.Clone(w.buf[:len(w.buf)-len(rest)]))
 			w.buf = rest
 			return &m, true
 		}
@@ -183,6 +187,25 @@ func vectorNames(c *config) {
 }
 
 func TestVectorsOverSockets(t *testing.T) {
+	var mu sync.Mutex
+	var answers [][]byte // to all of them
+	t.Run("each", func(t *testing.T) {
+		vectorsOverSockets(t, func(frames [][]byte) {
+			mu.Lock()
+			defer mu.Unlock()
+			answers = append(answers, frames...)
+		})
+	})
+	if len(answers) < 150 {
+		t.Errorf("%d answers", len(answers))
+	}
+	rtmtest.Dissect(t, avpTable, answers)
+}
+
+// avpTable is the table of AVPs.
+const avpTable = "../../diameter/testdata/avps.csv"
+
+func vectorsOverSockets(t *testing.T, answered func(frames [][]byte)) {
 	all := readVectors(t)
 	for id, v := range all {
 		t.Run(id, func(t *testing.T) {
@@ -204,6 +227,9 @@ func TestVectorsOverSockets(t *testing.T) {
 			good.Write(all["dwr"].bytes()) // a good peer is undisturbed
 			if m, ok := good.next(2 * time.Second); !ok || m.Command != diameter.DeviceWatchdog || number(m.Body, diameter.ResultCode) != 2001 {
 				t.Errorf("the good peer's DWR was answered %v", ok)
+			}
+			if answered(good.got); r.wire != nil && v.Kind == "well-formed" { // else the AVP that is wrong comes back
+				answered(r.wire.got)
 			}
 		})
 	}
