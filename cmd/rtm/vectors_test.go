@@ -187,25 +187,57 @@ func vectorNames(c *config) {
 }
 
 func TestVectorsOverSockets(t *testing.T) {
-	var mu sync.Mutex
-	var answers [][]byte // to all of them
-	t.Run("each", func(t *testing.T) {
-		vectorsOverSockets(t, func(frames [][]byte) {
-			mu.Lock()
-			defer mu.Unlock()
-			answers = append(answers, frames...)
+	for name, before := range map[string]func(t *testing.T, l *lab){"straight": nil, "through a front": frontBefore} {
+		var mu sync.Mutex
+		var answers [][]byte // to all of them
+		t.Run(name, func(t *testing.T) {
+			vectorsOverSockets(t, before, func(frames [][]byte) {
+				mu.Lock()
+				defer mu.Unlock()
+				answers = append(answers, frames...)
+			})
 		})
-	})
-	if len(answers) < 150 {
-		t.Errorf("%d answers", len(answers))
+		if len(answers) < 150 {
+			t.Errorf("%s: %d answers", name, len(answers))
+		}
+		rtmtest.Dissect(t, avpTable, answers)
 	}
-	rtmtest.Dissect(t, avpTable, answers)
+}
+
+// frontBefore has gateways connect to a front of the lab.
+func frontBefore(t *testing.T, l *lab) {
+	t.Helper()
+	l.apply(t, "testdata/vectors-front.yaml")
+	c := l.config
+	c.PeerHost, c.Name = "front."+c.OriginHost, "front"
+	s := &frontServer{store: l.store, fixed: slices.Clone(l.targets), log: quiet(t)}
+	if err := s.read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.open(&c); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.read(t.Context()); err != nil { // whom it is to meet
+		t.Fatal(err)
+	}
+	listener := rtmtest.Listen(t)
+	l.targets[0] = listener.Addr().String()
+	go s.front.Serve(listener)
+	t.Cleanup(func() { s.front.Leave(0) })
+	rtmtest.Until(t, "the front is connected", func() bool {
+		for _, inHand := range s.front.Links() {
+			if inHand >= 0 {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // avpTable is the table of AVPs.
 const avpTable = "../../diameter/testdata/avps.csv"
 
-func vectorsOverSockets(t *testing.T, answered func(frames [][]byte)) {
+func vectorsOverSockets(t *testing.T, before func(t *testing.T, l *lab), answered func(frames [][]byte)) {
 	all := readVectors(t)
 	for id, v := range all {
 		t.Run(id, func(t *testing.T) {
@@ -213,6 +245,9 @@ func vectorsOverSockets(t *testing.T, answered func(frames [][]byte)) {
 			l := startLab(t, storetest.NewMemory(), 1, vectorNames)
 			l.cluster.instances[0].door.learn = false
 			l.apply(t, "../../testdata/vectors.yaml")
+			if before != nil {
+				before(t, l)
+			}
 			good := dialPeer(t, l.targets[0], "tas1.ims.example", "ims.example")
 			r := &trial{t: t, v: v, lab: l, held: make(map[uint32]int64)}
 			r.play(all)

@@ -535,7 +535,9 @@ func (c *Conn) gone() {
 	}
 	var lost []any
 	for _, w := range c.waiting {
-		lost = append(lost, w.token)
+		if _, own := w.token.(ours); !own {
+			lost = append(lost, w.token)
+		}
 	}
 	clear(c.waiting)
 	c.out.Unlock()

@@ -700,6 +700,9 @@ func TestServerInitiated(t *testing.T) {
 		e.Answer(&unknown, 0)
 		f.send(e.Bytes()) // an answer to nothing is dropped
 		f.want(diameter.ReAuth, 0)
+		if m := f.next(time.Minute); m == nil || m.Command != diameter.DeviceWatchdog { // it is not answered: the node's own, and no matter of its handler
+			t.Fatalf("got %+v, want a DWR", m)
+		}
 		f.Close()
 		synctest.Wait()
 		if fmt.Sprint(server.answers) != fmt.Sprint([]diameter.Result{diameter.LimitedSuccess}) || fmt.Sprint(server.lost) != "[two]" || server.closings != 1 {
