@@ -252,8 +252,11 @@ func (l *link) waits(t *trip) bool {
 	return false
 }
 
-// lost reports whether nothing was heard over l since a message waited there too long.
-func (l *link) lost() bool { return !l.silent.IsZero() && l.conn.Heard().Before(l.silent) }
+// lost reports whether nothing was heard over l since a message waited there too long, or
+// a watchdog was sent.
+func (l *link) lost() bool {
+	return l.conn.Suspect() || !l.silent.IsZero() && l.conn.Heard().Before(l.silent)
+}
 
 // send gives t to an instance, or has it wait for one. f.mu is held.
 func (f *Front) send(t *trip) {

@@ -34,8 +34,9 @@ type config struct {
 	Identities  []string `yaml:"identities" json:"identities"`
 	Records     string   `yaml:"records" json:"records"`
 
-	Audit  int           `yaml:"audit" json:"audit"`
-	Settle time.Duration `yaml:"settle" json:"settle"`
+	Audit    int           `yaml:"audit" json:"audit"`
+	Settle   time.Duration `yaml:"settle" json:"settle"`
+	Watchdog time.Duration `yaml:"watchdog" json:"watchdog"`
 
 	auditEvery time.Duration // from one walk to the next; zero: as rtm has it
 	Limits     limits        `yaml:"limits" json:"limits"`
@@ -71,7 +72,7 @@ func defaults() config {
 	return config{
 		Store: "embedded:rtm-data", Diameter: []string{"127.0.0.1:3868"}, HTTP: "127.0.0.1:8868",
 		OriginHost: "ocs.rtm.localdomain", OriginRealm: "rtm.localdomain", Records: "records",
-		Audit: 200, Settle: time.Hour,
+		Audit: 200, Settle: time.Hour, Watchdog: 30 * time.Second,
 		Limits: limits{Connections: 10_000, PerPeer: 4, New: 10, InFlight: 1024, InFlightAll: 16_384},
 	}
 }
@@ -102,6 +103,7 @@ func (c *config) bind(cmd *cobra.Command, file *string) {
 	f.BoolVar(&c.Limits.Loopback, "limit-loopback", c.Limits.Loopback, "have --limit-new-connections hold for this machine's own addresses too")
 	f.StringVar(&c.Records, "records", c.Records, "directory for record files; empty: none are written")
 	f.IntVar(&c.Audit, "audit", c.Audit, "accounts a second that are audited, by one of the instances; 0: none")
+	f.DurationVar(&c.Watchdog, "watchdog", c.Watchdog, "silence of a peer before it is asked whether it is there; after as long again its connection is closed")
 	f.DurationVar(&c.Settle, "settle", c.Settle, "how long all instances must know a new store level before it rises by itself; 0: only by rtm upgrade finish")
 }
 
@@ -194,6 +196,7 @@ func (c *config) keys() []key {
 		text("records", func(c *config) *string { return &c.Records }),
 		{"audit", func(v string) { c.Audit = numberOf(v, strconv.Atoi) }, func(from *config) { c.Audit = from.Audit }},
 		{"settle", func(v string) { c.Settle = numberOf(v, time.ParseDuration) }, func(from *config) { c.Settle = from.Settle }},
+		{"watchdog", func(v string) { c.Watchdog = numberOf(v, time.ParseDuration) }, func(from *config) { c.Watchdog = from.Watchdog }},
 		count("limit-connections", func(c *config) *int { return &c.Limits.Connections }),
 		count("limit-connections-per-peer", func(c *config) *int { return &c.Limits.PerPeer }),
 		count("limit-new-connections", func(c *config) *int { return &c.Limits.New }),
@@ -253,6 +256,9 @@ func (c *config) check() error {
 	}
 	if c.Settle < 0 {
 		return errors.New("settle: must be a time such as 1h, or 0")
+	}
+	if c.Watchdog < time.Second || c.Watchdog > time.Hour {
+		return errors.New("watchdog: must be a time from 1s to 1h, such as 30s; RFC 3539 advises 6s at least")
 	}
 	for _, d := range c.TLS.Listen {
 		if _, _, err := net.SplitHostPort(d); err != nil {

@@ -156,7 +156,7 @@ func (s *frontServer) open(c *config) (err error) {
 		Gates: peer.Config{
 			PeerHost: c.OriginHost, Realm: c.OriginRealm, OriginStateID: originStateID,
 			Connections: c.Limits.Connections, PerPeer: c.Limits.PerPeer, CERRate: c.Limits.New, Loopback: c.Limits.Loopback,
-			InFlight: c.Limits.InFlight, InFlightAll: c.Limits.InFlightAll, Log: s.log, Unsecured: d.unsecured,
+			InFlight: c.Limits.InFlight, InFlightAll: c.Limits.InFlightAll, Watchdog: c.Watchdog, Log: s.log, Unsecured: d.unsecured,
 		},
 		Cores: peer.Config{
 			PeerHost: c.PeerHost, Realm: c.OriginRealm, OriginStateID: originStateID, Product: "rtm front",

@@ -657,9 +657,20 @@ func (d *door) leads(n *notice) bool {
 	return slices.ContainsFunc(d.node.Conns(), func(c *peer.Conn) bool { return c.Peer.(*client).reaches(n, n.relayed) })
 }
 
-// deliver sends n over a connection that it was not sent over yet.
+// deliver sends n over a connection that it was not sent over yet; over one that owes an
+// answer to a watchdog only if there is no other (RFC 3539 §3.4).
 func (d *door) deliver(n *notice) bool {
-	for _, conn := range d.node.Conns() {
+	conns := d.node.Conns()
+	slices.SortStableFunc(conns, func(a, b *peer.Conn) int {
+		switch {
+		case a.Suspect() == b.Suspect():
+			return 0
+		case a.Suspect():
+			return 1
+		}
+		return -1
+	})
+	for _, conn := range conns {
 		if slices.Contains(n.tried, conn) || !conn.Peer.(*client).reaches(n, n.relayed) {
 			continue
 		}

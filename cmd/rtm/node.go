@@ -96,7 +96,7 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 	i.node, err = peer.New(peer.Config{
 		OriginHost: c.OriginHost, PeerHost: c.PeerHost, Realm: c.OriginRealm, OriginStateID: originStateID,
 		Connections: c.Limits.Connections, PerPeer: c.Limits.PerPeer, CERRate: c.Limits.New, Loopback: c.Limits.Loopback,
-		InFlight: c.Limits.InFlight, InFlightAll: c.Limits.InFlightAll, Log: log, Unsecured: d.unsecured, Panicked: func() { d.instance.Load.Panics.Add(1) },
+		InFlight: c.Limits.InFlight, InFlightAll: c.Limits.InFlightAll, Watchdog: c.Watchdog, Log: log, Unsecured: d.unsecured, Panicked: func() { d.instance.Load.Panics.Add(1) },
 	}, d)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -194,5 +195,56 @@ func TestAGatewayThatHasRestarted(t *testing.T) {
 	}
 	if r := number(w.exchange(state(8, ccr("pgw.epc", "epc", "s;2", 2, 1, 1000))).Body, diameter.ResultCode); r != 2001 {
 		t.Errorf("the session of today is answered %d", r)
+	}
+}
+
+// A gateway with two connections, of which one has fallen silent, is asked over the
+// other one (RFC 3539 §3.4); the silent one is closed.
+func TestTheSilentConnectionIsPassedBy(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1, func(c *config) { c.Watchdog = time.Second })
+	l.instances[0].door.learn = false
+	l.apply(t, "../../examples/lab.yaml")
+	l.peer(t, "pgw.epc", "")
+	dead, alive := dialPeer(t, l.targets[0], "pgw.epc", "epc"), dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	const sessions = 6
+	for i := range sessions {
+		if r := number(dead.exchange(ccr("pgw.epc", "epc", fmt.Sprint("s;", i), 1, 0, 0)).Body, diameter.ResultCode); r != 2001 {
+			t.Fatalf("CCA-I %d", r)
+		}
+	}
+	asked := make(chan string, sessions)
+	go func() {
+		for {
+			m, ok := alive.next(20 * time.Second)
+			if !ok {
+				return
+			}
+			alive.replies(m, "pgw.epc", "epc", 2001)
+			if m.Command == diameter.ReAuth {
+				asked <- textOf(m.Body, diameter.SessionID)
+			}
+		}
+	}()
+	rtmtest.Until(t, "one connection owes an answer to a watchdog", func() bool {
+		conns, suspect := l.instances[0].node.Conns(), 0
+		for _, c := range conns {
+			if c.Suspect() {
+				suspect++
+			}
+		}
+		return len(conns) == 2 && suspect == 1
+	})
+	for i := range sessions {
+		l.tell(t, "session", "reauth", fmt.Sprint("s;", i))
+	}
+	for range sessions {
+		select {
+		case <-asked:
+		case <-time.After(5 * time.Second):
+			t.Fatal("a RAR did not come over the connection that answers")
+		}
+	}
+	if !dead.closed(10 * time.Second) {
+		t.Error("the silent connection stays open")
 	}
 }
