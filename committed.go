@@ -95,16 +95,27 @@ func (s *Shard) done(w *work) {
 	w.fresh, w.extras = false, w.extras[:0]
 	s.Counts.Batched += uint64(len(w.batch))
 	for _, in := range w.batch {
+		if in.passes > 0 {
+			s.pass(in)
+			continue
+		}
 		in.state = answered
-		s.proven(in)
+		s.paid(in)
 	}
 	w.batch = w.batch[:0]
 }
 
-// proven notes that one of the commits of in is done; with the last one its
-// answer leaves.
-func (s *Shard) proven(in *Inbound) {
-	if in.waits--; in.waits <= 0 && in.state == answered {
+// paid notes that one of the commits of in has ended. With the last one in goes on, or
+// looks again if something that it rests on was not so any more.
+func (s *Shard) paid(in *Inbound) {
+	switch in.waits--; {
+	case in.waits > 0:
+	case in.broken:
+		s.rest = s.now.Add(s.jittered())
+		in.doubt = in.doubt || in.state == answered // its usage is on record already
+		in.recalls = 0
+		s.afresh(in)
+	default:
 		s.leave(in)
 	}
 }
@@ -147,22 +158,12 @@ func clone(r store.Record) store.Record {
 	return store.Record{Version: r.Version, Bytes: append([]byte(nil), r.Bytes...)}
 }
 
-// proved ends a refusal that rests on the directory, or looks again. If its account
-// has also a commit that goes round again, that has its own proofs.
+// proved notes whether what in rests on is so still. If its account has a commit that
+// goes round again, that has its own proofs.
 func (s *Shard) proved(in *Inbound, at int, r *store.Result) {
 	in.proofs[at].proven = r.Outcome == store.Done
 	in.broken = in.broken || !in.proofs[at].proven
-	if in.waits--; in.waits > 0 {
-		return
-	}
-	if in.broken {
-		s.rest = s.now.Add(s.jittered())
-		in.doubt = in.doubt || in.state == answered // its usage is on record already
-		in.recalls = 0
-		s.afresh(in)
-		return
-	}
-	s.leave(in)
+	s.paid(in)
 }
 
 // indexedAt ends the writing of a session index, or writes again. An account's
@@ -171,9 +172,10 @@ func (s *Shard) indexedAt(in *Inbound, r *store.Result) {
 	switch {
 	case r.Outcome == store.Done:
 		in.index.due = false
-		s.proven(in)
+		s.paid(in)
 		return
 	case in.broken:
+		s.paid(in)
 		return
 	case r.Outcome == store.Conflict:
 		s.share(&in.index, &r.Fresh[0])

@@ -14,8 +14,8 @@ import (
 // to the session index, to its refusal, or to the node that has what is still to be read.
 func (s *Shard) resolve(in *Inbound, recs []store.Record) []store.Record {
 	for i := range in.seen {
-		if l := &in.seen[i]; !l.read && s.here(l.key) {
-			l.record, l.read, recs = recs[0], true, recs[1:]
+		if l := &in.seen[i]; l.sought {
+			l.record, l.read, l.sought, recs = recs[0], true, false, recs[1:]
 		}
 	}
 	switch {
@@ -57,6 +57,9 @@ func (in *Inbound) rests(l looked) {
 // directory sends in on by whose its identities are.
 func (s *Shard) directory(in *Inbound) {
 	in.asked = true
+	if slices.ContainsFunc(in.seen, func(l looked) bool { return len(tenant.Formers(l.record.Bytes, s.now)) > 0 }) {
+		in.recalls++
+	}
 	var left []store.Key // whose an identity was before it went to a tenant that the peer does not serve
 	var gone []byte
 	for i, l := range in.seen {
@@ -79,13 +82,16 @@ func (s *Shard) directory(in *Inbound) {
 		in.Request.Identity, in.formers, in.before = nil, nil, nil
 	}
 	if in.formers = append(left, in.formers...); in.Account == (store.Key{}) {
+		if gone == nil && in.given > 0 { // it names somebody all the same
+			gone = []byte(in.Identities[in.given-1])
+		}
 		in.Request.Identity = gone
 	}
 	switch {
 	case len(in.formers) > 0:
 		in.home, in.Account = in.Account, store.Key{}
 		s.seeking = append(s.seeking, in)
-	case in.Account != (store.Key{}) && in.given > 0:
+	case in.Account != (store.Key{}) && len(in.proofs) > 1 && !in.later(): // others that it names first have no owner
 		s.lead(in, in.Account)
 	case in.Account != (store.Key{}):
 		s.forward(in, in.Account)
@@ -116,10 +122,7 @@ const recallsMax = 3
 func (s *Shard) recall(in *Inbound, owner []byte) {
 	formers := tenant.Formers(owner, s.now)
 	in.moved = in.moved || len(formers) > 0 // for everybody: another peer may name those whom this one may not
-	if len(formers) == 0 {
-		return
-	}
-	if in.recalls++; in.recalls > recallsMax {
+	if len(formers) == 0 || in.recalls > recallsMax {
 		return
 	}
 	formers = slices.DeleteFunc(formers, func(k store.Key) bool {
@@ -230,7 +233,7 @@ func (s *Shard) known(in *Inbound, account store.Key) {
 // led there is so still: if it was read where another master has taken over, what is
 // charged there is another session's of that name, or was charged elsewhere.
 func (s *Shard) lead(in *Inbound, account store.Key) {
-	in.Account, in.led = account, true
+	in.Account = account
 	s.prove(in, checking)
 }
 
@@ -382,7 +385,7 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 		if in.spoilt != 0 {
 			d.sick = d.sick || in.Request.Kind == charging.Tick
 			in.Answer.Result, in.Answer.Grants = in.spoilt, in.Answer.Grants[:0]
-			in.Notices, in.Opened, in.index = in.Notices[:0], false, indexWrite{}
+			in.Notices, in.Opened, in.index, in.passes, in.settled = in.Notices[:0], false, indexWrite{}, 0, false
 			continue
 		}
 		if s.unsure(w, i) || s.ahead(w, i) {
@@ -400,9 +403,13 @@ func (s *Shard) attempt(w *work) (d draft, ok bool) {
 			}
 			return d, false
 		}
-		if s.outcome.Stranger && (s.strange(w, i) || s.homeward(w, i) || s.passed(w, i)) {
+		if s.outcome.Stranger && (s.strange(w, i) || s.homeward(w, i)) {
 			i--
 			continue
+		}
+		in.passes = 0
+		if s.outcome.Stranger {
+			in.passes = in.gaveUp()
 		}
 		s.keep(w, in, &d)
 	}
@@ -465,33 +472,39 @@ func (s *Shard) unsure(w *work, i int) bool {
 	in := w.batch[i]
 	r := &in.Request
 	switch {
-	case r.Formerly || in.led || s.account.Sure(r.Identity, s.now):
+	case r.Formerly || s.account.Sure(r.Identity, s.now):
 		return false
 	case in.Hinted:
 		return s.strange(w, i)
 	case len(in.proofs) == 0 || in.later(): // what is about a session goes by what has that
 		return false
+	case in.led && in.ledAt.Equal(s.account.Moved): // proved since
+		return false
 	}
 	s.drop(w, i)
+	in.led, in.ledAt = true, s.account.Moved
 	s.lead(in, w.key)
 	return true
 }
 
-// passed reports whether request i went on by the next identity that it names: the
-// account does not list the one that led here, and the directory has not heard of that.
-func (s *Shard) passed(w *work, i int) bool {
-	in := w.batch[i]
+// gaveUp is how many of its identities in passes by, when its account says that it does
+// not list the one that led there, of which the directory has not heard; zero: none, or
+// there is no further one.
+func (in *Inbound) gaveUp() int {
 	names := in.named()
 	at := slices.Index(names, string(in.Request.Identity))
 	if at < 0 || at == len(names)-1 || !in.asked {
-		return false
+		return 0
 	}
-	given, proofs := in.given+at+1, in.proofs
-	s.drop(w, i)
+	return at + 1
+}
+
+// pass has in go by its next identity: a commit has shown that the account that an
+// earlier one led to does not list that, and has not done what in asks for.
+func (s *Shard) pass(in *Inbound) {
+	given := in.given + in.passes
 	s.afresh(in)
-	in.given, in.proofs = given, proofs
-	in.rests(looked{key: w.key, record: w.record})
-	return true
+	in.given, in.recalls = given, 0
 }
 
 // strange sends request i back to the directory when a hint led it here. Nothing
@@ -511,7 +524,7 @@ func (s *Shard) afresh(in *Inbound) {
 	in.state, in.Hinted, in.asked, in.indexed, in.Request.Formerly = resolving, false, false, false, false
 	in.Account, in.home, in.carried, in.spoilt = store.Key{}, store.Key{}, nil, 0
 	in.proofs, in.seen, in.before, in.formers = in.proofs[:0], in.seen[:0], nil, nil
-	in.Request.Kept, in.led, in.proving, in.given, in.index = time.Time{}, false, false, 0, indexWrite{}
+	in.Request.Kept, in.led, in.proving, in.given, in.passes, in.index = time.Time{}, false, false, 0, 0, indexWrite{}
 	s.seeking = append(s.seeking, in)
 }
 
@@ -742,7 +755,7 @@ func (s *Shard) finish(w *work, d draft) {
 		in.waits, in.broken, in.proving = 1, false, false
 		switch in.Answer.Result {
 		case charging.UnknownSession, charging.UserUnknown, charging.UnableToComply:
-			if !in.settled {
+			if !in.settled && in.passes == 0 {
 				in.doubted()
 			}
 		}

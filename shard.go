@@ -59,9 +59,11 @@ type Inbound struct {
 	carried  *extra          // what the account that knows in has of it: its closed session, or its answer
 	indexed  bool            // the session index was asked
 	given    int             // so many of its identities were given up by those whom the directory says to have them
+	passes   int             // so many will be when the commit is Done that says so; zero: none more
 	proofs   []looked        // all that was looked at
 	proving  bool            // … which commits must show to be so still
-	led      bool            // … and have shown, before its account decides
+	led      bool            // … and have shown, before its account decides …
+	ledAt    time.Time       // … which had last got an identity then (Account.Moved)
 	settled  bool            // its account knows why it is answered so: nothing else is to be proved
 	doubt    bool            // a commit with this request in it is in doubt
 	broken   bool            // a commit of this cycle was not Done
@@ -90,6 +92,7 @@ const (
 type looked struct {
 	key    store.Key
 	record store.Record
+	sought bool // it is read in this cycle
 	read   bool // it was, and record is what was found
 	proven bool // a commit has shown that it is so still
 }
@@ -422,7 +425,8 @@ func (s *Shard) seek(in *Inbound) {
 		}
 	}
 	for i := range in.seen {
-		if l := &in.seen[i]; !l.read && s.here(l.key) {
+		l := &in.seen[i]
+		if l.sought = !l.read && s.here(l.key); l.sought {
 			s.keys = append(s.keys, l.key)
 		}
 	}

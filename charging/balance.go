@@ -190,8 +190,7 @@ func (d *decision) debit(e *Entry, line int, g *Group, ask *Ask, overtaken bool)
 	g.left = max(g.left-used, 0)
 	g.Overrun = sum(g.Overrun, l.Overrun)
 	later := int64(0)
-	if !overtaken {
-		g.hurry(p, used, d.now)
+	if d.pace, d.paced = d.pace+used, p; !overtaken {
 		later = d.later(g, ask, p.Unit)
 	}
 	known := min(used, g.Assumed)
@@ -307,14 +306,14 @@ func (u *Units) set(unit rating.Unit, n int64) {
 	}
 }
 
-// less takes v, which is a part of u, off it.
+// less takes v off u, of which it is a part, in each unit that both are measured in.
 func (u *Units) less(v *Units) {
-	u.Octets -= v.Octets
-	u.Input -= v.Input
-	u.Output -= v.Output
-	u.Seconds -= v.Seconds
-	u.Events -= v.Events
-	u.Money -= v.Money
+	u.Octets = max(u.Octets-v.Octets, 0)
+	u.Input = max(u.Input-v.Input, 0)
+	u.Output = max(u.Output-v.Output, 0)
+	u.Seconds = max(u.Seconds-v.Seconds, 0)
+	u.Events = max(u.Events-v.Events, 0)
+	u.Money = max(u.Money-v.Money, 0)
 }
 
 // foreign is the name of the plan that prices g, if it is not the account's.
@@ -405,7 +404,9 @@ func (d *decision) grants(e *Entry, s *Session) {
 	}
 	for i := range d.r.Asks {
 		l, a := &e.Lines[i], &d.o.Answer.Grants[i]
-		l.Result = a.Result
+		if l.Result == Success {
+			l.Result = a.Result
+		}
 		if a.Unit != 0 {
 			l.Unit, l.Granted, l.Final = a.Unit, a.Units, a.Final
 		}

@@ -306,3 +306,59 @@ func TestANamesakeIsOlder(t *testing.T) {
 		}
 	}
 }
+
+// Usage and request of one group in two MSCCs, of a group that has no tariff.
+func TestARepeatOfASplitGroup(t *testing.T) {
+	r := newRig(t, 10_000_000, versions{plan("p", 1, service(1, 10_000, 100))})
+	r.do(ccr(Initial, 0, 0, 100))
+	q := ccr(Update, 1, mib, 100, 999, 999)
+	q.Asks[1].Wants = false
+	q.Asks[2].Reports = false
+	r.twice(q)
+}
+
+// One that reports nothing before one that does, of a group that has no tariff.
+func TestARepeatOfAnEmptyReport(t *testing.T) {
+	r := newRig(t, 10_000_000, versions{plan("p", 1, service(1, 10_000, 100))})
+	r.do(ccr(Initial, 0, 0, 100))
+	q := ccr(Update, 1, mib, 100, 999, 999)
+	q.Asks[1].Wants, q.Asks[1].Reports = false, false
+	q.Asks[2].Wants = false
+	r.twice(q)
+}
+
+// A group alone, that meant the one with a service, beside another service of the group.
+func TestAGroupAloneBesideANewService(t *testing.T) {
+	r := newRig(t, 10_000_000, versions{plan("p", 1, service(1, 10_000, 100))})
+	q := ccr(Initial, 0, 0, 100)
+	q.Asks[0].Has, q.Asks[0].Service = HasGroup|HasService, 5
+	r.do(q)
+	q = ccr(Update, 1, mib, 100, 100)
+	q.Asks[1].Has, q.Asks[1].Service, q.Asks[1].Reports = HasGroup|HasService, 6, false
+	if a := r.twice(q); a.Grants[0].Units == 0 {
+		t.Errorf("the first is granted %+v", a.Grants[0])
+	}
+}
+
+// A quota that follows the pace is the same for usage reported in one part or in two.
+func TestThePaceOfAReportInTwoParts(t *testing.T) {
+	var sizes []int64
+	for parts := range 2 {
+		s := service(1, 1, 1)
+		s.Quota.Most, s.Quota.Least, s.Quota.Validity = 1000*mib, mib, 1000*time.Second
+		s.Quota.Lasts = 100 * time.Second
+		r := newRig(t, 100_000_000, versions{plan("p", 1, s)})
+		r.do(ccr(Initial, 0, 0, 1))
+		r.w.Now = r.w.Now.Add(10 * time.Second)
+		q := ccr(Update, 1, 10*mib, 1)
+		if parts == 1 {
+			q = ccr(Update, 1, 5*mib, 1, 1)
+			q.Asks[0].Wants = false
+		}
+		g := r.do(q).Grants
+		sizes = append(sizes, g[len(g)-1].Units)
+	}
+	if sizes[0] != sizes[1] {
+		t.Errorf("in one part %d, in two %d", sizes[0], sizes[1])
+	}
+}

@@ -31,11 +31,13 @@ type decision struct {
 	o        *Outcome
 	now      time.Time
 	plan     *rating.Plan
-	on       *Particulars // what prices may depend on
-	in       *Session     // whose message it is; nil: no session's
-	prompted bool         // a client is to be sent something
-	extra    []Line       // of usage of a group after its tariff change: they come behind those of the asks
-	ended    bool         // the message is of a session that has ended
+	on       *Particulars  // what prices may depend on
+	in       *Session      // whose message it is; nil: no session's
+	prompted bool          // a client is to be sent something
+	extra    []Line        // of usage of a group after its tariff change: they come behind those of the asks
+	ended    bool          // the message is of a session that has ended
+	pace     int64         // units that it reports of the group in hand
+	paced    *rating.Price // … which costs that; nil: none are
 }
 
 // Step applies r to a, in place, and fills o. It is the whole of charging:
@@ -552,7 +554,7 @@ func (d *decision) repeat(s *Session) {
 		switch {
 		case g == nil: // the session had as many as it may
 			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(EndUserServiceDenied))
-		case g.Number == d.r.Number && (d.wanting(s, i) != nil || !d.wanted(s, g)):
+		case d.tells(s, i, g):
 			d.o.Answer.Grants = append(d.o.Answer.Grants, d.said(g, ask))
 		default:
 			d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(Success))
@@ -563,6 +565,12 @@ func (d *decision) repeat(s *Session) {
 		d.told(t)
 	}
 	d.refused(t != nil && t.Broke)
+}
+
+// tells reports whether the answer to ask i is what g has: the message is the last one
+// that named it, and no other ask of it wants its quota.
+func (d *decision) tells(s *Session, i int, g *Group) bool {
+	return g.Number == d.r.Number && (d.wanting(s, i) != nil || !d.wanted(s, g))
 }
 
 // wanted reports whether an ask of the message wants quota of g.
@@ -597,9 +605,14 @@ func (d *decision) apply(s *Session) {
 	}
 	for i := range d.r.Asks {
 		ask := &d.r.Asks[i]
-		answer := ask.result(e.Lines[i].Result)
-		if g := d.find(s, ask); g != nil && g.Number == d.r.Number && !ask.Wants {
-			answer.Validity = g.Validity // the time to top up
+		answer := ask.result(Success) // a repeat is told the same
+		switch g := d.find(s, ask); {
+		case g == nil:
+			answer.Result = EndUserServiceDenied
+		case d.tells(s, i, g):
+			if answer.Result = g.Result; !ask.Wants {
+				answer.Validity = g.Validity // the time to top up
+			}
 		}
 		d.o.Answer.Grants = append(d.o.Answer.Grants, answer)
 	}
@@ -739,7 +752,7 @@ func (d *decision) line(i int) (n int) {
 // report debits what the message, from ask i on, reports of g, and gives the
 // reservation back, unless a higher number has already named the group.
 func (d *decision) report(e *Entry, s *Session, g *Group, i int) {
-	g.left = g.Granted
+	g.left, d.pace, d.paced = g.Granted, 0, nil
 	overtaken, reported, result := !d.ended && g.Number > d.r.Number, false, Success
 	for j := i; j < len(d.r.Asks); j++ {
 		ask := &d.r.Asks[j]
@@ -747,13 +760,18 @@ func (d *decision) report(e *Entry, s *Session, g *Group, i int) {
 		case j > i && d.find(s, ask) != g:
 		case ask.Reports:
 			reported = true
-			result = d.debit(e, d.line(j), g, ask, overtaken)
+			if r := d.debit(e, d.line(j), g, ask, overtaken); result == Success {
+				result = r
+			}
 		case !d.ended:
-			result, e.Lines[j].Result = Success, Success
+			e.Lines[j].Result = Success
 		}
 	}
 	if d.afterwards(e, g); d.o.Abandon || overtaken {
 		return
+	}
+	if d.paced != nil {
+		g.hurry(d.paced, d.pace, d.now)
 	}
 	d.release(e, g)
 	if d.ended {
@@ -796,9 +814,9 @@ func (ask *Ask) result(r Result) Grant {
 }
 
 // group is the state of the rating group that ask names; nil: none yet. A
-// Rating-Group alone also names the one quota of that group that was asked for
+// Rating-Group alone also names the first quota of that group that was asked for
 // with a Service-Identifier: some gateways leave it out of their reports.
-func (s *Session) group(ask *Ask) (found *Group) {
+func (s *Session) group(ask *Ask) *Group {
 	for i := range s.Groups {
 		if g := &s.Groups[i]; g.Group == ask.Group && g.Service == ask.Service && g.Has == ask.Has {
 			return g
@@ -809,13 +827,10 @@ func (s *Session) group(ask *Ask) (found *Group) {
 	}
 	for i := range s.Groups {
 		if g := &s.Groups[i]; g.Group == ask.Group && g.Has == HasGroup|HasService {
-			if found != nil {
-				return nil
-			}
-			found = g
+			return g
 		}
 	}
-	return found
+	return nil
 }
 
 // find is like Session.group. A Rating-Group alone means another quota than
