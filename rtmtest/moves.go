@@ -213,6 +213,8 @@ func (n *instance) identify(ctx context.Context, account store.Key, adds, drops 
 // another tenant's open session away (I11).
 func (m *Sim) checkDirectory(d *node, w *store.Write, was *entry) {
 	switch {
+	case d != d.cluster.master(): // what it takes will be gone
+		return
 	case w.Op == store.Check, w.Key.Kind != tenant.KindIdentity && w.Key.Kind != tenant.KindSession:
 		return
 	case w.Key.Kind == tenant.KindIdentity:
