@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"rtm"
 	"rtm/charging"
 	"rtm/creditcontrol"
 	"rtm/diameter"
@@ -29,9 +28,8 @@ func TestTsharkReadsTheAnswersOfAllScenarios(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := rtmtest.NewPlayer()
-		p.Answered = func(in *rtm.Inbound) {
-			r := &in.Request
-			for _, due := range in.Notices {
+		p.Answered = func(r *charging.Request, a *charging.Answer, notices []charging.Due) {
+			for _, due := range notices {
 				var enc diameter.Encoder
 				enc.Reset(nil)
 				to := &creditcontrol.Target{Session: due.Session, Host: due.Host, Realm: due.Realm, Sub: due.Sub}
@@ -51,7 +49,7 @@ func TestTsharkReadsTheAnswersOfAllScenarios(t *testing.T) {
 				Header:    diameter.Header{Flags: 0xc0, Command: diameter.CreditControl, Application: diameter.ApplicationCreditControl},
 				SessionID: r.Session, Type: uint32(r.Kind), Number: r.Number, HasType: true, HasNumber: true,
 				Failure: creditcontrol.Failure{Session: 2, Event: 2},
-			}, &in.Answer)
+			}, a)
 			frames = append(frames, slices.Clone(enc.Bytes()))
 		}
 		for line := range strings.Lines(string(text)) {

@@ -50,7 +50,8 @@ type Player struct {
 	last   *rtm.Inbound
 	logged uint64
 
-	Answered func(in *rtm.Inbound) // told of each request that has left the loop; nil: nobody is
+	// Answered is told of each request that has left the loop; nil: nobody is.
+	Answered func(r *charging.Request, a *charging.Answer, notices []charging.Due)
 }
 
 // planList is the versions of one plan, each from a moment on.
@@ -253,7 +254,7 @@ func (p *Player) send(in *rtm.Inbound) *rtm.Inbound {
 		for _, r := range sh.Committed(results, p.now) {
 			if r.Outcome != rtm.Forward {
 				if p.Answered != nil {
-					p.Answered(in)
+					p.Answered(&in.Request, &in.Answer, in.Notices)
 				}
 				return in
 			}
