@@ -82,9 +82,11 @@ func (n *Notices) take() []Parcel {
 }
 
 // Route hands on what waits: to an instance that the gateway is connected to,
-// else through a relay here, else to an instance with a relay. all is who lives.
+// else through a relay here, else to an instance with a relay. all is who lives, as far
+// as is known: of several the one that was heard of last.
 func (n *Notices) Route(ctx context.Context, all []Presence) error {
 	others := slices.DeleteFunc(slices.Clone(all), func(p Presence) bool { return p.Name == n.Name })
+	slices.SortStableFunc(others, func(a, b Presence) int { return b.Seen.Compare(a.Seen) })
 	for i := range others {
 		others[i].Peers = append(slices.Clip(others[i].Peers), others[i].more(ctx, n.Store)...)
 	}

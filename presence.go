@@ -17,11 +17,12 @@ import (
 // Times of presence.
 const (
 	presenceEvery = time.Second
-	presenceStale = 6 * time.Second // who was not heard of for that long is gone
-	peersMax      = 16 << 10        // octets of neighbours in the list of instances: if there are more, all are in records of their own
-	peersEach     = 128 << 10       // octets of neighbours in one of these
-	peersEvery    = time.Minute     // they are written again, and expire after three times that
-	hostsMax      = 1000            // peer hosts of instances that are remembered
+	collectEvery  = 200 * time.Millisecond // what others left for an instance is looked for that often
+	presenceStale = 6 * time.Second        // who was not heard of for that long is gone
+	peersMax      = 16 << 10               // octets of neighbours in the list of instances: if there are more, all are in records of their own
+	peersEach     = 128 << 10              // octets of neighbours in one of these
+	peersEvery    = time.Minute            // they are written again, and expire after three times that
+	hostsMax      = 1000                   // peer hosts of instances that are remembered
 	casTries      = 8
 	awaitPoll     = 20 * time.Millisecond
 )
@@ -334,8 +335,9 @@ func (n *Instance) PeersOf(ctx context.Context, p *Presence) []string {
 // attend keeps presence up to date until the instance stops.
 func (n *Instance) attend() {
 	defer n.done.Done()
-	t := time.NewTicker(presenceEvery)
+	t, c := time.NewTicker(presenceEvery), time.NewTicker(collectEvery)
 	defer t.Stop()
+	defer c.Stop()
 	for {
 		work := n.round
 		select {
@@ -343,6 +345,8 @@ func (n *Instance) attend() {
 			return
 		case <-n.outbox:
 			work = n.route
+		case <-c.C:
+			work = n.collect
 		case <-n.news:
 		case <-t.C:
 		}
@@ -352,13 +356,17 @@ func (n *Instance) attend() {
 	}
 }
 
-// round tells of this instance, and sends what others left for it.
+// round tells of this instance, and learns of the others.
 func (n *Instance) round(ctx context.Context) {
 	if err := n.present(ctx); err != nil {
 		n.Log.Debug("presence is not up to date", "error", err)
 	} else {
 		n.settle(ctx)
 	}
+}
+
+// collect sends what others left for this instance.
+func (n *Instance) collect(ctx context.Context) {
 	if n.Notify != nil {
 		n.notices.Collect(ctx)
 	}

@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"rtm/api"
 	"rtm/charging"
 	"rtm/diameter"
 	"rtm/rtmtest"
@@ -246,5 +249,108 @@ func TestTheSilentConnectionIsPassedBy(t *testing.T) {
 	}
 	if !dead.closed(10 * time.Second) {
 		t.Error("the silent connection stays open")
+	}
+}
+
+// The gateway is connected to A alone, the operator to B, on one Redis: a top-up and an
+// abort reach it within a second, and what it reports then is charged. The same when A
+// was killed, and the gateway has come to C.
+func TestWhatIsWishedElsewhere(t *testing.T) {
+	redis := rtmtest.StartRedis(t)
+	var targets, apis []string
+	var procs []*process
+	for _, name := range []string{"a", "b", "c"} {
+		target, management := rtmtest.FreeAddr(t), rtmtest.FreeAddr(t)
+		procs = append(procs, run(t, "serve", "--store", "redis://"+redis.Addr, "--name", name, "--peer-host", name+".ocs.example",
+			"--diameter", target, "--http", management, "--records", ""))
+		targets, apis = append(targets, target), append(apis, "http://"+management)
+	}
+	for _, a := range apis {
+		rtmtest.Until(t, a+" is ready", ready(a))
+	}
+	l := &lab{targets: targets, api: apis[1]}
+	if err := (&remote{url: l.api}).call(t.Context(), "POST", "/v1/apply", http.Header{"Content-Type": {"application/yaml"}}, strings.NewReader(poor+`---
+{kind: Subscriber, tenant: lab, plan: poor, imsi: "001010000000002", balance: "0"}
+---
+{kind: Peer, host: pgw.epc, realm: epc, sources: [127.0.0.0/8], tenants: [lab]}
+`), nil); err != nil {
+		t.Fatal(err)
+	}
+	spent := func(imsi string) (debited int64) {
+		var s api.Subscriber
+		if err := (&remote{url: l.api}).call(t.Context(), "GET", "/v1/subscribers/"+imsi, nil, nil, &s); err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range s.Buckets {
+			debited += b.Debited
+		}
+		return debited
+	}
+	var w *wire
+	connect := func(to int, name string) {
+		t.Helper()
+		rtmtest.Until(t, name+" knows the gateway's document", func() bool {
+			c, err := net.Dial("tcp", targets[to])
+			if err != nil {
+				return false
+			}
+			var result int
+			w, result = introduce(t, c, "pgw.epc", "epc")
+			return result == 2001
+		})
+		rtmtest.Until(t, "B knows who is connected to "+name, func() bool {
+			var all struct{ Instances []api.Instance }
+			err := (&remote{url: l.api}).call(t.Context(), "GET", "/v1/instances", nil, nil, &all)
+			return err == nil && slices.ContainsFunc(all.Instances, func(i api.Instance) bool { return i.Name == strings.ToLower(name) && len(i.Peers) > 0 })
+		})
+	}
+	send := func(imsi string, kind, n uint32, used uint64) *diameter.Message {
+		t.Helper()
+		m := w.exchange(request("pgw.epc", "epc", "epc", "s;"+imsi, imsi, kind, n, used))
+		if r := number(m.Body, diameter.ResultCode); r != 2001 {
+			t.Fatalf("%d of %s is answered %d", n, imsi, r)
+		}
+		return m
+	}
+	wished := func(c diameter.Command, args ...string) {
+		t.Helper()
+		begun := time.Now()
+		l.tell(t, args...)
+		m, ok := w.next(5 * time.Second)
+		took := time.Since(begun)
+		if !ok || m.Command != c {
+			t.Fatalf("after rtm %v the gateway got %+v within %s", args, m, took)
+		}
+		if took > time.Second {
+			t.Errorf("rtm %v took %s to reach the gateway", args, took)
+		}
+		t.Logf("rtm %v: %s after %s", args, c, took)
+		result := uint32(2002) // an update follows
+		if c == diameter.AbortSession {
+			result = 2001
+		}
+		w.replies(m, "pgw.epc", "epc", result)
+	}
+	for _, round := range []struct{ name, imsi string }{{"A", "001010000000001"}, {"C", "001010000000002"}} {
+		if round.name == "A" {
+			connect(0, "A")
+		}
+		send(round.imsi, 1, 0, 0)
+		if round.name == "C" {
+			procs[0].kill9()
+			connect(2, "C")
+		}
+		wished(diameter.ReAuth, "balance", "topup", "imsi:"+round.imsi, "5.00")
+		m := send(round.imsi, 2, 1, 0)
+		mscc, _ := diameter.Find(m.Body, diameter.MultipleServicesCreditControl)
+		if _, ok := diameter.Find(mscc.Data, diameter.GrantedServiceUnit); !ok {
+			t.Errorf("with credit it is answered %+v", m)
+		}
+		send(round.imsi, 2, 2, 10<<20)
+		wished(diameter.AbortSession, "session", "abort", "s;"+round.imsi)
+		send(round.imsi, 3, 3, 5<<20)
+		if got := spent(round.imsi); got != 1_500_000 {
+			t.Errorf("15 MiB cost %d", got)
+		}
 	}
 }
