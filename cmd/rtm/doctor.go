@@ -66,6 +66,9 @@ Each line is ok, warn or FAIL, and says what to do. Exit code 1: something FAILs
 	for _, k := range clientKinds {
 		cmd.AddCommand(doctorClientCommand(k))
 	}
+	cmd.AddCommand(&cobra.Command{Use: "free5gc", Short: "why it cannot be connected yet", RunE: func(*cobra.Command, []string) error {
+		return exitError{errors.New("free5GC's SMF speaks Nchf (5G converged charging), which rtm does not serve yet. What it serves is Gy and Ro: rtm doctor open5gs, rtm doctor freediameter"), exitFailed}
+	}})
 	return cmd
 }
 

@@ -89,6 +89,7 @@ func TestDoctorOfNoClient(t *testing.T) {
 	}{
 		{[]string{"doctor", "freediameter", "--api", l.api, "--for", "100ms"}, exitFailed, "dra.example.net has not come"},
 		{[]string{"doctor", "freediameter", "--api", l.api, "--print"}, 0, "relays: [REALM-OF-THE-GATEWAYS]"},
+		{[]string{"doctor", "free5gc"}, exitFailed, ""},
 		{[]string{"doctor", "open5gs", "--api", "http://" + rtmtest.FreeAddr(t)}, exitUnreachable, ""},
 	} {
 		if out, code := tell(t, c.args...); code != c.code || !strings.Contains(out, c.says) {
