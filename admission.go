@@ -2,6 +2,7 @@ package rtm
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"rtm/charging"
@@ -85,7 +86,8 @@ type Weight struct {
 // multiplicative decrease); each tenant that is
 // active has its share of them, and what is beyond waits, within bounds, for
 // requests of the same tenant to leave. So the queue of one does not delay
-// another. Like a Shard it has no clock and no lock.
+// another; nor, since a tenant has a share for each node of the store, does what waits
+// for a node that is away delay the rest. Like a Shard it has no clock and no lock.
 type Admission struct {
 	Weights func(tenant string) Weight // asked when a tenant comes, and now and then
 
@@ -96,7 +98,8 @@ type Admission struct {
 	ends    time.Time
 	cycles  [64]uint32 // requests of this window by the length of their cycle
 	seen    uint32
-	storm   bool          // some tenants storm, and not all
+	tenants int           // that are active
+	storm   bool          // some of them storm, and not all
 	floor   time.Duration // how long a cycle takes by itself: the least median of late
 	learnt  time.Time     // when that was measured
 	probing int           // windows that are left of measuring it with few in the loop
@@ -105,9 +108,13 @@ type Admission struct {
 }
 
 // A Class is the requests of one tenant. Where that is not known, those of one
-// peer are a class.
+// peer are a class. It has a part for each node of the store that they are for, which
+// is a class of its own; its rate and what is counted are those of the whole.
 type Class struct {
 	Tenant   string // empty: a peer's whose subscribers are unknown
+	whole    *Class
+	parts    []*Class // by node; nil: nothing came for that
+	weighed  bool     // in this window
 	weight   Weight
 	active   bool
 	in       int
@@ -179,17 +186,24 @@ func (a *Admission) Classes(each func(c *Class)) {
 }
 
 // Load is how many of the class are in the loop, and how many wait.
-func (c *Class) Load() (in, waiting int) { return c.in, c.queued }
+func (c *Class) Load() (in, waiting int) {
+	for _, p := range c.parts {
+		if p != nil {
+			in, waiting = in+p.in, waiting+p.queued
+		}
+	}
+	return in, waiting
+}
 
-// Offer takes a request of a class. enter: it goes into the loop now. Else it
+// Offer takes a request of a class, for that node. enter: it goes into the loop now. Else it
 // waits, if nothing was turned away; turned is in itself, or one that waited and
 // counts less, in whose place in waits now.
-func (a *Admission) Offer(in *Inbound, name, tenant string, now time.Time) (enter bool, turned *Inbound) {
+func (a *Admission) Offer(in *Inbound, name, tenant string, node int, now time.Time) (enter bool, turned *Inbound) {
 	a.adapt(now)
-	c := a.class(name, tenant, now)
+	c := a.part(a.find(name, tenant, now), node, now)
 	in.class, in.offered = c, now
 	p := priority(in.Request.Kind)
-	if begins(in) && !c.spend(now) {
+	if begins(in) && !c.whole.spend(now) {
 		return false, a.shed(in, ShedRate)
 	}
 	if c.in < a.share(c) && c.queued == 0 {
@@ -245,6 +259,25 @@ func (a *Admission) Left(in *Inbound, now time.Time, enter, turned []*Inbound) (
 	in.class = nil
 	c.in--
 	c.left++
+	return a.fill(c, now, enter, turned)
+}
+
+// Moved notes that a request in the loop goes on at another node, and moves those that
+// waited for it as Left does.
+func (a *Admission) Moved(in *Inbound, node int, now time.Time, enter, turned []*Inbound) (_, _ []*Inbound) {
+	from := in.class
+	to := a.part(from.whole, node, now)
+	if to == from {
+		return enter, turned
+	}
+	in.class = to
+	from.in--
+	to.in++
+	return a.fill(from, now, enter, turned)
+}
+
+// fill has those come into the loop that wait for one of c to leave it.
+func (a *Admission) fill(c *Class, now time.Time, enter, turned []*Inbound) (_, _ []*Inbound) {
 	a.adapt(now)
 	for c.queued > 0 && c.in < a.share(c) {
 		next := c.next()
@@ -274,13 +307,13 @@ func (a *Admission) enter(in *Inbound) {
 	in.aside = a.storm && c.storms
 	c.in++
 	c.entered++
-	c.Admitted++
+	c.whole.Admitted++
 	c.peak = max(c.peak, c.in)
 }
 
 func (a *Admission) shed(in *Inbound, why Shed) *Inbound {
 	a.Shed[why]++
-	in.class.Shed++
+	in.class.whole.Shed++
 	if why != ShedRate {
 		in.class.refused++
 	}
@@ -317,13 +350,20 @@ func (a *Admission) find(name, tenant string, now time.Time) *Class {
 	return c
 }
 
-// class finds or makes a class, and has it active.
-func (a *Admission) class(name, tenant string, now time.Time) *Class {
-	c := a.find(name, tenant, now)
-	c.last = now
-	if !c.active {
-		c.active = true
+// part finds or makes the part of a class for a node, and has it active.
+func (a *Admission) part(whole *Class, node int, now time.Time) *Class {
+	for len(whole.parts) <= node {
+		whole.parts = append(whole.parts, nil)
+	}
+	c := whole.parts[node]
+	if c == nil {
+		c = &Class{Tenant: whole.Tenant, whole: whole}
+		whole.parts[node] = c
+	}
+	if c.last = now; !c.active {
+		c.active, whole.active = true, true
 		c.weight = a.weigh(c)
+		whole.weight = c.weight
 		a.active = append(a.active, c)
 		a.total += c.weight.Share
 	}
@@ -394,15 +434,12 @@ func (a *Admission) adapt(now time.Time) {
 		return
 	}
 	span := limitWindow + now.Sub(a.ends)
-	full, storms, reach := false, 0, 0.0
+	full, reach := false, 0.0
 	for _, c := range a.active {
-		if c.storms = c.refused > max(c.entered, samplesMin); c.storms {
-			storms++
-		}
 		full = full || c.full
 		reach = max(reach, float64(c.peak)*float64(a.total)/float64(c.weight.Share))
 	}
-	a.storm = storms > 0 && storms < len(a.active)
+	a.storms()
 	a.limit = max(a.limit, a.least())
 	probed := a.probing > 0
 	if a.seen >= samplesMin {
@@ -416,14 +453,40 @@ func (a *Admission) adapt(now time.Time) {
 		c.measure(span, now)
 		if c.in+c.queued == 0 && now.Sub(c.last) > activeFor {
 			c.active, c.storms = false, false
+			c.whole.active = slices.ContainsFunc(c.whole.parts, func(p *Class) bool { return p != nil && p.active })
 			continue
 		}
 		c.weight = a.weigh(c)
+		c.whole.weight = c.weight
 		a.total += c.weight.Share
 		kept = append(kept, c)
 	}
 	clear(a.active[len(kept):])
 	a.active = kept
+}
+
+// storms says who storms: whoever had more refused, at all nodes together, than came into
+// the loop.
+func (a *Admission) storms() {
+	for _, c := range a.active {
+		c.whole.entered, c.whole.refused, c.whole.weighed = 0, 0, false
+	}
+	for _, c := range a.active {
+		c.whole.entered, c.whole.refused = c.whole.entered+c.entered, c.whole.refused+c.refused
+	}
+	storms := 0
+	a.tenants = 0
+	for _, c := range a.active {
+		w := c.whole
+		if c.storms = w.refused > max(w.entered, samplesMin); w.weighed {
+			continue
+		}
+		w.weighed = true
+		if a.tenants++; c.storms {
+			storms++
+		}
+	}
+	a.storm = storms > 0 && storms < a.tenants
 }
 
 // measure notes how fast the requests of c left, if the loop and not their number
@@ -479,7 +542,7 @@ func (a *Admission) follow(full bool, reach float64, now time.Time) {
 	switch {
 	case a.storm:
 		aim = CycleCalm
-	case len(a.active) > 1:
+	case a.tenants > 1:
 		aim = CycleFair
 	}
 	switch aim = max(aim, 2*a.floor); { // a store that is far away is slow also for one request

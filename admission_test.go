@@ -26,7 +26,7 @@ func filled(t *testing.T) (a *rtm.Admission, in []*rtm.Inbound) {
 	a = rtm.NewAdmission(nil)
 	for {
 		r := asks(charging.Initial)
-		enter, turned := a.Offer(r, "a", "a", noon)
+		enter, turned := a.Offer(r, "a", "a", 0, noon)
 		if turned != nil {
 			t.Fatal("turned away while there is room to wait")
 		}
@@ -45,15 +45,15 @@ func TestTheLimitIsShared(t *testing.T) {
 	}
 	// Another tenant comes: it does not wait for the first one.
 	for i := range a.Limit() / 2 {
-		if enter, _ := a.Offer(asks(charging.Initial), "b", "b", noon); !enter {
+		if enter, _ := a.Offer(asks(charging.Initial), "b", "b", 0, noon); !enter {
 			t.Fatalf("the other tenant's request %d does not get in", i)
 		}
 	}
-	if enter, _ := a.Offer(asks(charging.Initial), "b", "b", noon); enter {
+	if enter, _ := a.Offer(asks(charging.Initial), "b", "b", 0, noon); enter {
 		t.Error("the other tenant has more than its half")
 	}
 	// The first one gets back to its half before anything of it comes in again.
-	if enter, _ := a.Offer(asks(charging.Initial), "a", "a", noon); enter {
+	if enter, _ := a.Offer(asks(charging.Initial), "a", "a", 0, noon); enter {
 		t.Error("the first tenant got more than its half")
 	}
 	left := 0
@@ -74,7 +74,7 @@ func TestSharesAreWeighted(t *testing.T) {
 	count := map[string]int{}
 	for range 2 * a.Limit() {
 		for _, name := range []string{"b", "a"} {
-			if enter, _ := a.Offer(asks(charging.Initial), name, name, noon); enter {
+			if enter, _ := a.Offer(asks(charging.Initial), name, name, 0, noon); enter {
 				count[name]++
 			}
 		}
@@ -91,18 +91,18 @@ func TestTerminationsGoFirst(t *testing.T) {
 	kinds := []charging.Kind{charging.Initial, charging.Event, charging.Update, charging.Termination}
 	for range rtm.WaitMax / 4 {
 		for _, k := range kinds {
-			if _, turned := a.Offer(asks(k), "a", "a", noon); turned != nil {
+			if _, turned := a.Offer(asks(k), "a", "a", 0, noon); turned != nil {
 				t.Fatal("turned away while there is room to wait")
 			}
 		}
 	}
 	for range 2 {
-		if enter, turned := a.Offer(asks(charging.Termination), "a", "a", noon); enter || turned == nil || turned.Request.Kind != charging.Initial {
+		if enter, turned := a.Offer(asks(charging.Termination), "a", "a", 0, noon); enter || turned == nil || turned.Request.Kind != charging.Initial {
 			t.Fatalf("a termination displaced %+v", turned)
 		}
 	}
 	first := asks(charging.Initial)
-	if _, turned := a.Offer(first, "a", "a", noon); turned != first {
+	if _, turned := a.Offer(first, "a", "a", 0, noon); turned != first {
 		t.Error("an initial request displaced another one")
 	}
 	if a.Shed[rtm.ShedFull] != 1 || a.Shed[rtm.ShedDisplaced] != 2 {
@@ -128,8 +128,8 @@ func TestTerminationsGoFirst(t *testing.T) {
 func TestWhoHasWaitedTooLongIsTurnedAway(t *testing.T) {
 	a, in := filled(t)
 	old, young := asks(charging.Update), asks(charging.Update)
-	a.Offer(old, "a", "a", noon)
-	a.Offer(young, "a", "a", noon.Add(time.Second))
+	a.Offer(old, "a", "a", 0, noon)
+	a.Offer(young, "a", "a", 0, noon.Add(time.Second))
 	enter, turned := a.Left(in[0], noon.Add(rtm.AgeMax+time.Millisecond), nil, nil)
 	if len(turned) != 1 || turned[0] != old || len(enter) != 1 || enter[0] != young || a.Shed[rtm.ShedAge] != 1 {
 		t.Errorf("entered %d, turned away %d, counted %v", len(enter), len(turned), a.Shed)
@@ -143,10 +143,10 @@ func TestRate(t *testing.T) {
 		begun := 0
 		for i := range 100 {
 			now := noon.Add(time.Duration(second)*time.Second + time.Duration(i)*time.Millisecond/100)
-			if enter, _ := a.Offer(asks(charging.Initial), "a", "a", now); enter {
+			if enter, _ := a.Offer(asks(charging.Initial), "a", "a", 0, now); enter {
 				begun++
 			}
-			if enter, turned := a.Offer(asks(charging.Update), "a", "a", now); !enter || turned != nil {
+			if enter, turned := a.Offer(asks(charging.Update), "a", "a", 0, now); !enter || turned != nil {
 				t.Fatal("an update was turned away")
 			}
 		}
@@ -209,7 +209,7 @@ func (w *world) send(name string, rate int) {
 	w.after(time.Second/time.Duration(rate), func() { w.send(name, rate) })
 	in := asks(charging.Initial)
 	w.born[in], w.whose[in] = w.now, name
-	enter, turned := w.a.Offer(in, name, name, w.now)
+	enter, turned := w.a.Offer(in, name, name, 0, w.now)
 	if enter {
 		w.inbox = append(w.inbox, in)
 		w.cycle()
@@ -448,7 +448,7 @@ func TestTenantsComeAndGo(t *testing.T) {
 	for i := range 20_000 {
 		in := asks(charging.Initial)
 		name := fmt.Sprint("t", i)
-		if enter, _ := a.Offer(in, name, name, now); !enter {
+		if enter, _ := a.Offer(in, name, name, 0, now); !enter {
 			t.Fatal("a tenant's only request waits")
 		}
 		a.Left(in, now, nil, nil)
@@ -462,7 +462,7 @@ func TestTenantsComeAndGo(t *testing.T) {
 	a.Cycle(time.Millisecond, 1, now)
 	in := 0
 	for enter := true; enter; in++ {
-		enter, _ = a.Offer(asks(charging.Initial), "a", "a", now)
+		enter, _ = a.Offer(asks(charging.Initial), "a", "a", 0, now)
 	}
 	if in-1 != a.Limit() {
 		t.Errorf("%d of the only tenant are in the loop, %d may be", in-1, a.Limit())
@@ -476,7 +476,7 @@ func BenchmarkAdmission(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		now = now.Add(10 * time.Microsecond)
-		a.Offer(in, "a", "a", now)
+		a.Offer(in, "a", "a", 0, now)
 		a.Left(in, now, nil, nil)
 	}
 }
@@ -617,5 +617,55 @@ func TestTheRateFollowsTheTraffic(t *testing.T) {
 	}
 	if most < rate*3/4 {
 		t.Errorf("%d in a second at most, of %d that may begin", most, rate)
+	}
+}
+
+// What waits for one node of the store has no room of what is for another one.
+func TestEachNodeHasItsShare(t *testing.T) {
+	a, in := filled(t) // of node 0
+	other := asks(charging.Update)
+	if enter, _ := a.Offer(other, "a", "a", 1, noon); !enter {
+		t.Fatal("it waits for what is at another node")
+	}
+	if n, waiting := loadOf(a, "a"); n != len(in)+1 || waiting != 0 {
+		t.Errorf("%d in the loop, %d wait", n, waiting)
+	}
+	waits := asks(charging.Update)
+	if enter, _ := a.Offer(waits, "a", "a", 0, noon); enter {
+		t.Fatal("node 0 has more than its half")
+	}
+	for n, r := range in { // they go on at the other node, and others come in their places
+		enter, _ := a.Moved(r, 1, noon, nil, nil)
+		if len(enter) > 0 {
+			if enter[0] != waits || n < len(in)/2 {
+				t.Errorf("when %d of %d had gone on, %d came in", n+1, len(in), len(enter))
+			}
+			return
+		}
+	}
+	t.Error("what waits never comes in")
+}
+
+// loadOf is how many of a tenant are in the loop, and how many wait.
+func loadOf(a *rtm.Admission, tenant string) (in, waiting int) {
+	a.Classes(func(c *rtm.Class) {
+		if c.Tenant == tenant {
+			in, waiting = c.Load()
+		}
+	})
+	return in, waiting
+}
+
+// A tenant's rate is one, however many nodes its sessions are for.
+func TestTheRateIsOfAllNodes(t *testing.T) {
+	a := rtm.NewAdmission(func(string) rtm.Weight { return rtm.Weight{Share: 1, Rate: 10} })
+	entered := 0
+	for n := range 60 {
+		if enter, _ := a.Offer(asks(charging.Initial), "a", "a", n%3, noon); enter {
+			entered++
+		}
+	}
+	if entered != 10 {
+		t.Errorf("%d of a rate of 10 came in", entered)
 	}
 }

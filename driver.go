@@ -300,8 +300,9 @@ func (n *Instance) admit(in *Inbound) {
 	if name == "" {
 		class = in.Peer
 	}
+	node, _ := n.node(in.Where().Partition)
 	n.gate.Lock()
-	enter, turned := n.admission.Offer(in, class, name, time.Now())
+	enter, turned := n.admission.Offer(in, class, name, node, time.Now())
 	n.gate.Unlock()
 	if enter {
 		n.submit(in)
@@ -356,9 +357,27 @@ func (n *Instance) Admission(see func(a *Admission)) {
 
 // left makes room for those who wait for a request to leave the loop.
 func (n *Instance) left(in *Inbound) {
+	n.room(func(enter, turned []*Inbound) (_, _ []*Inbound) {
+		return n.admission.Left(in, time.Now(), enter, turned)
+	})
+}
+
+// moved makes room for those who wait for a request to go on at another node.
+func (n *Instance) moved(in *Inbound) {
+	if in.class == nil {
+		return
+	}
+	node, _ := n.node(in.Where().Partition)
+	n.room(func(enter, turned []*Inbound) (_, _ []*Inbound) {
+		return n.admission.Moved(in, node, time.Now(), enter, turned)
+	})
+}
+
+// room sends those into the loop, or away, that somebody has made room for.
+func (n *Instance) room(made func(enter, turned []*Inbound) (_, _ []*Inbound)) {
 	var room [8]*Inbound // enough for nearly always
 	n.gate.Lock()
-	enter, turned := n.admission.Left(in, time.Now(), room[:0:4], room[4:4])
+	enter, turned := made(room[:0:4], room[4:4])
 	n.gate.Unlock()
 	for _, next := range enter {
 		n.submit(next)
@@ -629,8 +648,9 @@ func (n *Instance) deliver(r *Reply) {
 			n.answer(in, in.turnedAway())
 			return
 		}
-		n.send(in)
+		fallthrough
 	case Onward:
+		n.moved(in)
 		n.send(in)
 	case NeedPlan:
 		n.plan.Lock()
