@@ -662,7 +662,7 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 // of its first message. In a younger one's stead that message itself may still be under
 // way; and by their times of opening sessions are told apart only as well as the clocks
 // of two masters agree.
-const lateAfter = 15 * time.Second
+const lateAfter = time.Minute
 
 // extra finds what is known of a record beside the account, if there is one; nil:
 // nothing.

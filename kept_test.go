@@ -130,7 +130,7 @@ func (l later) Facts(ctx context.Context) (store.Facts, error) {
 func TestALateEntryIsNotTheNewest(t *testing.T) {
 	s := &after{Store: storetest.NewMemory()}
 	open(t, s)
-	n, other := start(t, s, "a"), start(t, later{s.Store, time.Minute}, "b")
+	n, other := start(t, s, "a"), start(t, later{s.Store, 2 * time.Minute}, "b")
 	both(t, n)
 	s.away(t, tenant.SessionKey("far", "s", 0))
 	if _, err := n.Do(t.Context(), soon(n, indexed(ccr(charging.Initial, "s", "imsi:7", 0, 0)))); !errors.Is(err, rtm.ErrDoubt) {
