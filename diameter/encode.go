@@ -49,7 +49,11 @@ func (e *Encoder) begin(h Header) {
 // protocol error (RFC 6733 §7.2): Session-Id first and Proxy-Info unchanged, if they
 // can be read.
 func (e *Encoder) Refusal(m *Message, r Result, host, realm string) {
-	e.Answer(&m.Header, FlagError)
+	flags := uint8(0)
+	if r.Protocol() {
+		flags = FlagError
+	}
+	e.Answer(&m.Header, flags)
 	if s, ok := Find(m.Body, SessionID); ok {
 		e.Octets(SessionID, s.Data)
 	}

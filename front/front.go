@@ -83,6 +83,7 @@ type link struct {
 	wanted  bool      // it is among the instances
 	silent  time.Time // when a message had waited there too long; what is heard after that counts
 	legs    map[*leg]bool
+	over    int // of these, those whose trips are over
 }
 
 // A trip is a request of a gateway on its way.
@@ -94,6 +95,8 @@ type trip struct {
 	legs    int    // that are not answered
 	busy    []byte // the answer of an instance that did nothing: another one may do better
 	limit   *time.Timer
+	holds   int    // how often it had to wait for an instance
+	on      []*leg // all of its legs
 }
 
 // A leg is a trip's way over one link.
@@ -142,7 +145,7 @@ func (f *Front) Links() map[string]int {
 	all := make(map[string]int)
 	for _, l := range f.links {
 		if all[l.Name] = -1; l.conn != nil {
-			all[l.Name] = len(l.legs)
+			all[l.Name] = l.load()
 		}
 	}
 	return all
@@ -209,10 +212,20 @@ func (f *Front) dial(l *link, i Instance) {
 	f.config.Log.Info("connected to an instance", "instance", i.Name, "address", i.Addr)
 	held := f.held
 	f.held = nil
+	for _, other := range f.links { // what waits where nothing is heard goes to who has come
+		if other != l && other.conn != nil && other.lost() {
+			for g := range other.legs {
+				f.send(g.trip)
+			}
+		}
+	}
 	for _, t := range held {
 		f.send(t)
 	}
 }
+
+// load is how many messages that are not answered yet have a leg over l.
+func (l *link) load() int { return len(l.legs) - l.over }
 
 // pick is the link that t goes over next, the one with the least in hand: one that t was
 // not given to, that has not fallen silent, and that stays; if there is none, one that
@@ -228,7 +241,7 @@ func (f *Front) pick(t *trip) *link {
 		f.turn++ // those with equally much take turns
 		for n := range f.links {
 			l := f.links[(n+f.turn)%len(f.links)]
-			if l.conn != nil && !l.conn.Leaving() && fits(l) && (best == nil || len(l.legs) < len(best.legs)) {
+			if l.conn != nil && !l.conn.Leaving() && fits(l) && (best == nil || l.load() < best.load()) {
 				best = l
 			}
 		}
@@ -285,23 +298,25 @@ func (f *Front) send(t *trip) {
 		}
 		t.tried, t.resend = append(t.tried, l), true
 		t.legs++
+		t.on = append(t.on, g)
 		l.legs[g] = true
 		g.timer = time.AfterFunc(f.config.Patience, func() { f.overdue(g) })
 		return
 	}
-	if t.legs == 0 {
+	if t.legs == 0 && !slices.Contains(f.held, t) {
 		f.held = append(f.held, t)
-		time.AfterFunc(f.config.Hold, func() { f.starve(t) })
+		t.holds++
+		hold := t.holds
+		time.AfterFunc(f.config.Hold, func() { f.starve(t, hold) })
 	}
 }
 
-// starve ends a trip that has found no instance for so long.
-func (f *Front) starve(t *trip) {
+// starve ends a trip that has found no instance for so long, in that hold of it.
+func (f *Front) starve(t *trip, hold int) {
 	f.mu.Lock()
-	held := slices.Contains(f.held, t)
-	f.mu.Unlock()
-	if held {
-		f.expire(t)
+	defer f.mu.Unlock()
+	if t.holds == hold && slices.Contains(f.held, t) {
+		f.giveUp(t)
 	}
 }
 
@@ -338,7 +353,9 @@ func (f *Front) release(g *leg) {
 	if g.link.legs[g] {
 		delete(g.link.legs, g)
 		g.timer.Stop()
-		g.trip.legs--
+		if g.trip.legs--; g.trip.done {
+			g.link.over--
+		}
 	}
 }
 
@@ -346,6 +363,11 @@ func (f *Front) release(g *leg) {
 func (f *Front) finish(t *trip, answer []byte) {
 	t.done = true
 	t.limit.Stop()
+	for _, g := range t.on {
+		if g.link.legs[g] {
+			g.link.over++
+		}
+	}
 	f.held = slices.DeleteFunc(f.held, func(o *trip) bool { return o == t })
 	if answer == nil {
 		f.Counts.Dropped.Add(1)
@@ -355,17 +377,32 @@ func (f *Front) finish(t *trip, answer []byte) {
 	t.request.Answer(answer)
 }
 
-// expire ends a trip that nobody has answered. While there is no instance that is said;
-// else nobody knows what has become of it.
+// refuse answers the gateway that nothing was done, if it bears that.
+func (f *Front) refuse(t *trip, answer []byte) {
+	if p, ok := t.request.Conn.Peer.(interface {
+		Silent(m *diameter.Message) bool
+	}); ok && p.Silent(&t.request.Message) {
+		answer = nil
+	}
+	f.finish(t, answer)
+}
+
+// expire ends a trip that nobody has answered in time.
 func (f *Front) expire(t *trip) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.giveUp(t)
+}
+
+// giveUp ends a trip that nobody has answered. While there is no instance that is said;
+// else nobody knows what has become of it. f.mu is held.
+func (f *Front) giveUp(t *trip) {
 	switch {
 	case t.done:
 	case t.busy != nil:
-		f.finish(t, t.busy)
+		f.refuse(t, t.busy)
 	case !t.resend:
-		f.finish(t, f.refusal(&t.request.Message, diameter.UnableToDeliver))
+		f.refuse(t, f.refusal(&t.request.Message, diameter.UnableToDeliver))
 	default:
 		f.finish(t, nil)
 	}
@@ -377,6 +414,21 @@ func (f *Front) refusal(m *diameter.Message, r diameter.Result) []byte {
 	e.Reset(nil)
 	e.Refusal(m, r, f.config.Gates.PeerHost, f.config.Gates.Realm)
 	return e.Bytes()
+}
+
+// unfit is why a request cannot be passed on, with what a relay adds to it: an instance
+// takes no message that is longer, or has more AVPs; zero: it can.
+func unfit(m *diameter.Message, from string) diameter.Result {
+	l := diameter.DefaultLimits
+	switch l.AVPs--; {
+	case diameter.HeaderLength+len(m.Body)+12+len(from) > diameter.MessageMax:
+		return diameter.UnableToComply
+	case len(m.Body) >= 8*l.AVPs: // it may have so many
+		if err := m.Check(l); err != nil {
+			return err.Result
+		}
+	}
+	return 0
 }
 
 // forwarded is a request as a relay passes it on: its own Hop-by-Hop identifier, and

@@ -27,6 +27,12 @@ func (f gates) Receive(batch []*peer.Request) {
 			f.Counts.Refused.Add(1)
 			r.Answer(f.refusal(&r.Message, diameter.LoopDetected))
 		default:
+			if why := unfit(&r.Message, r.Conn.Host); why != 0 {
+				f.Counts.Refused.Add(1)
+				r.Bad()
+				r.Answer(f.refusal(&r.Message, why))
+				continue
+			}
 			f.take(r)
 		}
 	}
@@ -71,18 +77,43 @@ func (f gates) Answered(_ *peer.Conn, token any, m *diameter.Message) {
 }
 
 // Closed implements peer.Handler: what the gateway has not answered the instance sends
-// again, when its time has come.
+// again, when its time has come. Who was reached over c is reached over another
+// connection of the same gateway or relay, if it has one.
 func (f gates) Closed(c *peer.Conn, unanswered []any) {
+	other := f.twin(c)
 	f.mu.Lock()
 	for name, conn := range f.routes {
-		if conn == c {
+		switch {
+		case conn != c:
+		case other != nil:
+			f.routes[name] = other
+		default:
 			delete(f.routes, name)
 		}
 	}
 	f.mu.Unlock()
-	for _, token := range unanswered {
+	f.Forgotten(c, unanswered)
+}
+
+// Forgotten implements peer.Forgetter.
+func (f gates) Forgotten(_ *peer.Conn, tokens []any) {
+	for _, token := range tokens {
 		token.(*peer.Request).Drop()
 	}
+}
+
+// twin is another connection of who is connected over c, rather one that answers
+// watchdogs; nil: there is none.
+func (f *Front) twin(c *peer.Conn) (found *peer.Conn) {
+	for _, o := range f.gates.Conns() {
+		if o == c || !strings.EqualFold(o.Host, c.Host) || !strings.EqualFold(o.Realm, c.Realm) {
+			continue
+		}
+		if found = o; !o.Suspect() {
+			return o
+		}
+	}
+	return found
 }
 
 // cores is the side of the instances.
@@ -98,7 +129,7 @@ func (f cores) Receive(batch []*peer.Request) {
 		case f.looped(&r.Message):
 			r.Answer(f.refusal(&r.Message, diameter.LoopDetected))
 		case conn != nil && conn.Send(r, func(hop, _ uint32) []byte { return forwarded(&r.Message, 0, hop, r.Conn.Host) }):
-			f.Counts.Prompts.Add(1)
+			f.Counts.Prompts.Add(1) // r is no longer ours
 		default:
 			f.Counts.Strays.Add(1)
 			r.Answer(f.refusal(&r.Message, diameter.UnableToDeliver))
@@ -114,15 +145,20 @@ func (f cores) towards(m *diameter.Message) *peer.Conn {
 	conn := f.routes[name]
 	f.mu.Unlock()
 	all := f.gates.Conns()
-	if conn != nil && slices.Contains(all, conn) {
-		return conn
+	if !slices.Contains(all, conn) {
+		conn = nil
 	}
 	for _, c := range all {
-		if strings.EqualFold(c.Host+";"+c.Realm, name) {
-			return c
+		if conn == nil && strings.EqualFold(c.Host+";"+c.Realm, name) {
+			conn = c
 		}
 	}
-	return nil
+	if conn != nil && conn.Suspect() {
+		if other := f.twin(conn); other != nil {
+			return other
+		}
+	}
+	return conn
 }
 
 // Answered implements peer.Handler: the first answer goes to the gateway. One that says
@@ -147,7 +183,19 @@ func (f cores) Answered(_ *peer.Conn, token any, m *diameter.Message) {
 		f.send(t)
 	}
 	if t.legs == 0 {
-		f.finish(t, answer)
+		f.refuse(t, answer)
+	}
+}
+
+// Forgotten implements peer.Forgetter: the gateway has long been told, or has sent
+// again.
+func (f cores) Forgotten(_ *peer.Conn, tokens []any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, token := range tokens {
+		if g, ok := token.(*leg); ok {
+			f.release(g)
+		}
 	}
 }
 

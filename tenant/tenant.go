@@ -115,6 +115,16 @@ func (c *Catalogue) Behind(relay, host, realm string) *Peer {
 	return c.peers[i]
 }
 
+// Of finds the document of a peer that calls itself so, wherever it connects from; nil:
+// there is none.
+func (c *Catalogue) Of(host, realm string) *Peer {
+	i := slices.IndexFunc(c.peers, func(p *Peer) bool { return p.names(host, realm) })
+	if i < 0 {
+		return nil
+	}
+	return c.peers[i]
+}
+
 // A Catalogue is all tenants, plans and peers of one moment. It is never
 // changed; a new one takes its place.
 type Catalogue struct {

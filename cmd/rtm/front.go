@@ -149,7 +149,7 @@ func runFront(ctx context.Context, c *config, fixed []string) error {
 func (s *frontServer) open(c *config) (err error) {
 	d := &door{
 		self:  creditcontrol.Self{OriginHost: c.OriginHost, OriginRealm: c.OriginRealm, Realms: c.Realms},
-		known: s.catalogue.Load, api: "http://" + c.HTTP, log: s.log, strange: strangers{lines: make(chan remark, tellMax)},
+		known: s.catalogue.Load, relay: c.PeerHost, api: "http://" + c.HTTP, log: s.log, strange: strangers{lines: make(chan remark, tellMax)},
 	}
 	s.door = d
 	s.front, err = front.New(front.Config{

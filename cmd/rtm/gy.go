@@ -30,6 +30,7 @@ type door struct {
 	self      creditcontrol.Self
 	node      *peer.Node
 	instance  *rtm.Instance            // nil: it is a front's, which decides nothing
+	relay     string                   // a front's own name towards instances
 	known     func() *tenant.Catalogue // whom it lets in
 	learn     bool                     // let unknown peers in, for all tenants
 	api       string                   // for hints in the log
@@ -313,7 +314,32 @@ func (d *door) call(r *peer.Request) *call {
 func (d *door) pass(r *peer.Request) bool {
 	c := d.call(r)
 	defer c.caught()
-	return c.inspect(r.Conn.Peer.(*client)) != nil
+	cl := r.Conn.Peer.(*client)
+	if c.inspect(cl) == nil {
+		return false
+	}
+	if s := cl.stands.Load(); !d.agrees(s, &c.env) {
+		if d.strange.first(aboutOrigin, string(c.env.OriginHost)+" by "+cl.caps.Host, time.Now()) {
+			d.strange.tell(aboutOrigin, slog.LevelWarn, "refused a request that instances would take for another peer's, with other tenants", "connection", cl.caps.Host,
+				"document", s.name, "originHost", string(c.env.OriginHost), "fix", "write via: ["+d.relay+"] in the sender's Peer document")
+		}
+		c.result(diameter.UnknownPeer)
+		return false
+	}
+	return true
+}
+
+// agrees reports whether instances, which know whoever is behind this front by name
+// alone, take the sender of a message for no more than it is here.
+func (d *door) agrees(s *standing, e *creditcontrol.Envelope) bool {
+	if s.known == nil {
+		return true
+	}
+	p := s.catalogue.Behind(d.relay, string(e.OriginHost), string(e.OriginRealm))
+	if p == nil { // it is served as the front is
+		p = s.catalogue.Of(d.relay, d.self.OriginRealm)
+	}
+	return p == nil || !slices.ContainsFunc(p.Tenants, func(t string) bool { return !s.known.Serves(t) })
 }
 
 // caught answers 5012 to a request on which the program has failed: a mistake of

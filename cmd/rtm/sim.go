@@ -47,6 +47,7 @@ grace: %[2]d s
 kind: Peer
 host: gw.sim.localdomain
 sources: [127.0.0.0/8, "::1/128"]
+via: [front.ocs.rtm.localdomain]
 tenants: [sim]
 `
 

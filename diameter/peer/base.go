@@ -292,10 +292,14 @@ func (c *Conn) watchdog() {
 		})
 	}
 	c.out.Lock()
-	defer c.out.Unlock()
 	c.forgive()
+	forgotten := c.takeForgotten()
 	if !c.closed {
 		c.watch.Reset(c.jittered())
+	}
+	c.out.Unlock()
+	if h, ok := c.node.handler.(Forgetter); ok && len(forgotten) > 0 {
+		h.Forgotten(c, forgotten)
 	}
 }
 

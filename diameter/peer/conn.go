@@ -63,9 +63,12 @@ type Conn struct {
 	closed   bool
 	ending   bool // close when pending is written
 	watch    *time.Timer
+	before   uint32 // hop, before anything was sent
 	hop      uint32
 	end      uint32
 	waiting  map[uint32]owed // requests that Send sent, by Hop-by-Hop
+
+	forgotten []any // tokens of these that forgive has taken out, and that nobody was told of yet
 }
 
 // owed is a request that the other end has not answered yet.
@@ -73,10 +76,6 @@ type owed struct {
 	token any
 	since time.Time
 }
-
-// owedFor is how long an answer is expected. After that it comes too late for
-// whoever sent the request, and its place is free again.
-const owedFor = time.Minute
 
 // mark is one message in pending that must not leave after its time.
 type mark struct {
@@ -89,6 +88,7 @@ func (n *Node) conn(nc net.Conn, dialled bool) *Conn {
 		node: n, raw: nc, net: nc, dialled: dialled, Since: time.Now(), waiting: make(map[uint32]owed),
 		hop: rand.Uint32(), end: uint32(time.Now().Unix())<<20 | rand.Uint32()>>12,
 	}
+	c.before = c.hop
 	c.space.L, c.work.L = &c.out, &c.out
 	c.heard.Store(time.Now().UnixNano())
 	if ap, err := netip.ParseAddrPort(nc.RemoteAddr().String()); err == nil {
@@ -533,7 +533,7 @@ func (c *Conn) gone() {
 	if c.watch != nil {
 		c.watch.Stop()
 	}
-	var lost []any
+	lost := c.takeForgotten()
 	for _, w := range c.waiting {
 		if _, own := w.token.(ours); !own {
 			lost = append(lost, w.token)
@@ -553,9 +553,9 @@ func (c *Conn) gone() {
 }
 
 // Send sends a request: build writes it with the Hop-by-Hop and End-to-End
-// identifiers it is given. The answer comes back with token. False: the
-// connection is closed, or its other end owes OwedMax answers; what keeps the
-// connection itself is sent all the same.
+// identifiers it is given, before anybody can answer it. The answer comes back with
+// token. False: the connection is closed, or its other end owes OwedMax answers; what
+// keeps the connection itself is sent all the same.
 func (c *Conn) Send(token any, build func(hopByHop, endToEnd uint32) []byte) bool {
 	_, own := token.(ours)
 	c.out.Lock()
@@ -564,20 +564,26 @@ func (c *Conn) Send(token any, build func(hopByHop, endToEnd uint32) []byte) boo
 		c.forgive()
 		full = len(c.waiting) >= c.node.config.OwedMax
 	}
-	if full || c.closed {
-		c.out.Unlock()
+	c.hop++
+	c.end++
+	hop, end, closed := c.hop, c.end, c.closed
+	c.out.Unlock()
+	if full || closed {
 		if full {
 			c.node.limited(LimitOwed)
 		}
 		return false
 	}
-	c.hop++
-	c.end++
-	hop, end := c.hop, c.end
-	c.waiting[hop] = owed{token, time.Now()}
+	frame := build(hop, end)
+	c.out.Lock()
+	if closed = c.closed; !closed {
+		c.waiting[hop] = owed{token, time.Now()}
+	}
 	c.out.Unlock()
-	c.enqueue(build(hop, end), time.Time{})
-	return true
+	if !closed {
+		c.enqueue(frame, time.Time{})
+	}
+	return !closed
 }
 
 // answered gives an answer to whoever sent the request; others are dropped.
@@ -587,6 +593,7 @@ func (c *Conn) answered(m *diameter.Message) {
 	delete(c.waiting, m.HopByHop)
 	c.out.Unlock()
 	if !ok {
+		c.unasked(m.HopByHop)
 		return
 	}
 	if own, ok := w.token.(ours); ok {
@@ -596,11 +603,33 @@ func (c *Conn) answered(m *diameter.Message) {
 	c.node.handler.Answered(c, w.token, m)
 }
 
+// unasked notes an answer that nobody waits for: it comes late, or to what was never
+// sent.
+func (c *Conn) unasked(hop uint32) {
+	c.out.Lock()
+	sent := hop-c.before-1 < c.hop-c.before // as they count up, also beyond the last number
+	c.out.Unlock()
+	if !sent {
+		c.misused()
+	} else if !c.dialled {
+		c.wasted.Add(1)
+	}
+}
+
 // forgive forgets answers that nobody expects any more. c.out is held.
 func (c *Conn) forgive() {
 	for hop, w := range c.waiting {
-		if time.Since(w.since) > owedFor {
+		if time.Since(w.since) > c.node.config.OwedFor {
 			delete(c.waiting, hop)
+			if _, own := w.token.(ours); !own {
+				c.forgotten = append(c.forgotten, w.token)
+			}
 		}
 	}
+}
+
+// takeForgotten is what was forgotten since it was last taken. c.out is held.
+func (c *Conn) takeForgotten() (tokens []any) {
+	tokens, c.forgotten = c.forgotten, nil
+	return tokens
 }

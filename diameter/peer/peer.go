@@ -37,6 +37,7 @@ type Config struct {
 	InFlightAll   int           // 16,384 of all
 	BadMax        int           // 100 messages a second of one connection that cannot be used; then it is not read for the rest of it
 	OwedMax       int           // 1,024 requests sent over one connection have no answer; after a minute none is expected
+	OwedFor       time.Duration // a minute: after that an answer comes too late for whoever sent the request, and its place is free again
 	PerPeer       int           // 4 connections with one Origin-Host and -Realm, let in for one reason
 	Connections   int           // 10,000 in all
 	CERRate       int           // 10 new connections a second from one address
@@ -77,6 +78,7 @@ func (c *Config) defaults() {
 	span(&c.CERTimeout, 5*time.Second)
 	span(&c.SlowMax, 10*time.Second)
 	span(&c.Watchdog, 30*time.Second)
+	span(&c.OwedFor, time.Minute)
 	span(&c.WriteTimeout, 5*time.Second)
 	span(&c.LeaveMax, 900*time.Millisecond)
 	if c.Product == "" {
@@ -125,6 +127,12 @@ type Handler interface {
 	// Closed tells that the connection is gone, and which requests that Send
 	// sent have no answer.
 	Closed(c *Conn, unanswered []any)
+}
+
+// A Forgetter is a Handler that is told of requests that Send sent, and whose answers
+// nobody expects any more, after a minute.
+type Forgetter interface {
+	Forgotten(c *Conn, tokens []any)
 }
 
 // Counts is what all connections of a node did.

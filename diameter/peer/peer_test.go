@@ -852,7 +852,7 @@ func TestOwedForAMinute(t *testing.T) {
 			return message(diameter.ReAuth, 4, hop, func(e *diameter.Encoder) { e.String(diameter.SessionID, "s") })
 		}
 		sent := conn.Send(1, rar)
-		pass(owedFor)
+		pass(time.Minute)
 		early := conn.Send(2, rar)
 		pass(time.Second)
 		if late := conn.Send(3, rar); !sent || early || !late {
