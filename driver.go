@@ -356,28 +356,27 @@ func (n *Instance) Admission(see func(a *Admission)) {
 }
 
 // left makes room for those who wait for a request to leave the loop.
-func (n *Instance) left(in *Inbound) {
-	n.room(func(enter, turned []*Inbound) (_, _ []*Inbound) {
-		return n.admission.Left(in, time.Now(), enter, turned)
-	})
-}
+func (n *Instance) left(in *Inbound) { n.makeRoom(in, -1) }
 
 // moved makes room for those who wait for a request to go on at another node.
 func (n *Instance) moved(in *Inbound) {
-	if in.class == nil {
-		return
+	if in.class != nil {
+		node, _ := n.node(in.Where().Partition)
+		n.makeRoom(in, node)
 	}
-	node, _ := n.node(in.Where().Partition)
-	n.room(func(enter, turned []*Inbound) (_, _ []*Inbound) {
-		return n.admission.Moved(in, node, time.Now(), enter, turned)
-	})
 }
 
-// room sends those into the loop, or away, that somebody has made room for.
-func (n *Instance) room(made func(enter, turned []*Inbound) (_, _ []*Inbound)) {
+// makeRoom sends those into the loop, or away, for whom a request makes room that goes
+// on at that node, or, below zero, leaves.
+func (n *Instance) makeRoom(in *Inbound, node int) {
 	var room [8]*Inbound // enough for nearly always
+	enter, turned := room[:0:4], room[4:4]
 	n.gate.Lock()
-	enter, turned := made(room[:0:4], room[4:4])
+	if now := time.Now(); node < 0 {
+		enter, turned = n.admission.Left(in, now, enter, turned)
+	} else {
+		enter, turned = n.admission.Moved(in, node, now, enter, turned)
+	}
 	n.gate.Unlock()
 	for _, next := range enter {
 		n.submit(next)

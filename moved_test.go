@@ -309,13 +309,7 @@ func TestRepeatsAfterReassign(t *testing.T) {
 		open(t, m)
 		n := start(t, m, "a")
 		both(t, n)
-		event := func() *rtm.Inbound {
-			r := initial("e")
-			r.Kind, r.Content, r.Action = charging.Event, 5, charging.DirectDebiting
-			r.Asks[0].Want.Octets = 1 << 20
-			return &rtm.Inbound{Request: r, Identities: []string{"msisdn:49"}, Tenants: []string{"shop"}, OnceDoor: "gy", OnceName: "far;e;0"}
-		}
-		do(t, n, event(), charging.Success)
+		do(t, n, spending("msisdn:49"), charging.Success)
 		do(t, n, ccr(charging.Initial, "over", "msisdn:49", 0, 0), charging.Success)
 		do(t, n, ccr(charging.Termination, "over", "msisdn:49", 1, 1<<20), charging.Success)
 		do(t, n, ccr(charging.Initial, "on", "msisdn:49", 0, 0), charging.Success)
@@ -327,7 +321,7 @@ func TestRepeatsAfterReassign(t *testing.T) {
 			n = start(t, m, "b") // which has seen nothing
 		}
 		for range 2 {
-			do(t, n, event(), charging.Success)
+			do(t, n, spending("msisdn:49"), charging.Success)
 			do(t, n, ccr(charging.Initial, "over", "msisdn:49", 0, 0), charging.Success)
 			do(t, n, ccr(charging.Termination, "over", "msisdn:49", 1, 1<<20), charging.Success)
 			do(t, n, ccr(charging.Initial, "on", "msisdn:49", 0, 0), charging.Success)
@@ -343,7 +337,7 @@ func TestRepeatsAfterReassign(t *testing.T) {
 		again.Request.Content = 99
 		do(t, n, again, charging.Success)
 		do(t, n, ccr(charging.Termination, "over", "msisdn:49", 1, 2<<20), charging.Success)
-		other := event()
+		other := spending("msisdn:49")
 		other.OnceName, other.Request.Session = "far;f;0", []byte("f")
 		do(t, n, other, charging.Success)
 		if alices, bobs := debited(t, n, alice), debited(t, n, bob); alices != 5_000_000 || bobs != 3_000_000 {
@@ -471,12 +465,6 @@ func TestAnEventBetweenTwoMoves(t *testing.T) {
 	open(t, s)
 	n := start(t, s.Store, "a")
 	both(t, n)
-	event := func() *rtm.Inbound {
-		r := initial("e")
-		r.Kind, r.Content, r.Action = charging.Event, 5, charging.DirectDebiting
-		r.Asks[0].Want.Octets = 1 << 20
-		return &rtm.Inbound{Request: r, Identities: []string{"msisdn:49"}, Tenants: []string{"shop"}, OnceDoor: "gy", OnceName: "far;e;0"}
-	}
 	key := tenant.IdentityKey("msisdn:49")
 	was, err := s.Store.Load(t.Context(), []store.Key{key})
 	if err != nil {
@@ -485,7 +473,7 @@ func TestAnEventBetweenTwoMoves(t *testing.T) {
 	if _, err := n.Reassign(t.Context(), "msisdn:49", bob); err != nil {
 		t.Fatal(err)
 	}
-	do(t, n, event(), charging.Success)
+	do(t, n, spending("msisdn:49"), charging.Success)
 	if _, err := n.Reassign(t.Context(), "msisdn:49", alice); err != nil {
 		t.Fatal(err)
 	}
@@ -494,7 +482,7 @@ func TestAnEventBetweenTwoMoves(t *testing.T) {
 			recs[i] = was[0]
 		}
 	}
-	do(t, start(t, s, "b"), event(), charging.Success)
+	do(t, start(t, s, "b"), spending("msisdn:49"), charging.Success)
 	if alices, bobs := debited(t, n, alice), debited(t, n, bob); alices != 0 || bobs != 1_000_000 || s.did.Load() == 0 {
 		t.Errorf("alice paid %d, bob %d", alices, bobs)
 	}

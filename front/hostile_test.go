@@ -14,8 +14,7 @@ import (
 	"rtm/rtmtest"
 )
 
-// --- helpers: a gateway that speaks by hand
-
+// rawGate is a gateway that speaks by hand.
 type rawGate struct {
 	t *testing.T
 	c net.Conn
@@ -92,7 +91,6 @@ func ccrOf(session, from string, more func(e *diameter.Encoder)) func(hop, end u
 	}
 }
 
-// connections to all instances, one after the other.
 // A message that is too long for an instance with what a relay adds is refused, and takes
 // no connection away.
 func TestAMessageThatIsTooLong(t *testing.T) {
@@ -112,7 +110,6 @@ func TestAMessageThatIsTooLong(t *testing.T) {
 	}
 }
 
-// more messages.
 // What an instance never answers is no load of its for ever.
 func TestWhatIsForgottenIsNoLoad(t *testing.T) {
 	a, b := startCore(t, "a"), startCore(t, "b")
@@ -139,7 +136,6 @@ func TestWhatIsForgottenIsNoLoad(t *testing.T) {
 	}
 }
 
-// any gateway's.
 // RARs that a gateway does not answer take no room from those of others.
 func TestPromptsThatNobodyAnswers(t *testing.T) {
 	a := startCore(t, "a")

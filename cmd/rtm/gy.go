@@ -73,6 +73,7 @@ type standing struct {
 	known     *tenant.Peer         // nil: it was learned
 	name      string               // of the document, or that there is none; no tenant's
 	behind    map[string]*standing // clients that it relays, by host and realm; only the goroutine that reads uses it
+	agreed    map[string]bool      // at a front, whether instances take them for no more, likewise
 }
 
 // behindMax bounds how many clients behind one relay are remembered.
@@ -335,11 +336,22 @@ func (d *door) agrees(s *standing, e *creditcontrol.Envelope) bool {
 	if s.known == nil {
 		return true
 	}
+	name := string(e.OriginHost) + ";" + string(e.OriginRealm)
+	if yes, ok := s.agreed[name]; ok {
+		return yes
+	}
 	p := s.catalogue.Behind(d.relay, string(e.OriginHost), string(e.OriginRealm))
 	if p == nil { // it is served as the front is
 		p = s.catalogue.Of(d.relay, d.self.OriginRealm)
 	}
-	return p == nil || !slices.ContainsFunc(p.Tenants, func(t string) bool { return !s.known.Serves(t) })
+	yes := p == nil || !slices.ContainsFunc(p.Tenants, func(t string) bool { return !s.known.Serves(t) })
+	if len(s.agreed) < behindMax {
+		if s.agreed == nil {
+			s.agreed = make(map[string]bool)
+		}
+		s.agreed[name] = yes
+	}
+	return yes
 }
 
 // caught answers 5012 to a request on which the program has failed: a mistake of

@@ -13,8 +13,6 @@ import (
 	"rtm/store/storetest"
 )
 
-// Two gateways that call themselves alike, of two tenants, known by where they connect from.
-// Over the instance each is its own; over a front the one has the standing of the other.
 // Gateways of two tenants call themselves the same, behind one front: only that which
 // instances know by the name is passed on, and gets what is for its sessions.
 func TestNamesakesBehindAFront(t *testing.T) {

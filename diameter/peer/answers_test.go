@@ -9,7 +9,6 @@ import (
 	"rtm/diameter"
 )
 
-// Answers that nobody waits for cannot be used, and their sender is read at any speed.
 // Who sends answers to what nobody has asked is read more slowly.
 func TestAnswersToNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -31,8 +30,6 @@ func TestAnswersToNothing(t *testing.T) {
 	})
 }
 
-// A request's token is given back before the request is written: whoever builds it then
-// reads what is somebody else's already.
 // Nobody can answer a request, or lose it, before it is built.
 func TestSentWhenItIsBuilt(t *testing.T) {
 	for _, how := range []string{"answered", "closed"} {
