@@ -109,9 +109,16 @@ func TestSeed(t *testing.T) {
 		}
 	})
 	begun, done := time.Now(), atomic.Uint64{}
+	tell := time.NewTicker(time.Minute)
+	defer tell.Stop()
 	for from := *fromFlag; !t.Failed(); from += *seedsFlag {
 		each(from, *seedsFlag, func(seed uint64) bool {
-			done.Add(1)
+			n := done.Add(1)
+			select {
+			case <-tell.C:
+				t.Logf("%d worlds in %s, at seed %d", n, time.Since(begun).Round(time.Second), seed)
+			default:
+			}
 			return simulate(t, seed)
 		})
 		if time.Since(begun) >= *forFlag {

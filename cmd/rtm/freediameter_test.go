@@ -289,6 +289,7 @@ func (h *hub) apply(t *testing.T, documents string) {
 // freeDiameter as a relay in front of two instances, to which it deals messages
 // as chance will have it.
 func TestFreeDiameterAsRelay(t *testing.T) {
+	t.Parallel()
 	h := startHub(t)
 	for _, s := range []struct {
 		name string

@@ -129,6 +129,7 @@ func (h *frontLine) load(t *testing.T, while func()) *outcome {
 
 // Gateways behind two fronts, and what becomes of instances and fronts meanwhile.
 func TestFronts(t *testing.T) {
+	t.Parallel()
 	h := startFronts(t)
 	for _, s := range []struct {
 		name string

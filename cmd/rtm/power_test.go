@@ -62,6 +62,7 @@ func under(t testing.TB, l *lab, change func(p *play), fault func()) *outcome {
 // every second time after a loss of power: what of the log was not synced is
 // gone, or a part of that is.
 func TestKillTheOnlyOneEmbedded(t *testing.T) {
+	t.Parallel()
 	a := startAlone(t)
 	dropped := int64(0)
 	o := under(t, a.lab, func(*play) {}, func() {

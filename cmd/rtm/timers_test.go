@@ -261,6 +261,7 @@ func (l lateness) String() string {
 // While all instances are away every session falls due; when they are back each is
 // released once and closed once, and they serve at once.
 func TestTimersAfterAllWereAway(t *testing.T) {
+	t.Parallel()
 	sessions, away := 2000, 6*time.Second
 	if os.Getenv("RTM_FAULTS") == "long" {
 		sessions, away = 100_000, 30*time.Second
@@ -272,6 +273,7 @@ func TestTimersAfterAllWereAway(t *testing.T) {
 // One of two instances is killed while sessions that nobody hears of fall due:
 // each is released once and closed once, by whichever of them.
 func TestTimersOutliveAnInstance(t *testing.T) {
+	t.Parallel()
 	t.Log(vanished{sessions: 2000, rate: 2000, validity: 3 * time.Second, grace: time.Second, kill: true}.run(t))
 }
 

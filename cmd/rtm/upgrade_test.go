@@ -181,6 +181,7 @@ func (m *mixed) settled(api string, finals int) (types map[string]int) {
 // Two versions of the program serve one set of sessions, both ways; then the level
 // of the store rises, and the older one neither starts nor decides any more.
 func TestRollingUpgrade(t *testing.T) {
+	t.Parallel()
 	m := &mixed{t: t, next: nextBuild(t), redis: rtmtest.StartRedis(t).Addr, records: t.TempDir(), octets: make(map[string]int64)}
 	old, away := m.start(os.Args[0], "old"), m.start(os.Args[0], "away")
 	next := m.start(m.next, "next")
