@@ -113,7 +113,7 @@ func (s *Shard) paid(in *Inbound) {
 	case in.broken:
 		s.rest = s.now.Add(s.jittered())
 		in.doubt = in.doubt || in.state == answered // its usage is on record already
-		in.recalls = 0
+		in.recalls, in.disowned = 0, in.disowned[:0]
 		s.afresh(in)
 	default:
 		s.leave(in)

@@ -180,7 +180,8 @@ func (s *Shard) remembered(in *Inbound) {
 		if there {
 			in.carried = &extra{key: l.key, seen: l.record.Version, stored: slices.Clone(l.record.Bytes)}
 		}
-		open := account != home && in.Request.Kind != charging.Event && slices.ContainsFunc(entries, func(e tenant.Entry) bool { return e.Account == account })
+		open := account != home && in.Request.Kind != charging.Event && !slices.Contains(in.disowned, account) &&
+			slices.ContainsFunc(entries, func(e tenant.Entry) bool { return e.Account == account })
 		if there || open {
 			s.known(in, account)
 			return
@@ -504,7 +505,7 @@ func (in *Inbound) gaveUp() int {
 func (s *Shard) pass(in *Inbound) {
 	given := in.given + in.passes
 	s.afresh(in)
-	in.given, in.recalls = given, 0
+	in.given, in.recalls, in.disowned = given, 0, in.disowned[:0]
 }
 
 // strange sends request i back to the directory when a hint led it here. Nothing
@@ -513,6 +514,9 @@ func (s *Shard) strange(w *work, i int) bool {
 	in := w.batch[i]
 	if !in.Hinted {
 		return false
+	}
+	if in.Request.Formerly { // it opens none any more: what it has closed meanwhile is found the next time
+		in.disowned = append(in.disowned, w.key)
 	}
 	s.drop(w, i)
 	s.afresh(in)

@@ -54,6 +54,7 @@ type Inbound struct {
 	asked    bool            // the directory was asked
 	moved    bool            // the identity had other owners not long ago
 	recalls  int             // how often those were asked
+	disowned []store.Key     // those of them that had no such session open
 	before   []store.Key     // those, to be asked if the present one does not know the session
 	formers  []store.Key     // accounts that are being asked
 	carried  *extra          // what the account that knows in has of it: its closed session, or its answer
