@@ -26,7 +26,7 @@ func (b *Bucket) free(now time.Time) int64 {
 // pays reports whether b holds units that price is measured in, and may be
 // spent on it.
 func (b *Bucket) pays(price *rating.Price) bool {
-	return b.Unit == price.Unit && price.Takes(b.Allowance)
+	return b.Unit == price.Unit && !money(b) && price.Takes(b.Allowance)
 }
 
 // move adds a movement of b to e, merged with an earlier one of the same bucket.
@@ -185,6 +185,10 @@ func (d *decision) debit(e *Entry, line int, g *Group, ask *Ask, overtaken bool)
 		return result
 	}
 	l.Unit, l.PlanName, l.Plan, l.Rule, l.Result = p.Unit, d.foreign(g), g.Plan, g.Rule, Success
+	if ask.foreign(p.Unit) {
+		l.Result = RatingFailed
+		return RatingFailed
+	}
 	used := ask.Used.Of(p.Unit)
 	l.Overrun = max(used-g.left, 0)
 	g.left = max(g.left-used, 0)
@@ -526,8 +530,10 @@ func (t *terms) until(now, at time.Time) {
 func (d *decision) grant(e *Entry, s *Session, i int, g *Group, shared bool) (short bool) {
 	ask, answer := &d.r.Asks[i], &d.o.Answer.Grants[i]
 	t, ok := d.terms(g, ask)
-	if !ok {
-		g.Result = RatingFailed
+	if !ok || t.price.Free {
+		if g.Result = RatingFailed; ok {
+			g.Result = NotApplicable
+		}
 		*answer = d.said(g, ask)
 		return false
 	}
@@ -607,7 +613,7 @@ func (d *decision) granted(g *Group, t *terms, units int64, more, held bool) {
 // what is asked for, for seconds no more than is asked for.
 func (d *decision) quotaOf(g *Group, p *rating.Price, ask *Ask, left int64) int64 {
 	want := ask.Want.Of(p.Unit)
-	if p.Unit == rating.Events && want > 0 {
+	if (p.Unit == rating.Events || p.Unit == rating.Money) && want > 0 {
 		return min(want, rating.UnitsMax)
 	}
 	size := max(p.Quota.After(g.Pace-1, left), d.r.Client.least(p))

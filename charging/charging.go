@@ -74,6 +74,7 @@ const (
 	Success               Result = 2001
 	LimitedSuccess        Result = 2002
 	EndUserServiceDenied  Result = 4010
+	NotApplicable         Result = 4011
 	CreditLimitReached    Result = 4012
 	UnknownSession        Result = 5002
 	InvalidValue          Result = 5004
@@ -120,6 +121,12 @@ func (u *Units) Of(unit rating.Unit) int64 {
 	return 0
 }
 
+// A Measure is a set of units.
+type Measure uint8
+
+// In is the set of that unit alone.
+func In(unit rating.Unit) Measure { return 1 << unit }
+
 // Has says which of Rating-Group and Service-Identifier a client named, and
 // where: an answer comes back in the style of its request.
 type Has uint8
@@ -137,15 +144,22 @@ const (
 type Ask struct {
 	Group, Service uint32
 	Has            Has
-	Wants          bool  // a Requested-Service-Unit that is not all zeros is there
-	Want           Units // zeros: the amount is ours to choose
-	Reports        bool  // a Used-Service-Unit is there
-	Used           Units // since the last report; the sum of all Used-Service-Units
-	After          Units // the part of Used after a tariff change (Tariff-Change-Usage 1)
-	Split          bool  // the client told the two apart
-	Reason         uint8 // Reporting-Reason, one above its value on the wire; zero: none
+	Wants          bool    // a Requested-Service-Unit that is not all zeros is there
+	Want           Units   // zeros: the amount is ours to choose
+	Reports        bool    // a Used-Service-Unit is there
+	Used           Units   // since the last report; the sum of all Used-Service-Units
+	After          Units   // the part of Used after a tariff change (Tariff-Change-Usage 1)
+	Split          bool    // the client told the two apart
+	Measured       Measure // what Used is measured in; zero: nobody said
+	Reason         uint8   // Reporting-Reason, one above its value on the wire; zero: none
 
 	Currency uint32 // ISO 4217 number of its CC-Money; zero: the account's
+}
+
+// foreign reports whether what was used cannot be rated in that unit, since it was
+// measured in others only.
+func (ask *Ask) foreign(unit rating.Unit) bool {
+	return ask.Measured != 0 && ask.Measured&In(unit) == 0 && ask.Used != (Units{})
 }
 
 // AsksMax bounds the Asks of one request (reliability.md: MSCC per message 64).

@@ -89,7 +89,7 @@ func (d *decision) directDebit() {
 
 // book reserves what one ask of an event needs.
 func (d *decision) book(e *Entry, line int, g *Group, ask *Ask) Result {
-	if amount := eventUnits(ask, rating.Money); amount > 0 {
+	if amount := d.plain(g, ask); amount > 0 {
 		g.Unit, g.Granted = rating.Money, amount
 		d.holdMoney(e, g, amount, false)
 		if g.held() < amount {
@@ -97,7 +97,7 @@ func (d *decision) book(e *Entry, line int, g *Group, ask *Ask) Result {
 		}
 		return Success
 	}
-	p, result := d.price(g)
+	p, result := d.priceOf(g, ask)
 	if p == nil {
 		return result
 	}
@@ -108,6 +108,30 @@ func (d *decision) book(e *Entry, line int, g *Group, ask *Ask) Result {
 		return CreditLimitReached
 	}
 	return Success
+}
+
+// plain is the money that an event names to be moved as it is, since no service for
+// money is sold there; zero: none.
+func (d *decision) plain(g *Group, ask *Ask) int64 {
+	amount := eventUnits(ask, rating.Money)
+	if amount == 0 {
+		return 0
+	}
+	if p, _ := d.price(g); p != nil && p.Unit == rating.Money {
+		return 0
+	}
+	*g = ask.group()
+	return amount
+}
+
+// priceOf is what the units of an event cost; nil: nobody can say, for one if it names
+// units of other kinds only.
+func (d *decision) priceOf(g *Group, ask *Ask) (*rating.Price, Result) {
+	p, result := d.price(g)
+	if p != nil && eventUnits(ask, p.Unit) == 0 && (p.Unit == rating.Money || ask.Want != (Units{}) || ask.Used != (Units{})) {
+		return nil, RatingFailed
+	}
+	return p, result
 }
 
 // group is the rating group that ask names, of no session.
@@ -183,50 +207,91 @@ func (d *decision) debitEvent(e *Entry, line int, g *Group) {
 	d.o.Answer.HasCost = true
 }
 
-// refund credits money, or what the units named cost today.
+// refund credits money, or units: to the allowances that pay for them, as far as those
+// were used, and what the rest costs today as money.
 func (d *decision) refund() {
-	amount := int64(0)
+	money := rating.Micros(0)
+	back := make([]int64, len(d.a.Buckets)) // units, to each bucket
+	lines := make([]Line, 0, len(d.r.Asks))
 	for i := range d.r.Asks {
-		ask := &d.r.Asks[i]
-		n := eventUnits(ask, rating.Money)
-		if n == 0 {
-			g := ask.group()
-			p, result := d.price(&g)
-			if p == nil {
-				d.invalid(result)
-				return
-			}
-			cost, ok := p.Total(d.quantity(ask, p.Unit))
-			if !ok {
-				d.invalid(InvalidValue)
-				return
-			}
-			n = int64(cost)
+		l, result := d.giveBack(&d.r.Asks[i], back)
+		if result == Success && -l.Charged > rating.UnitsMax-money {
+			result = InvalidValue
 		}
-		if n > rating.UnitsMax-amount {
-			d.invalid(InvalidValue)
+		if result != Success {
+			d.invalid(result)
 			return
 		}
-		amount += n
-		d.o.Answer.Grants = append(d.o.Answer.Grants, ask.result(Success))
+		money -= l.Charged
+		lines = append(lines, l)
+		d.o.Answer.Grants = append(d.o.Answer.Grants, d.r.Asks[i].result(Success))
 	}
-	b := d.main()
-	if amount == 0 || b == nil || b.Credited > math.MaxInt64-amount {
+	main := d.main()
+	units := slices.ContainsFunc(back, func(n int64) bool { return n > 0 })
+	if money == 0 && !units || money > 0 && (main == nil || main.Credited > math.MaxInt64-int64(money)) {
 		d.invalid(InvalidValue)
 		return
 	}
-	b.Credited += amount
 	e := d.entry(OneTime, nil)
 	e.Result, e.Text, e.Particulars = Success, "refund", d.r.Particulars
-	e.Lines = append(e.Lines, Line{Unit: rating.Money, Charged: -rating.Micros(amount), Result: Success})
-	e.move(b, Movement{Credit: amount})
-	d.o.Answer.Cost, d.o.Answer.HasCost = rating.Micros(amount), true
+	e.Lines = append(e.Lines, lines...)
+	for i, n := range back {
+		if n > 0 {
+			b := &d.a.Buckets[i]
+			b.Debited -= n
+			e.move(b, Movement{Debit: -n})
+		}
+	}
+	if money > 0 {
+		main.Credited += int64(money)
+		e.move(main, Movement{Credit: int64(money)})
+	}
+	d.o.Answer.Cost, d.o.Answer.HasCost = money, true
 	d.o.Changed = true
 	d.offer(0)
 }
 
+// giveBack is what a refund gives for one ask; units that go to buckets are added to
+// back.
+func (d *decision) giveBack(ask *Ask, back []int64) (Line, Result) {
+	l := Line{Group: ask.Group, Service: ask.Service, Has: ask.Has, Unit: rating.Money, Result: Success}
+	g := ask.group()
+	if n := d.plain(&g, ask); n > 0 {
+		l.Charged = -rating.Micros(n)
+		return l, Success
+	}
+	p, result := d.priceOf(&g, ask)
+	if p == nil {
+		return l, result
+	}
+	l.Unit, l.Plan, l.Rule = p.Unit, g.Plan, g.Rule
+	rest := d.quantity(ask, p.Unit)
+	for i := range d.a.Buckets {
+		b := &d.a.Buckets[i]
+		if !b.pays(p) || !b.valid(d.now) {
+			continue
+		}
+		n := max(min(rest, b.Debited-back[i]), 0)
+		back[i], l.Allowed, rest = back[i]+n, l.Allowed-n, rest-n
+	}
+	if p.NoMoney {
+		return l, Success
+	}
+	cost, ok := p.Total(rest)
+	if !ok {
+		return l, InvalidValue
+	}
+	l.Charged = -cost
+	return l, Success
+}
+
 // invalid refuses a request before it has changed anything.
-func (d *decision) invalid(r Result) { d.o.Answer.Result, d.o.Once = r, Relied }
+func (d *decision) invalid(r Result) {
+	d.o.Answer.Result, d.o.Once = r, Relied
+	for i := range d.o.Answer.Grants {
+		d.o.Answer.Grants[i].Result = r
+	}
+}
 
 // main is the bucket for money without an end.
 func (d *decision) main() *Bucket {
@@ -269,7 +334,7 @@ func (d *decision) priceEnquiry() {
 	for i := range d.r.Asks {
 		ask := &d.r.Asks[i]
 		g := ask.group()
-		p, result := d.price(&g)
+		p, result := d.priceOf(&g, ask)
 		if p == nil {
 			d.o.Answer.Result = result
 			d.o.Answer.Grants = append(d.o.Answer.Grants[:0], ask.result(result))

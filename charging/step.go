@@ -624,15 +624,33 @@ func (d *decision) apply(s *Session) {
 	s.Deaf, s.State = d.r.Client.Deaf, max(s.State, d.r.Client.State)
 	s.Messages++
 	d.handled(s)
-	if d.plan != nil && d.plan.SpendMax > 0 && s.spent() >= d.plan.SpendMax && d.r.Kind != Termination {
-		d.prompt(s, Abort, NoticePause)
-	}
+	d.limit(s)
 	d.tell(s)
 	d.deadlines(s)
 	if slices.ContainsFunc(d.a.Buckets, func(b Bucket) bool { return b.free(d.now) > b.was }) {
 		d.offer(recallPause)
 	}
 	e.Result, e.Messages = d.o.Answer.Result, s.Messages
+}
+
+// limit has sessions aborted that the plan does not let go on: s, if it has cost too
+// much, and all, if more is owed than may be.
+func (d *decision) limit(s *Session) {
+	ends := d.r.Kind == Termination
+	if d.plan == nil {
+		return
+	}
+	if d.plan.SpendMax > 0 && s.spent() >= d.plan.SpendMax && !ends {
+		d.prompt(s, Abort, NoticePause)
+	}
+	if d.plan.DebtMax == 0 || d.a.money(d.now) >= -d.plan.DebtMax {
+		return
+	}
+	for i := range d.a.Sessions {
+		if o := &d.a.Sessions[i]; o != s || !ends {
+			d.prompt(o, Abort, NoticePause)
+		}
+	}
 }
 
 // spent is what s has cost so far.

@@ -62,10 +62,10 @@ func TestWhatClientsAskFor(t *testing.T) {
 			{Wants: true, Want: octets(1000000, 0, 0)},
 		}},
 		"ccr-u-open5gs": {charging.Update, 32251, "imsi:999700000000001", []charging.Ask{
-			{Wants: true, Want: octets(1000000, 0, 0), Reports: true, Used: charging.Units{Octets: 981504, Input: 262144, Output: 719360, Seconds: 37}, Reason: 4},
+			{Wants: true, Want: octets(1000000, 0, 0), Reports: true, Used: charging.Units{Octets: 981504, Input: 262144, Output: 719360, Seconds: 37}, Measured: charging.In(rating.Octets) | charging.In(rating.Seconds), Reason: 4},
 		}},
 		"ccr-i-voice-root-units": {charging.Initial, 0, "", []charging.Ask{
-			{Has: s | m, Wants: true, Want: charging.Units{Seconds: 300}, Reports: true},
+			{Has: s | m, Wants: true, Want: charging.Units{Seconds: 300}, Reports: true, Measured: charging.In(rating.Seconds)},
 		}},
 		"ccr-e-refund": {charging.Event, 0, "", []charging.Ask{
 			{Has: m | s, Service: 900, Wants: true, Want: charging.Units{Money: 1_250_000}, Currency: 978},

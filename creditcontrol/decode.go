@@ -389,6 +389,7 @@ func reported(a *diameter.AVP, ask *charging.Ask, sent *octets) *diameter.AVPErr
 	if u.reason != 0 {
 		ask.Reason = u.reason
 	}
+	ask.Measured |= u.measured()
 	sent.add(&u)
 	ask.Split = ask.Split || u.split
 	if u.after {
@@ -402,6 +403,16 @@ func reported(a *diameter.AVP, ask *charging.Ask, sent *octets) *diameter.AVPErr
 		return a.Fail(diameter.InvalidAVPValue)
 	}
 	return u.priced(a, ask)
+}
+
+// measured says in which units u has an amount.
+func (u *unit) measured() (m charging.Measure) {
+	for i, in := range [...]rating.Unit{rating.Seconds, rating.Octets, rating.Octets, rating.Octets, rating.Events, rating.Money} { // as amounts are
+		if u.seen&(1<<i) != 0 {
+			m |= charging.In(in)
+		}
+	}
+	return m
 }
 
 // add adds v to u, but for the total of octets.

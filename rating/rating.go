@@ -162,11 +162,12 @@ const FiltersMax = 16
 type Price struct {
 	Rule       uint32 // its number in the plan version, from 1
 	Name       string
-	Unit       Unit // Octets, Seconds or Events
+	Unit       Unit // with Money the client knows what its service costs, and asks for that
 	Step       int64
 	Per        int64
 	Micro      Micros        // Micro is the price of Per units, charged in whole Steps
 	NoMoney    bool          // only allowances pay for it
+	Free       bool          // clients let it pass without credit control (4011)
 	Allowances []uint32      // Allowance.ID of those that pay for it, before money does
 	Quota      Quota         // how much is granted at a time
 	Final      FinalAction   // what the client does after the last units
@@ -198,8 +199,12 @@ func (p *Price) SamePayers(q *Price) bool {
 // passes are exact, or say that they cannot be.
 func (p *Price) Check() error {
 	switch {
-	case p.Unit < Octets || p.Unit > Events:
-		return fmt.Errorf("unit must be octets, seconds or events, not %s", p.Unit)
+	case p.Unit < Octets || p.Unit > Money:
+		return fmt.Errorf("unit must be octets, seconds, events or money, not %s", p.Unit)
+	case p.Unit == Money && (p.NoMoney || len(p.Allowances) > 0 || p.Quota.Threshold > 0):
+		return fmt.Errorf("what is measured in money is paid with money, and has no threshold (TS 32.299 §7.2.168)")
+	case p.Free && p.Micro > 0:
+		return fmt.Errorf("what passes without credit control must cost nothing")
 	case p.Step < 1 || p.Step > UnitsMax:
 		return fmt.Errorf("step must be 1 to %d %s, not %d", int64(UnitsMax), p.Unit, p.Step)
 	case p.Per < 1 || p.Per > UnitsMax:
@@ -358,6 +363,7 @@ type Plan struct {
 	Replaces   bool          // a session ends when its subscriber opens another one for the same APN at the same client
 	Refuses    bool          // who has no credit for one service of a session is refused the whole session
 	SpendMax   Micros        // a session that has cost that much is aborted; zero: none
+	DebtMax    Micros        // whose money is further below nothing has all sessions aborted; zero: none
 	Tells      Tells
 }
 
@@ -382,7 +388,7 @@ func (p *Plan) Check() error {
 		return fmt.Errorf("plan %s: sessions per account must be 1 to %d, not %d", p.Name, SessionsMax, p.Sessions)
 	case p.Groups < 1 || p.Groups > GroupsMax:
 		return fmt.Errorf("plan %s: rating groups per session must be 1 to %d, not %d", p.Name, GroupsMax, p.Groups)
-	case p.SpendMax < 0 || p.Tells.Below < 0 || p.Tells.Below > 0 && !p.Tells.Low:
+	case p.SpendMax < 0 || p.DebtMax < 0 || p.Tells.Below < 0 || p.Tells.Below > 0 && !p.Tells.Low:
 		return fmt.Errorf("plan %s: amounts of money must not be negative", p.Name)
 	case p.Grace < time.Second || p.Grace > GraceMax:
 		return fmt.Errorf("plan %s: grace must be 1 second to 1 hour, not %s", p.Name, p.Grace)

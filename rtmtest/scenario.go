@@ -376,6 +376,11 @@ func ask(r *charging.Request, name, value string) error {
 		a.Wants, a.Want = true, u
 	case "used":
 		a.Reports, a.Used = true, u
+		for unit := rating.Octets; unit <= rating.Money; unit++ {
+			if u.Of(unit) > 0 {
+				a.Measured |= charging.In(unit)
+			}
+		}
 	case "after":
 		a.Split, a.After = true, u
 	default:

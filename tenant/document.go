@@ -41,12 +41,13 @@ type ServiceDoc struct {
 	APNs         []string `json:"apns,omitempty"`         // Called-Station-Id
 	Media        string   `json:"media,omitempty"`        // of a call: audio or video
 	Default      bool     `json:"default,omitempty"`      // also for what names neither group nor service
-	Unit         string   `json:"unit"`                   // octets, seconds, events
+	Unit         string   `json:"unit"`                   // octets, seconds, events, or money: the client says what it costs
 	Price        string   `json:"price,omitempty"`        // money for Per
 	Per          string   `json:"per,omitempty"`          // default 1 MiB, 1 min, 1
 	Step         string   `json:"step,omitempty"`         // default one octet, second, event
 	Money        *bool    `json:"money,omitempty"`        // default true: money pays when allowances are used up
 	Allowances   []string `json:"allowances,omitempty"`   // names of those that pay before money does
+	Control      *bool    `json:"control,omitempty"`      // default true; false: it passes without credit control (4011)
 	Quota        QuotaDoc `json:"quota,omitempty"`
 	Final        string   `json:"final,omitempty"`    // terminate (default), redirect, restrict-access
 	Redirect     string   `json:"redirect,omitempty"` // with final: redirect: where to
@@ -84,6 +85,7 @@ type LimitsDoc struct {
 	RatingGroups int `json:"ratingGroups,omitempty"` // of one session; default 16
 
 	SessionSpend string `json:"sessionSpend,omitempty"` // money: a session that has cost that much is aborted; default none
+	Debt         string `json:"debt,omitempty"`         // money: whose balance is further below nothing has all sessions aborted; default none
 }
 
 // A Subscriber is whose money is spent.

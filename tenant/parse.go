@@ -193,7 +193,7 @@ func shallow(tokens token.Tokens) error {
 // true or false.
 var (
 	counted  = []string{"contexts", "ratingGroups", "serviceIds", "sessions", "priority"}
-	switched = []string{"default", "money", "replace", "restarts"}
+	switched = []string{"control", "default", "money", "replace", "restarts"}
 	decimal  = regexp.MustCompile(`^(0|-?[1-9][0-9]*)$`)
 )
 

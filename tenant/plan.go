@@ -19,6 +19,7 @@ var standards = map[rating.Unit]struct{ per, step, size, threshold string }{
 	rating.Octets:  {"1 MiB", "1 B", "10 MiB", "20%"},
 	rating.Seconds: {"1 min", "1 s", "5 min", "10%"},
 	rating.Events:  {"1", "1", "1", ""},
+	rating.Money:   {"1.00", "0.000001", "1.00", ""},
 }
 
 var finals = map[string]rating.FinalAction{
@@ -94,7 +95,7 @@ func (p *PlanDoc) Compile(version uint32) (*rating.Plan, error) {
 		between("limits.ratingGroups", p.Limits.RatingGroups, rating.GroupsMax),
 		choose("vanished", p.Vanished, "release", "charge"),
 		choose("refuse", otherwise(p.Refuse, "service"), "service", "session"),
-		amount("limits.sessionSpend", p.Limits.SessionSpend, &plan.SpendMax), p.tell(&plan.Tells),
+		amount("limits.sessionSpend", p.Limits.SessionSpend, &plan.SpendMax), amount("limits.debt", p.Limits.Debt, &plan.DebtMax), p.tell(&plan.Tells),
 	); err != nil {
 		return nil, err
 	}
@@ -209,9 +210,9 @@ func (s *ServiceDoc) compile(at string, plan *rating.Plan) (r rating.Service, er
 	r.Contexts, r.Groups, r.Services, r.APNs, r.Default = s.Contexts, s.RatingGroups, s.ServiceIDs, s.APNs, s.Default
 	r.Name, r.Unit, r.NoMoney = s.Name, unitOf(s.Unit), s.Money != nil && !*s.Money
 	r.Final, r.Redirect, r.Address, r.Filter, r.Filters = finals[s.Final], s.Redirect, addressType(s.Redirect), s.Filter, s.Filters
-	r.Media = media[s.Media]
+	r.Media, r.Free = media[s.Media], s.Control != nil && !*s.Control
 	err = first(checkGiven(at+".name", s.Name, "internet"), checkTitle(at+".name", s.Name, titleMax),
-		choose(at+".unit", s.Unit, "octets", "seconds", "events"), s.compileLists(at), s.compilePrice(at, &r.Price), s.compileQuota(at, &r.Price),
+		choose(at+".unit", s.Unit, "octets", "seconds", "events", "money"), s.compileLists(at), s.compilePrice(at, &r.Price), s.compileQuota(at, &r.Price),
 		choose(at+".final", s.Final, "terminate", "redirect", "restrict-access"), s.compileFinal(at, &r.Price), s.allow(at, &r, plan))
 	if err == nil {
 		if e := r.Check(); e != nil {
@@ -244,6 +245,9 @@ func (s *ServiceDoc) compilePrice(at string, p *rating.Price) (err error) {
 		return wrong(at+".money", "money: false says that only allowances pay: name them, as allowances: [start]")
 	case !p.NoMoney && s.Price == "":
 		return wrong(at+".price", `is missing: write price: "0.01", or "0" if it costs nothing`)
+	}
+	if p.Free && s.Price != "0" {
+		return wrong(at+".price", `control: false says that it passes without credit control: write price: "0"`)
 	}
 	if p.Micro, err = ParseMoney(otherwise(s.Price, "0")); err != nil {
 		return wrong(at+".price", "%v", err)
