@@ -617,7 +617,7 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	in.Opened, in.settled = o.Opened, o.Settled
 	in.Notices = in.Notices[:0]
 	for _, n := range o.Notices {
-		n.Realm, n.Host, n.Session = slices.Clone(n.Realm), slices.Clone(n.Host), slices.Clone(n.Session)
+		n.Realm, n.Host, n.Via, n.Session = slices.Clone(n.Realm), slices.Clone(n.Host), slices.Clone(n.Via), slices.Clone(n.Session)
 		in.Notices = append(in.Notices, n)
 	}
 	d.changed = d.changed || o.Changed

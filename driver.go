@@ -39,9 +39,9 @@ type Config struct {
 	Shards int // zero: Shards
 	// Presence is what others are told; PeerHost must be this instance's own.
 	Presence Presence
-	// Notify sends a RAR or ASR over the connection of the client itself, or of
-	// a relay towards it. False: there is none here. nil: there never is.
-	Notify func(account store.Key, due charging.Due, relayed bool) bool
+	// Notify sends a RAR or ASR over a connection on that way to its client.
+	// False: there is none here. nil: there never is.
+	Notify func(account store.Key, due charging.Due, way Toward) bool
 	// Connected lists who is connected here, each once, in order.
 	Connected func() []Neighbour
 	// Figures is what was counted at the door; nil: there is none.

@@ -252,8 +252,8 @@ func TestPresence(t *testing.T) {
 				return all
 			},
 			Figures: func() rtm.Figures { return rtm.Figures{Answered: [4]int64{1, 2, 3, 4}, Connections: 5000} },
-			Notify: func(_ store.Key, due charging.Due, relayed bool) bool {
-				if name != "B" || relayed {
+			Notify: func(_ store.Key, due charging.Due, way rtm.Toward) bool {
+				if name != "B" || way != rtm.Direct {
 					return false
 				}
 				mu.Lock()

@@ -30,7 +30,7 @@ type Notices struct {
 	Store   store.Store
 	Version func() store.Version
 	// Notify is Config.Notify.
-	Notify func(account store.Key, due charging.Due, relayed bool) bool
+	Notify func(account store.Key, due charging.Due, way Toward) bool
 	// Lost is told how many notices found no room; nil: nobody asks.
 	Lost func(many int)
 	// Catalogue tells whom the peers of other instances serve; nil: all are learned.
@@ -39,6 +39,22 @@ type Notices struct {
 	mu      sync.Mutex // guards waiting
 	waiting []Parcel
 }
+
+// Toward is a way to the client of a session.
+type Toward uint8
+
+// The ways, the best first.
+const (
+	Direct  Toward = iota // its own connection
+	Learned               // the relay that its last message came over, as long as there is hope
+	Relayed               // any other relay that may lead there
+	Again                 // the relay that its last message came over after all
+	ways                  // how many there are
+)
+
+// learnedTries is how often a notice goes the way that its session came, when no answer
+// comes and there is another.
+const learnedTries = 2
 
 // A Parcel is a notice on its way to the instance that is connected to the
 // client.
@@ -54,7 +70,7 @@ func parcelsKey(instance string) store.Key {
 // Dispatch sends a notice over the gateway's own connection here. False: there is
 // none, and it waits for Route; if too many do, it is lost.
 func (n *Notices) Dispatch(account store.Key, due charging.Due) bool {
-	if n.Notify(account, due, false) {
+	if n.Notify(account, due, Direct) {
 		return true
 	}
 	n.mu.Lock()
@@ -81,9 +97,10 @@ func (n *Notices) take() []Parcel {
 	return parcels
 }
 
-// Route hands on what waits: to an instance that the gateway is connected to,
-// else through a relay here, else to an instance with a relay. all is who lives, as far
-// as is known: of several the one that was heard of last.
+// Route hands on what waits: to an instance that the gateway is connected to, else over
+// the relay that its session came over, else over another one; each here, or to an
+// instance that has it. all is who lives, as far as is known: of several the one that
+// was heard of last.
 func (n *Notices) Route(ctx context.Context, all []Presence) error {
 	others := slices.DeleteFunc(slices.Clone(all), func(p Presence) bool { return p.Name == n.Name })
 	slices.SortStableFunc(others, func(a, b Presence) int { return b.Seen.Compare(a.Seen) })
@@ -92,15 +109,14 @@ func (n *Notices) Route(ctx context.Context, all []Presence) error {
 	}
 	to := make(map[string][]Parcel)
 	for _, p := range n.take() {
-		i := slices.IndexFunc(others, func(o Presence) bool { return n.reaches(o.Peers, &p, false) })
-		if i < 0 && n.Notify(p.Account, p.Due, true) {
-			continue
-		}
-		if i < 0 {
-			i = slices.IndexFunc(others, func(o Presence) bool { return n.reaches(o.Peers, &p, true) })
-		}
-		if i >= 0 {
-			to[others[i].Name] = append(to[others[i].Name], p)
+		for way := range ways {
+			if way > Direct && n.Notify(p.Account, p.Due, way) {
+				break
+			}
+			if i := slices.IndexFunc(others, func(o Presence) bool { return n.reaches(o.Peers, &p, way) }); i >= 0 {
+				to[others[i].Name] = append(to[others[i].Name], p)
+				break
+			}
 		}
 	}
 	var errs []error
@@ -122,13 +138,13 @@ func (n *Notices) Route(ctx context.Context, all []Presence) error {
 }
 
 // reaches reports whether one of list can be sent that notice.
-func (n *Notices) reaches(list []Neighbour, p *Parcel, relayed bool) bool {
+func (n *Notices) reaches(list []Neighbour, p *Parcel, way Toward) bool {
 	var cat *tenant.Catalogue
 	if n.Catalogue != nil {
 		cat = n.Catalogue()
 	}
 	return slices.ContainsFunc(list, func(b Neighbour) bool {
-		return b.Reaches(cat.PeerNamed(b.Document), p.Account, &p.Due, relayed)
+		return b.Reaches(cat.PeerNamed(b.Document), p.Account, &p.Due, way)
 	})
 }
 
@@ -143,7 +159,8 @@ func (n *Notices) Collect(ctx context.Context) {
 		return
 	}
 	for _, p := range mine {
-		_ = n.Notify(p.Account, p.Due, false) || n.Notify(p.Account, p.Due, true)
+		for way := Direct; way < ways && !n.Notify(p.Account, p.Due, way); way++ {
+		}
 	}
 }
 

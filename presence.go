@@ -63,14 +63,16 @@ type Neighbour struct {
 }
 
 // Reaches reports whether a notice may go over the connection of b, whose
-// document is p: to its client, or, relayed, through a relay towards that. Who
-// does not serve the tenant of the account gets none, whatever it calls itself.
-func (b *Neighbour) Reaches(p *tenant.Peer, account store.Key, due *charging.Due, relayed bool) bool {
+// document is p, on that way to its client. Who does not serve the tenant of the account
+// gets none, whatever it calls itself.
+func (b *Neighbour) Reaches(p *tenant.Peer, account store.Key, due *charging.Due, way Toward) bool {
 	owner, _ := tenant.AccountOf(account)
 	switch {
 	case p == nil && b.Document != "", p != nil && !p.Serves(owner):
 		return false
-	case !relayed:
+	case way > Direct && (way == Relayed) == strings.EqualFold(b.Host, string(due.Via)), way == Learned && due.Tries > learnedTries:
+		return false
+	case way == Direct:
 		return strings.EqualFold(b.Host, string(due.Host)) && strings.EqualFold(b.Realm, string(due.Realm))
 	case p == nil:
 		return b.Relays

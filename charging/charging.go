@@ -220,6 +220,7 @@ type Request struct {
 	Session     []byte // Session-Id
 	Sub         uint64 // CC-Sub-Session-Id, zero: none
 	Host        []byte // Origin-Host
+	Via         []byte // the relay that it came over; empty: none
 	Number      uint32 // CC-Request-Number
 	Content     uint64 // hash of the charging content
 	Context     uint32 // specification number of the Service-Context-Id
@@ -386,6 +387,7 @@ type Session struct {
 	ID          []byte
 	Sub         uint64
 	Host        []byte // Origin-Host of the last message: where a RAR goes
+	Via         []byte // … and the relay that it came over; empty: none
 	Identity    []byte // whom the first message named
 	Context     uint32
 	Opened      time.Time
@@ -610,6 +612,6 @@ type Outcome struct {
 // Due is a notice to be sent now.
 type Due struct {
 	Notice
-	Realm, Host, Session []byte
-	Sub                  uint64
+	Realm, Host, Via, Session []byte
+	Sub                       uint64
 }

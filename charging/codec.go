@@ -77,6 +77,7 @@ const (
 	bodyDeaf     protowire.Number = 23
 	bodyState    protowire.Number = 24
 	bodyTold     protowire.Number = 25
+	bodyVia      protowire.Number = 26
 )
 
 const (
@@ -472,6 +473,8 @@ func (s *Session) decodeNumber(f *field) {
 		s.Deaf = f.value != 0
 	case bodyState:
 		s.State = uint32(f.value)
+	case bodyVia:
+		s.Via = f.bytes
 	default:
 		s.later = append(s.later, f.raw...)
 	}
@@ -521,6 +524,7 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 	}
 	b = appendUint(b, bodyDeaf, bit(s.Deaf))
 	b = appendUint(b, bodyState, uint64(s.State))
+	b = appendBytes(b, bodyVia, s.Via)
 	for i := range s.Told {
 		b = s.Told[i].append(b)
 	}

@@ -456,7 +456,7 @@ func (d *decision) send(s *Session) {
 	n := &s.Notice
 	n.Next = d.now.Add(NoticePause << n.Tries)
 	n.Tries++
-	d.o.Notices = append(d.o.Notices, Due{Notice: *n, Realm: s.Realm, Host: s.Host, Session: s.ID, Sub: s.Sub})
+	d.o.Notices = append(d.o.Notices, Due{Notice: *n, Realm: s.Realm, Host: s.Host, Via: s.Via, Session: s.ID, Sub: s.Sub})
 }
 
 // notify puts a RAR or ASR into the session.

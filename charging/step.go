@@ -620,7 +620,7 @@ func (d *decision) apply(s *Session) {
 		return
 	}
 	s.number(d.r.Number, d.r.Content)
-	s.Host, s.Last = d.r.Host, d.now
+	s.Host, s.Via, s.Last = d.r.Host, d.r.Via, d.now
 	s.Deaf, s.State = d.r.Client.Deaf, max(s.State, d.r.Client.State)
 	s.Messages++
 	d.handled(s)

@@ -213,6 +213,15 @@ func (c *client) sends(s *standing, e *creditcontrol.Envelope) bool {
 	return true
 }
 
+// via is the name of the client if it is a relay that a message came over; nil: it is
+// the message's own.
+func (c *client) via(e *creditcontrol.Envelope) []byte {
+	if fold(e.OriginHost, c.caps.Host) {
+		return nil
+	}
+	return []byte(c.caps.Host)
+}
+
 // neighbour is the client as the other instances know it.
 func (c *client) neighbour(s *standing) rtm.Neighbour {
 	b := rtm.Neighbour{Host: c.caps.Host, Realm: c.caps.Realm}
@@ -226,13 +235,13 @@ func (c *client) neighbour(s *standing) rtm.Neighbour {
 
 // reaches reports whether a notice may go over the connection, and its answer
 // come.
-func (c *client) reaches(n *notice, relayed bool) bool {
+func (c *client) reaches(n *notice, way rtm.Toward) bool {
 	s := c.standing()
 	if s == nil {
 		return false
 	}
 	b := c.neighbour(s)
-	return b.Reaches(s.known, n.account, &n.due, relayed)
+	return b.Reaches(s.known, n.account, &n.due, way)
 }
 
 // call is one CCR on its way, kept with the memory of its request.
@@ -392,6 +401,7 @@ func (d *door) receive(c *call) {
 		return
 	}
 	in := &c.in
+	in.Request.Via = cl.via(&c.env)
 	in.Arrived = d.instance.Now()
 	in.Deadline = in.Arrived.Add(c.peer.dialect.Patience)
 	in.Tenants, in.Reply, in.Token, in.Peer = tenants, replied, c, now.name
@@ -644,12 +654,14 @@ func (d *door) Answered(conn *peer.Conn, token any, m *diameter.Message) {
 	}
 	d.tracedFrame(conn.Host, n, false, m)
 	a := creditcontrol.DecodeReply(m)
-	if a.Result == diameter.UnableToDeliver && n.relayed && d.deliver(n) {
-		return // another relay may lead there
+	if a.Result == diameter.UnableToDeliver && n.way > rtm.Direct {
+		if n.way = rtm.Relayed; d.deliver(n) { // another relay may lead there
+			return
+		}
 	}
 	if a.Result == diameter.UnknownSessionID {
 		own := bytes.EqualFold(a.Host, n.due.Host) && bytes.EqualFold(a.Realm, n.due.Realm)
-		if c := conn.Peer.(*client); !own || !c.reaches(n, false) && !c.reaches(n, true) {
+		if c := conn.Peer.(*client); !own || !slices.ContainsFunc([]rtm.Toward{rtm.Direct, rtm.Relayed, rtm.Again}, func(way rtm.Toward) bool { return c.reaches(n, way) }) {
 			return // the timer sends it again
 		}
 	}
@@ -674,16 +686,16 @@ func (d *door) Closed(c *peer.Conn, _ []any) {
 type notice struct {
 	account store.Key
 	due     charging.Due
-	relayed bool         // through a relay
-	tried   []*peer.Conn // relays that it was given to
+	way     rtm.Toward
+	tried   []*peer.Conn // connections that it was given to
 }
 
-// notify sends a RAR or ASR over a connection of its client, or else, if that is
-// wanted, of a relay towards it. No other gateway of the realm gets it: that
+// notify sends a RAR or ASR over a connection of its client, or of a relay towards
+// it. No other gateway of the realm gets it: that
 // would answer, truly, that it does not know the session. Nor does anybody who
 // does not serve the account's tenant.
-func (d *door) notify(account store.Key, due charging.Due, relayed bool) bool {
-	n := &notice{account: account, due: due, relayed: relayed}
+func (d *door) notify(account store.Key, due charging.Due, way rtm.Toward) bool {
+	n := &notice{account: account, due: due, way: way}
 	if !d.leads(n) {
 		return false
 	}
@@ -692,7 +704,7 @@ func (d *door) notify(account store.Key, due charging.Due, relayed bool) bool {
 
 // leads reports whether a connection here may carry n.
 func (d *door) leads(n *notice) bool {
-	return slices.ContainsFunc(d.node.Conns(), func(c *peer.Conn) bool { return c.Peer.(*client).reaches(n, n.relayed) })
+	return slices.ContainsFunc(d.node.Conns(), func(c *peer.Conn) bool { return c.Peer.(*client).reaches(n, n.way) })
 }
 
 // deliver sends n over a connection that it was not sent over yet; over one that owes an
@@ -709,7 +721,7 @@ func (d *door) deliver(n *notice) bool {
 		return -1
 	})
 	for _, conn := range conns {
-		if slices.Contains(n.tried, conn) || !conn.Peer.(*client).reaches(n, n.relayed) {
+		if slices.Contains(n.tried, conn) || !conn.Peer.(*client).reaches(n, n.way) {
 			continue
 		}
 		if n.tried = append(n.tried, conn); d.send(conn, n) {

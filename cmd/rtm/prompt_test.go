@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"rtm"
 	"rtm/api"
 	"rtm/charging"
 	"rtm/diameter"
@@ -124,6 +125,50 @@ func TestARelayThatCannotDeliver(t *testing.T) {
 	}
 }
 
+// hears waits until who is connected to the instance of that name is known where the
+// operator is.
+func (l *lab) hears(t testing.TB, name string) {
+	t.Helper()
+	rtmtest.Until(t, "it is known who is connected to "+name, func() bool {
+		var all struct{ Instances []api.Instance }
+		err := (&remote{url: l.api}).call(t.Context(), "GET", "/v1/instances", nil, nil, &all)
+		return err == nil && slices.ContainsFunc(all.Instances, func(i api.Instance) bool { return i.Name == name && len(i.Peers) > 0 })
+	})
+}
+
+// What is sent to a gateway goes the way that its session came last: to the other instance,
+// if that has the relay. If no answer comes, another relay gets it.
+func TestTheWayThatTheSessionCame(t *testing.T) {
+	t.Parallel()
+	l := startLab(t, onRedis(t), 2)
+	for _, i := range l.instances {
+		i.door.learn = false
+	}
+	l.apply(t, "../../examples/lab.yaml")
+	l.peer(t, "dra1.hub", "relays: [epc]\n")
+	l.peer(t, "dra2.hub", "relays: [epc]\n")
+	ways := []*wire{dialPeer(t, l.targets[0], "dra1.hub", "hub"), dialPeer(t, l.targets[1], "dra2.hub", "hub")}
+	at := func(n int, c diameter.Command, wait time.Duration) {
+		t.Helper()
+		if m, ok := ways[n].next(wait); !ok || m.Command != c {
+			t.Errorf("dra%d got %+v", n+1, m)
+		}
+	}
+	for n, w := range ways {
+		if r := number(w.exchange(ccr("pgw.epc", "epc", "s;1", 1+uint32(n), uint32(n), 0)).Body, diameter.ResultCode); r != 2001 {
+			t.Fatalf("CCA %d", r)
+		}
+	}
+	l.hears(t, l.instances[1].core.Name)
+	l.tell(t, "session", "reauth", "s;1")
+	at(1, diameter.ReAuth, 2*time.Second)
+	at(1, diameter.ReAuth, 5*time.Second)
+	at(0, diameter.ReAuth, 7*time.Second)
+	if m, ok := ways[1].next(10 * time.Millisecond); ok {
+		t.Errorf("dra2 got %s, which it had left without an answer twice", m.Command)
+	}
+}
+
 // A gateway behind a relay has a document of its own: it may name the subscribers of
 // those of its tenants that the relay serves, and speaks its own dialect.
 func TestAGatewayBehindARelay(t *testing.T) {
@@ -167,7 +212,7 @@ func TestAReportIsNotAskedForWhileAnAnswerIsOwed(t *testing.T) {
 	owed := d.owed.take([]byte("s;1"))
 	due := charging.Due{Notice: charging.Notice{Kind: charging.Reauthorise, Number: 1}, Realm: []byte("epc"), Host: []byte("pgw.epc"), Session: []byte("s;1")}
 	account := tenant.AccountKey("lab", "imsi-001010000000001")
-	if !d.notify(account, due, false) {
+	if !d.notify(account, due, rtm.Direct) {
 		t.Fatal("the gateway is connected, and the notice not taken")
 	}
 	if m, ok := w.next(100 * time.Millisecond); ok {
@@ -298,11 +343,7 @@ func TestWhatIsWishedElsewhere(t *testing.T) {
 			w, result = introduce(t, c, "pgw.epc", "epc")
 			return result == 2001
 		})
-		rtmtest.Until(t, "B knows who is connected to "+name, func() bool {
-			var all struct{ Instances []api.Instance }
-			err := (&remote{url: l.api}).call(t.Context(), "GET", "/v1/instances", nil, nil, &all)
-			return err == nil && slices.ContainsFunc(all.Instances, func(i api.Instance) bool { return i.Name == strings.ToLower(name) && len(i.Peers) > 0 })
-		})
+		l.hears(t, strings.ToLower(name))
 	}
 	send := func(imsi string, kind, n uint32, used uint64) *diameter.Message {
 		t.Helper()
