@@ -597,12 +597,17 @@ type debts [1024]debt
 // is asked to report while it waits for an answer would report too little.
 type debt struct {
 	answers atomic.Int32
-	mu      sync.Mutex // guards notices
+	since   atomic.Int64 // nanoseconds of Unix time: the first of notices waits since then; zero: there is none
+	mu      sync.Mutex   // guards notices
 	notices []*notice
 }
 
-// heldMax bounds the notices that wait behind one debt. The others are sent at once.
-const heldMax = 16
+// Bounds of the notices that wait behind one debt. Beyond them they are sent: where many
+// sessions share a debt, it may never be settled.
+const (
+	heldMax = 16
+	heldFor = time.Second
+)
 
 func (d *debts) of(session []byte) *debt {
 	h := uint32(2166136261)
@@ -626,18 +631,27 @@ func (o *debt) hold(n *notice) bool {
 	if o.answers.Load() == 0 || len(o.notices) >= heldMax {
 		return false
 	}
-	o.notices = append(o.notices, n)
+	if o.notices = append(o.notices, n); len(o.notices) == 1 {
+		o.since.Store(time.Now().UnixNano())
+	}
 	return true
+}
+
+// waits reports whether what is held for o must wait on.
+func (o *debt) waits() bool {
+	since := o.since.Load()
+	return since == 0 || time.Now().UnixNano()-since < int64(heldFor)
 }
 
 // settled notes that an answer has left, and sends what waited for it.
 func (d *door) settled(o *debt) {
-	if o == nil || o.answers.Add(-1) > 0 {
+	if o == nil || o.answers.Add(-1) > 0 && o.waits() {
 		return
 	}
 	o.mu.Lock()
 	ready := o.notices
 	o.notices = nil
+	o.since.Store(0)
 	o.mu.Unlock()
 	for _, n := range ready {
 		d.deliver(n)

@@ -225,6 +225,18 @@ func TestAReportIsNotAskedForWhileAnAnswerIsOwed(t *testing.T) {
 	if owed.answers.Load() != 0 || len(owed.notices) != 0 {
 		t.Errorf("%d answers are owed, %d notices wait", owed.answers.Load(), len(owed.notices))
 	}
+
+	// With so many messages on their way that some session of the same place always waits.
+	d.owed.take([]byte("s;1"))
+	if due.Number++; !d.notify(account, due, rtm.Direct) {
+		t.Fatal("the notice was not taken")
+	}
+	rtmtest.Until(t, "the gateway is asked while others wait", func() bool {
+		d.settled(d.owed.take([]byte("s;1")))
+		m, ok := w.next(10 * time.Millisecond)
+		return ok && m.Command == diameter.ReAuth
+	})
+	d.settled(owed)
 }
 
 // A gateway whose Origin-State-Id rises, as its document says, has lost its sessions.
