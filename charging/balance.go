@@ -609,14 +609,18 @@ func (d *decision) granted(g *Group, t *terms, units int64, more, held bool) {
 	g.Release = d.now.Add(t.validity + d.grace())
 }
 
-// quotaOf is how much to grant while there is plenty: what the plan says, for events
-// what is asked for, for seconds no more than is asked for.
+// quotaOf is how much to grant while there is plenty: what the plan says, for events and
+// money what is asked for, for messages enough for all, for seconds no more than is
+// asked for.
 func (d *decision) quotaOf(g *Group, p *rating.Price, ask *Ask, left int64) int64 {
 	want := ask.Want.Of(p.Unit)
 	if (p.Unit == rating.Events || p.Unit == rating.Money) && want > 0 {
 		return min(want, rating.UnitsMax)
 	}
 	size := max(p.Quota.After(g.Pace-1, left), d.r.Client.least(p))
+	if p.Unit == rating.Events {
+		size = max(size, d.on.messages())
+	}
 	if p.Unit == rating.Seconds && want > 0 {
 		return min(want, size)
 	}

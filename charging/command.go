@@ -149,11 +149,16 @@ func eventUnits(ask *Ask, unit rating.Unit) int64 {
 // quantity is like eventUnits. Of what names no units there is one, of a message one
 // for each recipient and each short message that it was cut into.
 func (d *decision) quantity(ask *Ask, unit rating.Unit) int64 {
-	n, p := eventUnits(ask, unit), &d.r.Particulars
+	n := eventUnits(ask, unit)
 	if n == 0 && unit == rating.Events {
-		n = min(max(int64(p.Recipients), 1)*max(int64(p.Segments), 1), rating.UnitsMax)
+		n = d.r.Particulars.messages()
 	}
 	return max(n, 1)
+}
+
+// messages is how many messages are sent: one to each recipient, each in all its parts.
+func (p *Particulars) messages() int64 {
+	return min(max(int64(p.Recipients), 1)*max(int64(p.Segments), 1), rating.UnitsMax)
 }
 
 func (g *Group) held() (sum int64) {
