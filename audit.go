@@ -172,7 +172,8 @@ func (a *Auditor) Linked(recs []store.Record, now time.Time) (ins []*Inbound) {
 		if a.reported[l.account] || a.account.Decode(recs[i].Bytes) != nil || l.chain.Leads(&a.account) {
 			continue
 		}
-		ins = append(ins, request(l.account, charging.Request{Kind: charging.Audit, Seen: charging.FaultLedger}, charging.FaultLedger, now))
+		chain := l.chain // the loop sees what a commit proves: the record that was read may be of a store that has lost it
+		ins = append(ins, request(l.account, charging.Request{Kind: charging.Audit, Chain: &chain}, charging.FaultLedger, now))
 	}
 	a.next = a.next.Add(time.Duration(len(a.links)) * time.Second / time.Duration(max(a.Rate, 1)))
 	return ins

@@ -137,7 +137,10 @@ func (a *Account) Audit(now time.Time, calm bool) (f Faults) {
 // of entries: whoever finds out why has to find it as it is. The commit sets the
 // index entry to the next deadline, as that of a tick does.
 func (d *decision) audit() {
-	f := d.a.Audit(d.now, d.r.Calm) | d.r.Seen
+	f := d.a.Audit(d.now, d.r.Calm)
+	if d.r.Chain != nil && !d.r.Chain.Leads(d.a) {
+		f |= FaultLedger
+	}
 	d.o.Answer.Result, d.o.Answer.Faults = Success, f
 	if f == 0 {
 		return

@@ -246,7 +246,7 @@ type Request struct {
 	Result   Result   // Notified: the Result-Code of the client's answer
 	Notice   uint32   // Notified: the notice's number
 	Calm     bool     // Audit: no timer is late, so one that has not fired is lost
-	Seen     Faults   // Audit: what the record alone does not show
+	Chain    *Chain   // Audit: of the entries that were read, which are to lead to the record; nil: none were
 }
 
 // A Profile is what an operator says about an account.
