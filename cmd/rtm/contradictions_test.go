@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"rtm/api"
 	"rtm/diameter"
 	"rtm/store/storetest"
 )
@@ -177,10 +176,7 @@ func TestContradictions(t *testing.T) {
 			l.apply(t, "../../examples/lab.yaml")
 			good, w := dialPeer(t, l.targets[0], "pgw.good.example", "good.example"), dialPeer(t, l.targets[0], "pgw.odd.example", "odd.example")
 			account := func() (b balance) {
-				var s api.Subscriber
-				if err := (&remote{url: l.api}).call(t.Context(), "GET", "/v1/subscribers/001010000000001", nil, nil, &s); err != nil {
-					t.Fatal(err)
-				}
+				s := l.first(t)
 				for _, k := range s.Buckets {
 					if b.reserved += k.Reserved; k.Unit == "money" {
 						b.charged, b.credited = b.charged+k.Debited, b.credited+k.Credited
