@@ -90,3 +90,38 @@ func TestMessagesCostTheirRecipients(t *testing.T) {
 		}
 	}
 }
+
+// What a tenant says about servers that do not answer is told to its gateways as sessions
+// begin and as events come; one that says nothing leaves it to them (RFC 8506 §8.14,
+// §8.15).
+func TestFailureHandling(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	const none = -1
+	value := func(m *diameter.Message, attr diameter.Attr) int {
+		if _, ok := diameter.Find(m.Body, attr); !ok {
+			return none
+		}
+		return number(m.Body, attr)
+	}
+	for i, c := range []struct {
+		more           string
+		session, event int
+	}{
+		{"", none, none},
+		{", failureHandling: terminate, directDebitingFailureHandling: terminate-or-buffer", 0, 0},
+		{", failureHandling: continue, directDebitingFailureHandling: continue", 1, 1},
+		{", failureHandling: retry-and-terminate", 2, none},
+	} {
+		l.documents(t, "{kind: Tenant, name: lab, currency: EUR"+c.more+"}")
+		m := w.exchange(ccr("pgw.epc", "epc", fmt.Sprintf("s;%d", i), 1, 0, 0))
+		if got := value(m, diameter.CreditControlFailureHandling); number(m.Body, diameter.ResultCode) != 2001 || got != c.session {
+			t.Errorf("%q: of a session %d, want %d", c.more, got, c.session)
+		}
+		m = w.exchange(longer(ccr("pgw.epc", "epc", fmt.Sprintf("e;%d", i), 4, 0, 0), func(e *diameter.Encoder) { e.Uint32(diameter.RequestedAction, 0) }))
+		if got := value(m, diameter.DirectDebitingFailureHandling); got != c.event {
+			t.Errorf("%q: of an event %d, want %d", c.more, got, c.event)
+		}
+	}
+}
