@@ -31,9 +31,11 @@ import (
 //	                        none: neither rating group nor service; root: units at message level
 //	                        after=2MiB: the part of used after a tariff change; 0: nothing of it
 //	                        final, qht, validity …: the Reporting-Reason
-//	                        apn=A host=H context=N; deaf, splits, told, least=1MiB, patience=5m, state=7: what its client bears
+//	                        apn=A host=H context=N sub=N; deaf, splits, told, least=1MiB, patience=5m, state=7: what its client bears
 //	again                   the last message once more
 //	topup 5.00 key=k        credit, once per key
+//	topup 5MiB key=k until=+1h
+//	                        … of octets, which end then
 //	reauth s1, abort s1     the operator prompts a gateway
 //	balance                 the buckets and what is open
 //	log                     the events since the last log
@@ -127,8 +129,8 @@ func (p *Player) Play(line string, readFile func(name string) ([]byte, error)) (
 		return p.ccr(f)
 	case verb == "again" && p.last != nil:
 		return p.answer(p.send(copyOf(p.last))), nil
-	case verb == "topup" && len(f) == 3:
-		return p.topUp(f[1], f[2])
+	case verb == "topup" && (len(f) == 3 || len(f) == 4):
+		return p.topUp(f[1], f[2], f[3:])
 	case (verb == "reauth" || verb == "abort") && len(f) == 2:
 		kind := charging.Reauthorise
 		if verb == "abort" {
@@ -295,6 +297,12 @@ func (p *Player) ccr(f []string) ([]string, error) {
 				"n": &r.Number, "context": &r.Context, "state": &r.Client.State,
 				"recipients": &r.Particulars.Recipients, "segments": &r.Particulars.Segments,
 			}[name] = uint32(n)
+		case "sub":
+			n, err := strconv.ParseUint(value, 10, 64)
+			if err != nil {
+				return nil, err
+			}
+			r.Sub = n
 		case "apn":
 			r.Particulars.APN = []byte(value)
 		case "media":
@@ -341,7 +349,7 @@ func (p *Player) ccr(f []string) ([]string, error) {
 		p.last.Identities = []string{who}
 	}
 	if r.Kind == charging.Event && r.Action <= charging.RefundAccount {
-		p.last.OnceDoor, p.last.OnceName = "gy", fmt.Sprintf("%s;%d", r.Session, r.Number)
+		p.last.OnceDoor, p.last.OnceName = "gy", fmt.Sprintf("%s;%d;%d", r.Session, r.Sub, r.Number)
 	}
 	return p.answer(p.send(copyOf(p.last))), nil
 }
@@ -450,8 +458,14 @@ func (p *Player) answer(in *rtm.Inbound) []string {
 		if !g.Change.IsZero() {
 			line += " change=" + g.Change.Format("15:04:05")
 		}
+		if g.Holding != 0 {
+			line += " holding=" + (time.Duration(g.Holding) * time.Second).String()
+		}
 		if g.Final != 0 {
 			line += " final=" + g.Final.String()
+		}
+		if g.Price != nil {
+			line += rest(&g)
 		}
 		out = append(out, line)
 	}
@@ -459,6 +473,30 @@ func (p *Player) answer(in *rtm.Inbound) []string {
 		out = append(out, notice(&n))
 	}
 	return out
+}
+
+// rest is what the price of a grant says beside its amount.
+func rest(g *charging.Grant) (text string) {
+	p := g.Price
+	if g.Unit != 0 && p.Quota.Consumption != 0 {
+		text += " consumption=" + p.Quota.Consumption.String()
+	}
+	if g.Unit != 0 && p.Quota.Triggers != nil {
+		text += " triggers=" + strings.ReplaceAll(strings.Trim(fmt.Sprint(p.Quota.Triggers), "[]"), " ", ",")
+	}
+	if g.Final == 0 || g.Final != p.Final {
+		return text
+	}
+	if p.Redirect != "" {
+		text += fmt.Sprintf(" to %s %s", p.Address, p.Redirect)
+	}
+	if p.Filter != "" {
+		text += " filter=" + p.Filter
+	}
+	for _, rule := range p.Filters {
+		text += fmt.Sprintf(" %q", rule)
+	}
+	return text
 }
 
 func groupName(group uint32, has charging.Has) string {
@@ -471,15 +509,28 @@ func groupName(group uint32, has charging.Has) string {
 	return fmt.Sprintf("rg=%d", group)
 }
 
-func (p *Player) topUp(amount, key string) ([]string, error) {
-	m, err := tenant.ParseMoney(amount)
-	if err != nil {
+func (p *Player) topUp(amount, key string, more []string) ([]string, error) {
+	r := charging.Request{Kind: charging.TopUp, Cause: "top-up"}
+	if n, err := tenant.ParseQuantity(amount, rating.Octets); err == nil && strings.HasSuffix(amount, "B") {
+		r.Amount, r.Bucket.Unit = n, rating.Octets
+	} else if m, err := tenant.ParseMoney(amount); err == nil {
+		r.Amount = int64(m)
+	} else {
 		return nil, err
 	}
-	return p.answer(p.send(&rtm.Inbound{
-		Account: p.key, OnceDoor: "api", OnceName: key,
-		Request: charging.Request{Kind: charging.TopUp, Amount: int64(m), Content: uint64(m) | 1, Cause: "top-up"},
-	})), nil
+	for _, word := range more {
+		text, ok := strings.CutPrefix(word, "until=")
+		if !ok {
+			return nil, fmt.Errorf("%q is not known", word)
+		}
+		until, err := p.clock(text)
+		if err != nil {
+			return nil, err
+		}
+		r.Bucket.Until = until
+	}
+	r.Content = uint64(r.Amount) | 1
+	return p.answer(p.send(&rtm.Inbound{Account: p.key, OnceDoor: "api", OnceName: key, Request: r})), nil
 }
 
 func (p *Player) balance() ([]string, error) {
@@ -504,9 +555,16 @@ func (p *Player) balance() ([]string, error) {
 	}
 	for i := range a.Sessions {
 		s := &a.Sessions[i]
-		out = append(out, fmt.Sprintf("session %s  messages %d  closes %s", s.ID, s.Messages, s.Close.Format("15:04:05")))
+		out = append(out, fmt.Sprintf("session %s  messages %d  closes %s", sessionName(s.ID, s.Sub), s.Messages, s.Close.Format("15:04:05")))
 	}
 	return out, nil
+}
+
+func sessionName(id []byte, sub uint64) string {
+	if sub == 0 {
+		return string(id)
+	}
+	return fmt.Sprintf("%s sub=%d", id, sub)
 }
 
 // Plan is a version of the account's plan; nil: there is none.
@@ -534,7 +592,7 @@ func (p *Player) log() ([]string, error) {
 		}
 		line := fmt.Sprintf("%s %s", e.At.Format("15:04:05"), e.Sort)
 		if len(e.Session) > 0 {
-			line += fmt.Sprintf(" %s", e.Session)
+			line += " " + sessionName(e.Session, e.Sub)
 		}
 		if e.Cause != 0 {
 			line += " " + e.Cause.String()

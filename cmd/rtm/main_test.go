@@ -128,6 +128,15 @@ func (l *lab) apply(t testing.TB, file string) {
 	}
 }
 
+// first is the first subscriber of the lab's file.
+func (l *lab) first(t testing.TB) (s api.Subscriber) {
+	t.Helper()
+	if err := (&remote{url: l.api}).call(t.Context(), "GET", "/v1/subscribers/001010000000001", nil, nil, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // embedded opens a store in a directory of the test's.
 func embedded(t testing.TB) store.Store {
 	t.Helper()

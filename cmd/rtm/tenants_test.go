@@ -132,3 +132,34 @@ func TestAnyNameOfTheCluster(t *testing.T) {
 		t.Errorf("addressed to a stranger: %d", got)
 	}
 }
+
+// A request that has been here before, by any name of ours, is refused by the instance
+// itself, with nothing charged; where it has been elsewhere does not matter
+// (RFC 6733 §6.1.3).
+func TestARequestThatWasHereBefore(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1, func(c *config) { c.Identities = []string{"old.ocs.example"} })
+	l.apply(t, "../../examples/lab.yaml")
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	through := func(hosts ...string) []byte {
+		return longer(ccr("pgw.epc", "epc", "s", 1, 0, 0), func(e *diameter.Encoder) {
+			for _, host := range hosts {
+				e.String(diameter.RouteRecord, host)
+			}
+		})
+	}
+	for _, own := range []string{"ocs.rtm.localdomain", "a.ocs.rtm.localdomain", "A.OCS.rtm.localdomain", "old.ocs.example"} {
+		m := w.exchange(through("dra.hub", own, "pgw.epc"))
+		if r := number(m.Body, diameter.ResultCode); r != 3005 || m.Flags&diameter.FlagError == 0 {
+			t.Errorf("by way of %s: answered %d, E %t", own, r, m.Flags&diameter.FlagError != 0)
+		}
+	}
+	if n := len(l.first(t).Sessions); n != 0 {
+		t.Errorf("%d sessions are open", n)
+	}
+	if r := number(w.exchange(through("dra.hub", "ocs.example")).Body, diameter.ResultCode); r != 2001 {
+		t.Errorf("by way of others: answered %d", r)
+	}
+	if n := len(l.first(t).Sessions); n != 1 {
+		t.Errorf("%d sessions are open", n)
+	}
+}
