@@ -420,7 +420,8 @@ func (d *decision) grants(e *Entry, s *Session) {
 	}
 }
 
-// shares grants again, with each bucket divided among those that ask.
+// shares grants again, with each bucket divided among those that ask, and then what
+// others need less of.
 func (d *decision) shares(e *Entry, s *Session, asking int64) {
 	for i := range d.r.Asks {
 		if g := d.asking(s, i); g != nil {
@@ -431,18 +432,16 @@ func (d *decision) shares(e *Entry, s *Session, asking int64) {
 		b := &d.a.Buckets[i]
 		b.share = b.free(d.now) / asking
 	}
-	some := false
+	var short uint64 // bit i: ask i could have more
 	for i := range d.r.Asks {
-		if g := d.asking(s, i); g != nil {
-			d.grant(e, s, i, g, true)
-			some = some || g.Granted > 0
+		if g := d.asking(s, i); g != nil && d.grant(e, s, i, g, true) {
+			short |= 1 << i
 		}
 	}
-	if some {
-		return
-	}
-	for i := range d.r.Asks {
-		if g := d.asking(s, i); g != nil {
+	for i := range d.r.Asks { // what others left of their shares
+		if short>>i&1 != 0 && !d.o.Abandon {
+			g := d.asking(s, i)
+			d.retract(e, g)
 			d.grant(e, s, i, g, false)
 		}
 	}

@@ -275,6 +275,9 @@ func (c *decoder) finish() *diameter.AVPError {
 	r.Number, r.Context, r.At = e.Number, contextNumber(e.Context), e.Timestamp
 	Speak(e.Dialect, e, r)
 	c.mixWord(uint64(r.Action))
+	if p := &r.Particulars; p.Recipients+p.Segments > 0 { // they are quantities, if nothing else says how many
+		c.mixWord(uint64(p.Recipients)<<32 | uint64(p.Segments))
+	}
 	r.Content = c.hash
 	return nil
 }

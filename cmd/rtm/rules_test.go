@@ -89,6 +89,10 @@ func TestMessagesCostTheirRecipients(t *testing.T) {
 			}
 		}
 	}
+	o := odd{session: "sms;2", kind: 4, host: "smsc.odd.example", realm: "odd.example", context: "32274@3gpp.org", say: short(4, 0)}
+	if r := number(a.exchange(o.bytes()).Body, diameter.ResultCode); r != 5012 {
+		t.Errorf("another recipient under the number of an earlier event: %d, want 5012", r)
+	}
 }
 
 // What a tenant says about servers that do not answer is told to its gateways as sessions
