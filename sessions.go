@@ -159,14 +159,34 @@ func (n *Instance) byWalk(ctx context.Context, id string) (Open, error) {
 	}
 }
 
-// Prompt asks the client of a session for a report (charging.Reauthorise), or
-// to end it (charging.Abort).
-func (n *Instance) Prompt(ctx context.Context, o Open, kind charging.Kind) error {
-	a, err := n.Do(ctx, &Inbound{Account: o.Account, Request: charging.Request{
-		Kind: kind, Realm: o.Session.Realm, Session: o.Session.ID, Sub: o.Session.Sub,
-	}})
-	if err == nil && a.Result != charging.Success {
-		err = fmt.Errorf("session %s: %w", o.Session.ID, ErrNotFound)
+// Prompt asks the client of a session for a report (charging.Reauthorise), of one rating
+// group if group is not nil, or to end it (charging.Abort). Errors: ErrNotFound; another
+// one says that the session has no such group.
+func (n *Instance) Prompt(ctx context.Context, o Open, kind charging.Kind, group *uint32) error {
+	r := charging.Request{Kind: kind, Realm: o.Session.Realm, Session: o.Session.ID, Sub: o.Session.Sub}
+	if group != nil {
+		r.Group, r.HasGroup = *group, true
 	}
-	return err
+	a, err := n.Do(ctx, &Inbound{Account: o.Account, Request: r})
+	switch {
+	case err != nil || a.Result == charging.Success:
+		return err
+	case a.Result == charging.InvalidValue:
+		return fmt.Errorf("session %s has no rating group %d: it has %s", o.Session.ID, *group, groups(&o.Session))
+	}
+	return fmt.Errorf("session %s: %w", o.Session.ID, ErrNotFound)
+}
+
+// groups lists the rating groups of a session.
+func groups(s *charging.Session) string {
+	var names []string
+	for i := range s.Groups {
+		if g := &s.Groups[i]; g.Has&charging.HasGroup != 0 {
+			names = append(names, fmt.Sprint(g.Group))
+		}
+	}
+	if names == nil {
+		return "none"
+	}
+	return strings.Join(names, ", ")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -57,6 +58,9 @@ type Session struct {
 	Busy     int64     `json:"instanceMicros" doc:"microseconds that instances worked on it, all messages together"`
 	Notice   string    `json:"notice,omitempty" doc:"what its client was asked and has not answered"`
 	Groups   []Group   `json:"groups"`
+
+	NoticeGroup *uint32 `json:"noticeRatingGroup,omitempty" doc:"the rating group that notice is about; left out: all"`
+
 	Trail    []Handled `json:"trail" doc:"who handled its last messages"`
 }
 
@@ -69,6 +73,9 @@ func showSession(key store.Key, s *charging.Session) Session {
 	}
 	if s.Notice.Kind != 0 {
 		out.Notice = s.Notice.Kind.String()
+	}
+	if s.Notice.Kind != 0 && s.Notice.HasGroup {
+		out.NoticeGroup = &s.Notice.Group
 	}
 	for i := range s.Groups {
 		out.Groups = append(out.Groups, showGroup(&s.Groups[i]))
@@ -171,7 +178,8 @@ func (f *filter) of(k store.Key, a *charging.Account) (out []Session) {
 	return out
 }
 
-type sessionInput struct {
+// SessionInput is how a request names a session.
+type SessionInput struct {
 	Session    string `path:"session" doc:"Session-Id as on the wire"`
 	Subscriber string `query:"subscriber" doc:"whose it is, as IMSI, MSISDN, identity or tenant/account: without it all accounts may have to be looked at"`
 }
@@ -181,7 +189,7 @@ type foundSession struct {
 	Body    Session
 }
 
-func (s *server) session(ctx context.Context, in *sessionInput) (*foundSession, error) {
+func (s *server) session(ctx context.Context, in *SessionInput) (*foundSession, error) {
 	o, err := s.instance().Session(ctx, in.Session, in.Subscriber)
 	if err != nil {
 		return nil, problem(err)
@@ -193,19 +201,32 @@ type prompted struct {
 	FoundBy string `header:"Rtm-Found-By" doc:"as for the session itself"`
 }
 
-func (s *server) reauth(ctx context.Context, in *sessionInput) (*prompted, error) {
-	return s.prompt(ctx, in, charging.Reauthorise)
+type reauthInput struct {
+	SessionInput
+	RatingGroup string `query:"ratingGroup" pattern:"^[0-9]{1,10}$" doc:"asks for a report of this Rating-Group alone"`
 }
 
-func (s *server) abort(ctx context.Context, in *sessionInput) (*prompted, error) {
-	return s.prompt(ctx, in, charging.Abort)
+func (s *server) reauth(ctx context.Context, in *reauthInput) (*prompted, error) {
+	if in.RatingGroup == "" {
+		return s.prompt(ctx, &in.SessionInput, charging.Reauthorise, nil)
+	}
+	n, err := strconv.ParseUint(in.RatingGroup, 10, 32)
+	if err != nil {
+		return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("ratingGroup: %s is above 4294967295", in.RatingGroup))
+	}
+	group := uint32(n)
+	return s.prompt(ctx, &in.SessionInput, charging.Reauthorise, &group)
 }
 
-func (s *server) prompt(ctx context.Context, in *sessionInput, kind charging.Kind) (*prompted, error) {
+func (s *server) abort(ctx context.Context, in *SessionInput) (*prompted, error) {
+	return s.prompt(ctx, in, charging.Abort, nil)
+}
+
+func (s *server) prompt(ctx context.Context, in *SessionInput, kind charging.Kind, group *uint32) (*prompted, error) {
 	n := s.instance()
 	o, err := n.Session(ctx, in.Session, in.Subscriber)
 	if err == nil {
-		err = n.Prompt(ctx, o, kind)
+		err = n.Prompt(ctx, o, kind, group)
 	}
 	return &prompted{string(o.Way)}, problem(err)
 }

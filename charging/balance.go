@@ -843,7 +843,8 @@ func (d *decision) prompt(s *Session, kind Kind, pause time.Duration) {
 		d.abandon(UnableToComply)
 		return
 	}
-	if s.Notice.Kind == Abort || kind == Reauthorise && (s.Notice.Kind != 0 || s.Deaf) {
+	asked := s.Notice.Kind == Reauthorise && !s.Notice.HasGroup
+	if s.Notice.Kind == Abort || kind == Reauthorise && (asked || s.Deaf) {
 		return
 	}
 	d.o.Changed, d.prompted = true, true

@@ -474,6 +474,10 @@ func (d *decision) notify() {
 		d.o.Answer.Result = UnknownSession
 		return
 	}
+	if d.r.HasGroup && !slices.ContainsFunc(s.Groups, func(g Group) bool { return g.Has&HasGroup != 0 && g.Group == d.r.Group }) {
+		d.o.Answer.Result, d.o.Open = InvalidValue, true
+		return
+	}
 	if s.Notice.Kind == Abort && d.r.Kind == Reauthorise {
 		d.o.Answer.Result, d.o.Open = Success, true // it is being ended
 		return

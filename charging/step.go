@@ -365,6 +365,12 @@ func (r *Request) reports() bool {
 	return false
 }
 
+// reportsTo reports whether r is what that RAR asked for (RFC 8506 §5.5): a message of the
+// session, or of the rating group that it named.
+func (r *Request) reportsTo(n *Notice) bool {
+	return !n.HasGroup || slices.ContainsFunc(r.Asks, func(a Ask) bool { return a.Has&HasGroup != 0 && a.Group == n.Group })
+}
+
 // open adds the session that r begins.
 func (d *decision) open() *Session {
 	s := d.a.grownSessions()
@@ -592,7 +598,7 @@ func (d *decision) apply(s *Session) {
 		b := &d.a.Buckets[i]
 		b.was = b.free(d.now)
 	}
-	if s.Notice.Kind == Reauthorise { // this is what it asked for (RFC 8506 §5.5)
+	if s.Notice.Kind == Reauthorise && d.r.reportsTo(&s.Notice) {
 		s.Notice.Kind, s.Notice.Next = 0, time.Time{}
 	}
 	e := d.entry(Message, s)

@@ -36,7 +36,7 @@ import (
 //	topup 5.00 key=k        credit, once per key
 //	topup 5MiB key=k until=+1h
 //	                        … of octets, which end then
-//	reauth s1, abort s1     the operator prompts a gateway
+//	reauth s1, abort s1     the operator prompts a gateway; reauth s1 rg=10: of that alone
 //	balance                 the buckets and what is open
 //	log                     the events since the last log
 type Player struct {
@@ -131,18 +131,32 @@ func (p *Player) Play(line string, readFile func(name string) ([]byte, error)) (
 		return p.answer(p.send(copyOf(p.last))), nil
 	case verb == "topup" && (len(f) == 3 || len(f) == 4):
 		return p.topUp(f[1], f[2], f[3:])
-	case (verb == "reauth" || verb == "abort") && len(f) == 2:
-		kind := charging.Reauthorise
-		if verb == "abort" {
-			kind = charging.Abort
-		}
-		return p.answer(p.send(&rtm.Inbound{Account: p.key, Request: charging.Request{Kind: kind, Realm: []byte("r"), Session: []byte(f[1])}})), nil
+	case verb == "reauth" && (len(f) == 2 || len(f) == 3), verb == "abort" && len(f) == 2:
+		return p.prompt(verb, f[1:])
 	case verb == "balance":
 		return p.balance()
 	case verb == "log":
 		return p.log()
 	}
 	return nil, fmt.Errorf("%q is not a command", line)
+}
+
+// prompt has an operator prompt the gateway of a session, of a rating group alone if one
+// is named.
+func (p *Player) prompt(verb string, f []string) ([]string, error) {
+	r := charging.Request{Kind: charging.Reauthorise, Realm: []byte("r"), Session: []byte(f[0])}
+	if verb == "abort" {
+		r.Kind = charging.Abort
+	}
+	if len(f) > 1 {
+		group, ok := strings.CutPrefix(f[1], "rg=")
+		n, err := strconv.ParseUint(group, 10, 32)
+		if !ok || err != nil {
+			return nil, fmt.Errorf("%q is no rating group", f[1])
+		}
+		r.Group, r.HasGroup = uint32(n), true
+	}
+	return p.answer(p.send(&rtm.Inbound{Account: p.key, Request: r})), nil
 }
 
 func (p *Player) load(name string, b []byte) error {
@@ -213,7 +227,11 @@ func (p *Player) at(text string) (out []string, err error) {
 }
 
 func notice(n *charging.Due) string {
-	return fmt.Sprintf("to gateway: %s %s try %d", n.Kind, n.Session, n.Tries)
+	of := ""
+	if n.HasGroup {
+		of = fmt.Sprintf(" rg=%d", n.Group)
+	}
+	return fmt.Sprintf("to gateway: %s %s%s try %d", n.Kind, n.Session, of, n.Tries)
 }
 
 // clock reads "+90s", "12:01" or "12:01:30".

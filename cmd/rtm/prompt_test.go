@@ -125,6 +125,27 @@ func TestARelayThatCannotDeliver(t *testing.T) {
 	}
 }
 
+// An operator asks for a report of one rating group: the gateway hears which, and session
+// show tells it. One that the session does not have is refused.
+func TestAReportOfOneRatingGroup(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.apply(t, "../../examples/lab.yaml")
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	w.exchange(ccr("pgw.epc", "epc", "s;1", 1, 0, 0))
+	if _, err := told(t, "session", "reauth", "s;1", "--rating-group", "99", "--api", l.api); err == nil || !strings.Contains(err.Error(), "it has 10") {
+		t.Errorf("a rating group that is not there: %v", err)
+	}
+	l.tell(t, "session", "reauth", "s;1", "--rating-group", "10")
+	m, ok := w.next(3 * time.Second)
+	if !ok || m.Command != diameter.ReAuth || number(m.Body, diameter.RatingGroup) != 10 {
+		t.Fatalf("the gateway got %+v", m)
+	}
+	var s api.Session
+	if err := (&remote{url: l.api}).call(t.Context(), "GET", "/v1/sessions/s;1", nil, nil, &s); err != nil || s.NoticeGroup == nil || *s.NoticeGroup != 10 {
+		t.Errorf("session show: %+v, %v", s, err)
+	}
+}
+
 // hears waits until who is connected to the instance of that name is known where the
 // operator is.
 func (l *lab) hears(t testing.TB, name string) {

@@ -63,11 +63,14 @@ func (s *session) bind(r *remote, cmd *cobra.Command) *cobra.Command {
 	return r.bind(offerFirst(cmd, r.completion(sessionNames)))
 }
 
-// path is that of a session, or of what is done with it.
-func (s *session) path(id, verb string) string {
+// path is that of a session, or of what is done with it, with what else is asked.
+func (s *session) path(id, verb string, of url.Values) string {
 	path := "/v1/sessions/" + url.PathEscape(id) + verb
 	if s.subscriber != "" {
-		path += "?" + query("subscriber", s.subscriber).Encode()
+		of.Set("subscriber", s.subscriber)
+	}
+	if len(of) > 0 {
+		path += "?" + of.Encode()
 	}
 	return path
 }
@@ -85,7 +88,7 @@ func sessionShow() *cobra.Command {
 		Use: "show SESSION", Short: "show a session: its groups, and which instance handled each message", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var s api.Session
-			if err := r.call(cmd.Context(), "GET", whose.path(args[0], ""), nil, nil, &s); err != nil {
+			if err := r.call(cmd.Context(), "GET", whose.path(args[0], "", url.Values{}), nil, nil, &s); err != nil {
 				return err
 			}
 			r.slow(cmd.ErrOrStderr())
@@ -112,30 +115,47 @@ func sessionTable(w io.Writer, s *api.Session) {
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\n", h.Number, h.Request, h.Instance, time.Duration(h.Micros)*time.Microsecond)
 	}
 	if s.Notice != "" {
-		fmt.Fprintf(w, "asked its gateway to %s\n", s.Notice)
+		fmt.Fprintf(w, "asked its gateway to %s%s\n", s.Notice, ofGroup(s))
 	}
 }
 
+// ofGroup says which rating group the gateway was asked for.
+func ofGroup(s *api.Session) string {
+	if s.NoticeGroup == nil {
+		return ""
+	}
+	return fmt.Sprintf(" for rating group %d", *s.NoticeGroup)
+}
+
 func sessionPrompt(verb, short string) *cobra.Command {
-	r, whose := &remote{}, &session{}
-	return whose.bind(r, &cobra.Command{
+	r, whose, group := &remote{}, &session{}, uint32(0)
+	cmd := &cobra.Command{
 		Use: verb + " SESSION", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := r.call(cmd.Context(), "POST", whose.path(args[0], "/"+verb), nil, strings.NewReader("{}"), nil); err != nil {
+			of := url.Values{}
+			if cmd.Flags().Changed("rating-group") {
+				of.Set("ratingGroup", fmt.Sprint(group))
+			}
+			if err := r.call(cmd.Context(), "POST", whose.path(args[0], "/"+verb, of), nil, strings.NewReader("{}"), nil); err != nil {
 				return err
 			}
 			r.slow(cmd.ErrOrStderr())
 			var s api.Session
-			if err := r.call(cmd.Context(), "GET", whose.path(args[0], ""), nil, nil, &s); err != nil {
+			if err := r.call(cmd.Context(), "GET", whose.path(args[0], "", url.Values{}), nil, nil, &s); err != nil {
 				fmt.Fprintln(cmd.OutOrStdout(), "the session has ended")
 				return nil
 			}
 			said := "has answered"
 			if s.Notice != "" {
-				said = "is asked, and has not answered yet: it is asked up to five times, as rtm session show tells"
+				said = "is asked" + ofGroup(&s) + ", and has not answered yet: it is asked up to five times, as rtm session show tells"
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s %s\nwithout another word of it the session ends at %s\n", s.Host, said, s.Closes.Format(time.RFC3339))
 			return nil
 		},
-	})
+	}
+	if verb == "reauth" {
+		cmd.Flags().Uint32Var(&group, "rating-group", 0, "for this Rating-Group alone (default all of the session)")
+		cmd.Example = "  rtm session reauth 'smf.example;1;2' --rating-group 10"
+	}
+	return whose.bind(r, cmd)
 }
