@@ -620,6 +620,9 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 		n.Realm, n.Host, n.Via, n.Session = slices.Clone(n.Realm), slices.Clone(n.Host), slices.Clone(n.Via), slices.Clone(n.Session)
 		in.Notices = append(in.Notices, n)
 	}
+	if in.Entry = in.Entry[:0]; in.Watched {
+		in.Entry = o.Log.Message(in.Entry)
+	}
 	d.changed = d.changed || o.Changed
 	if in.doubt && in.Answer.Result != charging.Success { // what may be on its way still must find another version
 		d.changed = d.changed || s.account.Exists

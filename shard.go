@@ -49,6 +49,9 @@ type Inbound struct {
 	Hinted bool   // Account comes from a hint: if it is wrong, the directory is asked
 	Peer   string // who sent it, no tenant's name: those whose tenant nobody knows share the loop by it
 
+	Watched bool   // somebody looks on: Entry is wanted
+	Entry   []byte // then the entry of its message, as charging.Entry encodes it; empty: it has written none
+
 	state    progress
 	home     store.Key       // the account of its identities, while others are asked whether they know in
 	asked    bool            // the directory was asked

@@ -61,7 +61,7 @@ type Session struct {
 
 	NoticeGroup *uint32 `json:"noticeRatingGroup,omitempty" doc:"the rating group that notice is about; left out: all"`
 
-	Trail    []Handled `json:"trail" doc:"who handled its last messages"`
+	Trail []Handled `json:"trail" doc:"who handled its last messages"`
 }
 
 func showSession(key store.Key, s *charging.Session) Session {

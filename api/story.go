@@ -455,7 +455,7 @@ func unitUsed(l *cdr.Line, p *rating.Price) string {
 	if usedOf(l, l.Unit) != 0 {
 		return l.Unit
 	}
-	for _, u := range []rating.Unit{rating.Octets, rating.Seconds, rating.Events} {
+	for _, u := range []rating.Unit{rating.Octets, rating.Seconds, rating.Events, rating.Money} {
 		if usedOf(l, u.String()) != 0 {
 			return u.String()
 		}
@@ -472,6 +472,7 @@ func usedOf(l *cdr.Line, unit string) int64 {
 	case rating.Events:
 		return l.Events
 	case rating.Money:
+		return l.Money
 	}
 	return 0
 }
@@ -700,8 +701,12 @@ var refusals = map[charging.Result]string{
 	charging.ResourcesExceeded:    "the account has as many sessions as it may",
 	charging.UnableToComply:       "it could not be decided",
 	charging.UserUnknown:          "nobody here has that identity",
-	charging.RatingFailed:         "no service of the plan applies: nothing is granted, nothing is charged",
+	charging.RatingFailed:         "no service of the plan applies, or it is not sold in these units: nothing is granted, nothing is charged",
+	charging.NotApplicable:        "it passes without credit control",
 }
+
+// Meaning says a Result in words; empty: it needs none.
+func Meaning(r charging.Result) string { return refusals[r] }
 
 // reason is a Reporting-Reason (TS 32.299 §7.2.175).
 func reason(r *uint8) string {

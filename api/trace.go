@@ -33,6 +33,7 @@ type TraceLine struct {
 	Result   uint32    `json:"result,omitempty" doc:"Result-Code"`
 	Micros   int64     `json:"micros,omitempty" doc:"of an answer: since its request was read"`
 	Account  string    `json:"account,omitempty" doc:"who is charged"`
+	Decision []string  `json:"decision,omitempty" doc:"of an answer: what was decided, or why there is none"`
 	Text     []string  `json:"text,omitempty" doc:"the AVPs, one a line"`
 	Lost     int64     `json:"lost,omitempty" doc:"messages that were not shown here, since there were too many"`
 }
@@ -60,8 +61,8 @@ func (s *server) trace(ctx context.Context, in *traceInput) (*huma.StreamRespons
 	case err == nil:
 		wish.Account = key
 	case errors.Is(err, rtm.ErrNotFound) || !strings.Contains(in.Of, ":"):
-		if !s.peerKnown(ctx, in.Of) {
-			return nil, huma.Error404NotFound(in.Of + " is no subscriber, and no peer that is connected or has a document: rtm subscriber list and rtm peer list show what there is")
+		if !strings.Contains(in.Of, ".") && !s.peerKnown(ctx, in.Of) { // a gateway behind a relay has a name, and nothing else here
+			return nil, huma.Error404NotFound(in.Of + " is no subscriber, no peer that is connected or has a document, and no Origin-Host: rtm subscriber list and rtm peer list show what there is")
 		}
 		wish.Host = in.Of
 	default:

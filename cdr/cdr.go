@@ -63,6 +63,7 @@ type Line struct {
 	Output      int64   `json:"outputOctets,omitempty"`
 	Seconds     int64   `json:"seconds,omitempty"`
 	Events      int64   `json:"events,omitempty"`
+	Money       int64   `json:"money,omitempty"`          // that the client reported, in micro-units
 	Allowed     int64   `json:"fromAllowances,omitempty"` // units that allowances paid for
 	Paid        int64   `json:"paidInAll,omitempty"`      // units that money paid for under the rule, with this message
 	Charged     int64   `json:"charged"`
@@ -160,7 +161,7 @@ func FromEntry(e *charging.Entry, p store.Partition, seq uint64) Record {
 func lineOf(l *charging.Line) Line {
 	out := Line{
 		Result: uint32(l.Result), Plan: string(l.PlanName), PlanVersion: l.Plan, Rule: l.Rule, Octets: l.Used.Octets, Input: l.Used.Input,
-		Output: l.Used.Output, Seconds: l.Used.Seconds, Events: l.Used.Events, Allowed: l.Allowed, Paid: l.Paid,
+		Output: l.Used.Output, Seconds: l.Used.Seconds, Events: l.Used.Events, Money: int64(l.Used.Money), Allowed: l.Allowed, Paid: l.Paid,
 		Charged: int64(l.Charged), Overrun: l.Overrun, Granted: l.Granted, After: l.After,
 	}
 	if l.Has&charging.HasGroup != 0 {

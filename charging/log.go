@@ -129,6 +129,19 @@ type Log struct{ Entries []Entry }
 
 func (l *Log) reset() { l.Entries = l.Entries[:0] }
 
+// Message appends the encoded entry of the request's own message to b; none: it took
+// effect on nothing.
+func (l *Log) Message(b []byte) []byte {
+	for i := range l.Entries {
+		switch e := &l.Entries[i]; e.Sort {
+		case Message, Supplementary, OneTime, Unattributed:
+			return e.Append(b)
+		default:
+		}
+	}
+	return b
+}
+
 func (l *Log) add() *Entry {
 	if len(l.Entries) == cap(l.Entries) {
 		l.Entries = append(l.Entries, Entry{})

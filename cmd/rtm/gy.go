@@ -402,6 +402,7 @@ func (d *door) receive(c *call) {
 	}
 	in := &c.in
 	in.Request.Via = cl.via(&c.env)
+	in.Watched = d.tracer.active.Load() > 0
 	in.Arrived = d.instance.Now()
 	in.Deadline = in.Arrived.Add(c.peer.dialect.Patience)
 	in.Tenants, in.Reply, in.Token, in.Peer = tenants, replied, c, now.name
@@ -503,7 +504,7 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 		d.Counts.Busy.Add(1)
 		c.request.TurnedAway()
 		if c.peer.dialect.SilentWhenBusy && in.Request.Kind != charging.Initial {
-			c.drop()
+			c.drop("too busy, which this client must not hear (its dialect): nothing was charged")
 			return
 		}
 		c.result(diameter.TooBusy)
@@ -511,12 +512,13 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 		c.result(diameter.UnableToDeliver)
 	case rtm.Silent, rtm.Forward, rtm.Onward, rtm.NeedPlan:
 		d.Counts.Silent.Add(1)
-		c.drop()
+		c.drop("it may have taken effect, which nobody can tell in time: when it is sent again, that is answered")
 	}
 }
 
-// drop leaves the request without an answer.
-func (c *call) drop() {
+// drop leaves the request without an answer, for that reason.
+func (c *call) drop(why string) {
+	c.traced(why)
 	owed, d := c.owed, c.door
 	c.request.Drop()
 	d.settled(owed)
@@ -583,7 +585,7 @@ func (c *call) answer() {
 	}
 	i, _ := slices.BinarySearch(rtm.Latencies[:], took)
 	n.Late[i].Add(1)
-	c.traced()
+	c.traced("")
 	owed, d := c.owed, c.door
 	c.request.Answer(c.buf)
 	d.settled(owed)

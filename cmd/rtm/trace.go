@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rtm/api"
+	"rtm/charging"
 	"rtm/diameter"
 	"rtm/store"
 	"rtm/tenant"
@@ -56,7 +57,10 @@ type seen struct {
 	account store.Key
 	header  diameter.Header
 	body    []byte
-	request *seen // that it answers, to be shown before it; nil: none
+	entry   []byte // of an answer: what its decision has written, as charging.Entry encodes it
+	grants  []charging.Grant
+	note    string // … and what else is to be said of it
+	request *seen  // that it answers, to be shown before it; nil: none
 }
 
 // watch shows what is wished for until ctx ends.
@@ -125,15 +129,20 @@ func (v *view) wants(account store.Key, hosts [2]string) bool {
 	return account != (store.Key{}) && v.wish.Account == account
 }
 
-// traced shows a CCR and the answer that was encoded.
-func (c *call) traced() {
+// traced shows a CCR and the answer that was encoded; with a note, which says why there
+// is none, only that.
+func (c *call) traced(note string) {
 	if c.door.tracer.active.Load() == 0 || c.request.Conn == nil {
 		return
 	}
 	conn := c.request.Conn
 	c.door.tracer.pass(c.in.Account, [2]string{conn.Host, string(c.env.OriginHost)}, func() seen {
-		answer := seen{at: time.Now(), took: time.Since(c.request.At), out: true, peer: conn.Host, account: c.in.Account}
-		if m, _, err := diameter.Frame(c.buf, len(c.buf)); err == nil {
+		answer := seen{at: time.Now(), took: time.Since(c.request.At), out: true, peer: conn.Host, account: c.in.Account, note: note}
+		answer.entry, answer.grants = slices.Clone(c.in.Entry), slices.Clone(c.in.Answer.Grants)
+		if late := c.request.Late; !late.IsZero() && answer.at.After(late) {
+			answer.note = cmp.Or(note, "it is too late, and was kept back: the client would break down over it")
+		}
+		if m, _, err := diameter.Frame(c.buf, len(c.buf)); note == "" && err == nil {
 			answer.header, answer.body = m.Header, slices.Clone(m.Body)
 		}
 		answer.request = &seen{
@@ -152,7 +161,7 @@ func (d *door) tracedFrame(host string, n *notice, out bool, m *diameter.Message
 }
 
 // line is a message for people and programs.
-func (s *seen) line(instance string, lost int64) api.TraceLine {
+func (s *seen) line(instance string, lost int64, cat *tenant.Catalogue) api.TraceLine {
 	l := api.TraceLine{At: s.at, Instance: instance, Peer: s.peer, Way: "in", Micros: s.took.Microseconds(), Lost: lost}
 	if s.out {
 		l.Way = "out"
@@ -160,7 +169,13 @@ func (s *seen) line(instance string, lost int64) api.TraceLine {
 	if t, a := tenant.AccountOf(s.account); a != "" {
 		l.Account = t + "/" + a
 	}
-	l.Message = messageName(&s.header, s.body)
+	if l.Message = messageName(&s.header, s.body); s.header == (diameter.Header{}) {
+		l.Message = "no answer"
+	}
+	if s.note != "" {
+		l.Decision = append(l.Decision, s.note)
+	}
+	l.Decision = append(l.Decision, s.decision(cat)...)
 	if a, ok := diameter.Find(s.body, diameter.SessionID); ok {
 		l.Session = string(a.Data)
 	}
@@ -174,6 +189,82 @@ func (s *seen) line(instance string, lost int64) api.TraceLine {
 	}
 	l.Text = avpLines(nil, s.body, "")
 	return l
+}
+
+// decision tells what the entry says was decided: for each rating group by which service
+// of which plan, what was used and what that cost, and what is granted, or why nothing;
+// and what became of the buckets.
+func (s *seen) decision(cat *tenant.Catalogue) (out []string) {
+	var e charging.Entry
+	if len(s.entry) == 0 || e.Decode(s.entry) != nil {
+		return nil
+	}
+	for i := range e.Lines {
+		l := &e.Lines[i]
+		text := "units at message level: "
+		if l.Has&charging.HasGroup != 0 {
+			text = fmt.Sprintf("rating group %d: ", l.Group)
+		}
+		out = append(out, text+strings.Join(s.decided(&e, l, cat), "; "))
+	}
+	for i := range e.Movements {
+		m := &e.Movements[i]
+		text := fmt.Sprintf("bucket %d:", m.Bucket)
+		for _, n := range []struct {
+			is   int64
+			what string
+		}{{m.Credit, "credited"}, {m.Debit, "debited"}, {m.Held, "reserved"}, {m.Released, "given back"}, {m.Overrun, "owed"}} {
+			if n.is != 0 {
+				text += fmt.Sprintf(" %s %s,", tenant.FormatQuantity(n.is, m.Unit), n.what)
+			}
+		}
+		out = append(out, text+fmt.Sprintf(" %s free", tenant.FormatQuantity(m.Available, m.Unit)))
+	}
+	return out
+}
+
+// decided is what one line of an entry says.
+func (s *seen) decided(e *charging.Entry, l *charging.Line, cat *tenant.Catalogue) (out []string) {
+	plan, unit := e.Plan, l.Unit
+	if len(l.PlanName) > 0 {
+		plan = string(l.PlanName)
+	}
+	if l.Rule != 0 {
+		service := fmt.Sprintf("service %d", l.Rule)
+		if plans := cat.Plans(e.Tenant, []byte(plan)); plans != nil {
+			if p := plans.Version(l.Plan); p != nil && p.Rule(l.Rule) != nil {
+				service, unit = p.Rule(l.Rule).Name, p.Rule(l.Rule).Unit
+			}
+		}
+		out = append(out, fmt.Sprintf("%s of plan %s v%d", service, plan, l.Plan))
+	}
+	if l.Used != (charging.Units{}) || l.Charged != 0 {
+		text := fmt.Sprintf("used %s, charged %s", tenant.FormatQuantity(l.Used.Of(unit), unit), tenant.FormatMoney(l.Charged))
+		if l.Allowed != 0 {
+			text += fmt.Sprintf(", %s from allowances", tenant.FormatQuantity(l.Allowed, unit))
+		}
+		if l.Overrun > 0 {
+			text += fmt.Sprintf(", %s beyond the grant", tenant.FormatQuantity(l.Overrun, unit))
+		}
+		out = append(out, text)
+	}
+	switch why := api.Meaning(l.Result); {
+	case why != "":
+		out = append(out, fmt.Sprintf("%d, %s", l.Result, why))
+	case l.Granted > 0:
+		text := "granted " + tenant.FormatQuantity(l.Granted, l.Unit)
+		i := slices.IndexFunc(s.grants, func(g charging.Grant) bool { return g.Group == l.Group && g.Service == l.Service && g.Price != nil })
+		if i >= 0 {
+			text += " of " + s.grants[i].Price.Name
+		}
+		if l.Final != 0 {
+			text += ", the last: " + l.Final.String()
+		}
+		out = append(out, text)
+	case l.Wanted == 0:
+		out = append(out, "nothing was asked for")
+	}
+	return out
 }
 
 // messageName is how people call a message: CCR-I, CCA-U, RAR.
@@ -269,7 +360,7 @@ func traces(doors func() []*door) func(context.Context, api.TraceWish, func(api.
 				err := d.tracer.watch(all, wish, func(s *seen, lost int64) error {
 					mu.Lock()
 					defer mu.Unlock()
-					return tell(s.line(d.instance.Name, lost))
+					return tell(s.line(d.instance.Name, lost, d.known()))
 				})
 				cancel(err)
 			})
@@ -284,8 +375,9 @@ func traceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "trace SUBSCRIBER|PEER", Short: "watch the messages of a subscriber or a peer as they go by", Args: cobra.ExactArgs(1),
 		Long: `Show the Diameter messages of one subscriber (imsi:001010000000001, msisdn:491700000001 or tenant/account)
-or of one peer (its Origin-Host) as they go by: what came, what was answered, how long it took, each AVP by
-its name. All instances that are alive are watched, as far as their management interfaces can be reached from
+or of one gateway or peer (its Origin-Host, also behind a relay) as they go by: what came, what was answered, how long it took, each AVP by
+its name, and what was decided: by which service of which plan, what was charged, granted and reserved, or
+why not. A request that gets no answer is shown with the reason. All instances that are alive are watched, as far as their management interfaces can be reached from
 here. Messages that are refused before it is known whose they are show with their peer only.
 
 Watching costs the server nothing while nobody looks, and little otherwise: if more goes by than can be
@@ -442,6 +534,9 @@ func (t *traceView) print(l *api.TraceLine) {
 		fmt.Fprintf(t.out, " (%s)", l.Account)
 	}
 	fmt.Fprintln(t.out)
+	for _, text := range l.Decision {
+		fmt.Fprintf(t.out, "  • %s\n", text)
+	}
 	if t.short {
 		return
 	}
