@@ -62,8 +62,8 @@ soak: ## simulate worlds from FROM on until one fails, or for FOR (default 1h)
 	$(GO) test ./rtmtest -run TestSeed -count=1 -v -timeout 0 -args -from $(FROM) -for $(FOR)
 
 fuzz: ## every fuzz target for FUZZTIME (default 10m), one after the other; what fails is kept in testdata/fuzz
-	@grep -rho --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sort | sed 's/^func //' | while read -r name; do \
-		dir=$$(dirname $$(grep -rl --include='*_test.go' "^func $$name(" .)); \
+	@grep -roE --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sort | sed 's/:func / /' | while read -r file name; do \
+		dir=$$(dirname $$file); \
 		echo "$$dir $$name"; \
 		$(GO) test $$dir -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -parallel $(FUZZERS) || exit 1; \
 	done

@@ -123,7 +123,7 @@ func (m *Sim) checkTimer(d *node, key store.Key, b *books) {
 	if at := b.wake.Sub(epoch); at-m.ahead > m.sound() && d.time() > at+lateMax+m.jump {
 		m.failf("I12: %s was due at %s, and nobody has looked", key, at)
 	}
-	latest := max(b.wake.Sub(epoch), d.time()+rtm.TickLease) + m.jump
+	latest := max(b.wake.Sub(epoch), d.time()+rtm.TickLease, 1) + m.jump // the model has no timer at the epoch itself
 	if m.rates[hazardPanic] > 0 {
 		latest += time.Minute // a tick that cannot be decided is put off
 	}
