@@ -393,3 +393,14 @@ func TestAuditWaitsForLateTimers(t *testing.T) {
 		t.Error("a walk that another instance goes on with is not forgotten")
 	}
 }
+
+// The log shows whose account it is by the last digits only.
+func TestVeil(t *testing.T) {
+	for name, want := range map[string]string{
+		"lab/imsi-001010000000001": "lab/imsi-…0001", "shop/alice": "shop/alice", "host;1;2;IMSI001010000000001": "host;1;2;IMSI…0001",
+	} {
+		if got := rtm.Veil(name); got != want {
+			t.Errorf("%s is shown as %s", name, got)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	mathrand "math/rand/v2"
+	"regexp"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -879,13 +880,20 @@ func (n *Instance) judge(a *Auditor, ins []*Inbound, found []Finding) {
 	}
 	for _, f := range append(found, a.Judged(ins, outcomes)...) {
 		if f.Faults == charging.FaultTimer {
-			n.Log.Error("an account's timer was lost, and is set again", "account", f.Account.Name)
+			n.Log.Error("an account's timer was lost, and is set again", "account", Veil(f.Account.Name))
 			continue
 		}
 		n.Log.Error("an account's record does not hold: nothing is repaired, please report it",
-			"account", f.Account.Name, "invariant", f.Faults.String())
+			"account", Veil(f.Account.Name), "invariant", f.Faults.String(), "whole", "rtm cdr list --type audited")
 	}
 }
+
+// numberShape is what may be an IMSI or an MSISDN: accounts are called by them, and some
+// gateways put them into Session-Ids.
+var numberShape = regexp.MustCompile(`[0-9]{8,}([0-9]{4})`)
+
+// Veil is a name as the log may show it: of long numbers the last four digits.
+func Veil(name string) string { return numberShape.ReplaceAllString(name, "…$1") }
 
 // Refresh has the catalogue read soon.
 func (n *Instance) Refresh() {

@@ -376,7 +376,7 @@ func (c *call) caught() {
 	}
 	if c.door.strange.first(aboutPanic, "", time.Now()) {
 		c.door.strange.tell(aboutPanic, slog.LevelError, "a request could not be worked on: please report it", "panic", failed,
-			"session", veiled(string(c.env.SessionID)), "number", c.env.Number, "stack", string(debug.Stack()))
+			"session", rtm.Veil(string(c.env.SessionID)), "number", c.env.Number, "stack", string(debug.Stack()))
 	}
 	if c.request.Conn != nil {
 		c.result(diameter.UnableToComply)
@@ -549,7 +549,7 @@ func (d *door) unknown(in *rtm.Inbound) {
 		t = "TENANT"
 	}
 	if !d.learn {
-		shown, session = masked(id), veiled(session)
+		shown, session = masked(id), rtm.Veil(session)
 	}
 	if subscriberShape.MatchString(id) {
 		scheme, _, _ := strings.Cut(id, ":")

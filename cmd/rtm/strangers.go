@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -188,8 +187,3 @@ func masked(identity string) string {
 	return scheme + ":…" + value[len(value)-4:]
 }
 
-// numberShape is what may be an IMSI in a Session-Id: some gateways put it there.
-var numberShape = regexp.MustCompile(`[0-9]{8,}([0-9]{4})`)
-
-// veiled is a Session-Id as the log may show it.
-func veiled(session string) string { return numberShape.ReplaceAllString(session, "…$1") }
