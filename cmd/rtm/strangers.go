@@ -186,4 +186,3 @@ func masked(identity string) string {
 	}
 	return scheme + ":…" + value[len(value)-4:]
 }
-
