@@ -352,7 +352,7 @@ func (w *teller) flush() {
 func (w *teller) changes(r *cdr.Record, step *Step) (out []Effect) {
 	for _, m := range r.Movements {
 		held, released := m.Held, m.Released
-		if held == 0 && released == 0 && (m.Reserve > 0 || m.Reserve < -m.Debit) { // written before records told them apart
+		if held == 0 && released == 0 && m.Debit >= 0 && (m.Reserve > 0 || m.Reserve < -m.Debit) { // written before records told them apart
 			held, released = max(m.Reserve+m.Debit, 0), max(-m.Reserve-m.Debit, 0)
 		}
 		c := Effect{
@@ -406,7 +406,10 @@ func (w *teller) items(r *cdr.Record, step *Step) {
 		if p != nil {
 			it.RuleName = p.Name
 		}
-		if !final && r.Type != charging.Released.String() {
+		switch {
+		case r.Type == charging.OneTime.String() && r.Text == "refund":
+			it.refund(l)
+		case !final && r.Type != charging.Released.String():
 			w.charge(r, l, p, &it, step)
 		}
 		if final {
@@ -418,6 +421,18 @@ func (w *teller) items(r *cdr.Record, step *Step) {
 	if r.Type == charging.Released.String() {
 		step.Items = nil // they hold nothing more, which the buckets say
 	}
+}
+
+// refund tells what a line gave back.
+func (it *Item) refund(l *cdr.Line) {
+	var back []string
+	if l.Allowed < 0 {
+		back = append(back, quantity(-l.Allowed, it.Unit)+" to allowances")
+	}
+	if l.Charged < 0 {
+		back = append(back, money(-l.Charged))
+	}
+	it.How = "given back: " + strings.Join(back, "; ")
 }
 
 func planOf(r *cdr.Record, l *cdr.Line) string {

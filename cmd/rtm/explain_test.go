@@ -168,3 +168,55 @@ func story(t *testing.T, l *lab, id string, more ...string) (s api.Story) {
 	}
 	return s
 }
+
+// A refund of units and a service that is measured in money are explained too, and both
+// come out right.
+func TestExplainRefundsAndMoney(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.documents(t, `{kind: Tenant, name: lab, currency: EUR}
+---
+{kind: Plan, tenant: lab, name: texts, services: [{name: sms, contexts: [32274], unit: events, price: "0.09", allowances: [free]},
+  {name: content, ratingGroups: [50], unit: money, price: "1.19"}], allowances: [{name: free, unit: events, amount: "5"}]}
+---
+{kind: Subscriber, tenant: lab, plan: texts, imsi: "001010000000001", balance: "10"}
+`)
+	w := dialPeer(t, l.targets[0], "pgw.odd.example", "odd.example")
+	send := func(o odd) {
+		t.Helper()
+		if r := number(w.exchange(o.bytes()).Body, diameter.ResultCode); r != 2001 {
+			t.Fatalf("%s is answered %d", o.session, r)
+		}
+	}
+	event := func(action uint32, units uint64) func(e *diameter.Encoder) {
+		return func(e *diameter.Encoder) {
+			e.Uint32(diameter.RequestedAction, action)
+			e.Open(diameter.RequestedServiceUnit)
+			e.Uint64(diameter.CCServiceSpecificUnits, units)
+			e.Close()
+		}
+	}
+	content := func(unit diameter.Attr) func(e *diameter.Encoder) {
+		return func(e *diameter.Encoder) {
+			e.Open(diameter.MultipleServicesCreditControl)
+			e.Uint32(diameter.RatingGroup, 50)
+			e.Open(unit)
+			e.Open(diameter.CCMoney)
+			e.Open(diameter.UnitValue)
+			e.Uint64(diameter.ValueDigits, 2)
+			e.Close()
+			e.Close()
+			e.Close()
+			e.Close()
+		}
+	}
+	send(odd{session: "d;1", kind: 4, context: "32274@3gpp.org", say: event(0, 7)})
+	send(odd{session: "r;1", kind: 4, context: "32274@3gpp.org", say: event(1, 6)})
+	send(odd{session: "c;1", kind: 1, say: content(diameter.RequestedServiceUnit)})
+	send(odd{session: "c;1", kind: 3, number: 1, say: content(diameter.UsedServiceUnit)})
+	text := mustTell(t, "explain", "--subscriber", "001010000000001", "--api", l.api)
+	for _, want := range []string{"5 of free; 2 × 0.09 = 0.18", "given back: 5 to allowances; 0.09", "= 2.38", "all sums come out right"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+}
