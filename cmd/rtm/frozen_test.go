@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"rtm/diameter"
 	"rtm/diameter/peer"
 	"rtm/rtmtest"
+	"rtm/store"
+	"rtm/tenant"
 )
 
 // A hand is a gateway that sends one message at a time, by hand, and keeps what
@@ -202,5 +206,66 @@ func TestFaultFrozenWithRequestInHand(t *testing.T) {
 		if got := after[name].debited - before[name].debited; got != want {
 			t.Errorf("%s was debited %d, %d were reported", name, got, want)
 		}
+	}
+}
+
+// swallowing is a store that keeps what became of one write of an account to itself, when
+// it is armed: the instance has committed, and never learns it, as one that dies then.
+type swallowing struct {
+	store.Store
+	armed   atomic.Bool
+	gone    chan struct{} // told when it has swallowed
+	release chan struct{}
+}
+
+func (s *swallowing) Commit(ctx context.Context, cs []store.Commit) ([]store.Result, time.Time) {
+	results, now := s.Store.Commit(ctx, cs)
+	for i := range cs {
+		if w := &cs[i].Writes[0]; w.Op == store.Put && w.Key.Kind == tenant.KindAccount && s.armed.CompareAndSwap(true, false) {
+			close(s.gone)
+			<-s.release
+		}
+	}
+	return results, now
+}
+
+// An instance is lost between its commit and its answer, with each sort of message: sent
+// again to the other one it is answered as it was decided, and takes effect once.
+func TestLostBetweenCommitAndAnswer(t *testing.T) {
+	for name, kind := range map[string]uint32{"initial": 1, "update": 2, "termination": 3, "event": 4} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			st := &swallowing{Store: onRedis(t), gone: make(chan struct{}), release: make(chan struct{})}
+			l := startLab(t, st, 2)
+			t.Cleanup(sync.OnceFunc(func() { close(st.release) })) // before the instances are stopped
+			l.apply(t, "../../examples/lab.yaml")
+			a, b := dialPeer(t, l.targets[0], "pgw.epc", "epc"), dialPeer(t, l.targets[1], "pgw.epc", "epc")
+			var n uint32
+			if kind == 2 || kind == 3 {
+				a.exchange(ccr("pgw.epc", "epc", "s;1", 1, 0, 0))
+				n = 1
+			}
+			message := ccr("pgw.epc", "epc", "s;1", kind, n, 4096)
+			if kind == 4 {
+				message = longer(message, func(e *diameter.Encoder) { e.Uint32(diameter.RequestedAction, 0) })
+			}
+			st.armed.Store(true)
+			if _, err := a.Write(message); err != nil {
+				t.Fatal(err)
+			}
+			<-st.gone
+			message[4] |= diameter.FlagRetransmit
+			answer := b.exchange(message)
+			if r := uint32(number(answer.Body, diameter.ResultCode)); r != 2001 {
+				t.Errorf("sent again it is answered %d", r)
+			}
+			debited := int64(0)
+			for _, k := range l.first(t).Buckets {
+				debited += k.Debited
+			}
+			if debited != 4096 {
+				t.Errorf("%d octets are debited, 4096 were used", debited)
+			}
+		})
 	}
 }
