@@ -684,6 +684,59 @@ func TestLeastRights(t *testing.T) {
 	}
 }
 
+// The rights of docs/redis.md are enough behind Sentinels and in a Cluster too, through a
+// failover.
+func TestLeastRightsOfMany(t *testing.T) {
+	t.Parallel()
+	const watching = "+sentinel|myid +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas +sentinel|sentinels +ping +hello +client|setname"
+	docs, err := os.ReadFile("../../docs/redis.md")
+	if err != nil || !strings.Contains(strings.ReplaceAll(string(docs), "\n", " "), watching) {
+		t.Errorf("docs/redis.md has other rights of a Sentinel's user: %v", err)
+	}
+	set := append([]string{"ACL", "SETUSER", "rtm", "on", ">secret"}, strings.Fields(leastRights)...)
+	user := func(url string) string { return strings.Replace(url, "://", "://rtm:secret@", 1) }
+	t.Run("sentinels", func(t *testing.T) {
+		servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+		for _, n := range servers.Nodes {
+			n.Must(set...)
+		}
+		for _, n := range servers.Sentinels {
+			n.Must(append([]string{"ACL", "SETUSER", "watch", "on", ">word", "resetchannels", "-@all"}, strings.Fields(watching)...)...)
+		}
+		s := at(t, Config{URL: user(servers.URL()) + "?sentinel-user=watch&sentinel-password=word"})
+		works(t, s)
+		servers.Master().Kill()
+		works(t, s)
+	})
+	t.Run("cluster", func(t *testing.T) {
+		servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 1)
+		for _, n := range servers.Nodes {
+			n.Must(set...)
+		}
+		s := at(t, Config{URL: user(servers.URL())})
+		works(t, s)
+	})
+}
+
+// works waits until s takes a write, and reads it.
+func works(t *testing.T, s *Store) {
+	t.Helper()
+	k, v := storetest.Key(7, "account"), storetest.NewVersion()
+	rtmtest.Until(t, "a write is taken", func() bool {
+		recs, err := s.Load(t.Context(), []store.Key{k})
+		if err != nil {
+			return false
+		}
+		v = storetest.NewVersion()
+		c := store.Commit{Writes: []store.Write{{Op: store.Put, Key: k, Seen: recs[0].Version, New: v, Bytes: []byte("x")}}}
+		results, _ := s.Commit(t.Context(), []store.Commit{c})
+		return results[0].Outcome == store.Done
+	})
+	if recs, err := s.Load(t.Context(), []store.Key{k}); err != nil || recs[0].Version != v {
+		t.Errorf("%v, %v", recs, err)
+	}
+}
+
 // A server that speaks TLS only: with its authority it is taken, without it not,
 // and not when it asks for a certificate that is not given.
 func TestTLS(t *testing.T) {
