@@ -104,10 +104,8 @@ type Instance struct {
 type Load struct {
 	Busy     atomic.Int64 // nanoseconds spent deciding, all shards together
 	Requests atomic.Int64
-	Ticks    atomic.Int64
-	Late     atomic.Int64 // nanoseconds, of the last tick
-	Overdue  atomic.Int64 // ticks that came more than LateTick late
-	LateSum  atomic.Int64 // nanoseconds, of all ticks
+	Late     atomic.Int64 // nanoseconds, of all ticks
+	Lates    [len(TickLateness) + 1]atomic.Int64
 	Lost     atomic.Int64 // notices that found no room: their sessions' timers send them again
 	Cycles   atomic.Int64
 	Commits  atomic.Int64
@@ -123,6 +121,14 @@ type Load struct {
 
 	tallies         sync.Mutex // guards those below
 	results, grants Tally
+}
+
+// Ticks is how many wake-ups were claimed.
+func (l *Load) Ticks() (n int64) {
+	for i := range l.Lates {
+		n += l.Lates[i].Load()
+	}
+	return n
 }
 
 // A lane is a shard, its goroutine, and what waits for its next cycle.
@@ -738,10 +744,10 @@ func (n *Instance) tick() {
 		ticks := n.timers.Claimed(due, next, now, elapsed)
 		calm := n.timers.Calm()
 		n.calm.Store(&calm)
-		n.Load.Ticks.Add(int64(len(ticks)))
 		n.Load.Late.Store(int64(n.timers.Late))
-		n.Load.LateSum.Store(int64(n.timers.LateSum))
-		n.Load.Overdue.Store(int64(n.timers.Overdue))
+		for i := range n.timers.Lates {
+			n.Load.Lates[i].Store(int64(n.timers.Lates[i]))
+		}
 		if n.fire(ticks, Full(due)) {
 			n.timers.Done(n.Now().Sub(elapsed), n.pending.Load() > 0, n.Now())
 		}

@@ -326,7 +326,7 @@ func TestManyAreDueFarAway(t *testing.T) {
 	}
 	defer far.Close()
 	n := start(t, far, "A")
-	rtmtest.Until(t, "all ticks were fired", func() bool { return n.Load.Ticks.Load() >= accounts })
+	rtmtest.Until(t, "all ticks were fired", func() bool { return n.Load.Ticks() >= accounts })
 	n.Stop()
 }
 

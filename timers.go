@@ -1,6 +1,7 @@
 package rtm
 
 import (
+	"slices"
 	"time"
 
 	"rtm/charging"
@@ -14,8 +15,7 @@ const (
 	TickPoll     = 500 * time.Millisecond // others may set earlier wake-ups at any time
 	TickDeadline = 10 * time.Second
 	TicksMax     = 256 // claimed at once
-	LateTick     = time.Second
-	tickShare    = 4 // of the time that a backlog is worked off, what ticks may have beside traffic: one in so many
+	tickShare    = 4   // of the time that a backlog is worked off, what ticks may have beside traffic: one in so many
 	tickRestMax  = time.Second
 )
 
@@ -26,11 +26,15 @@ type Timers struct {
 	poll time.Time
 	calm time.Time // since when no poll left anything due; zero: the last one did
 
-	Fired uint64        // ticks begun
-	Late  time.Duration // of the last one
+	Fired uint64                        // ticks begun
+	Late  time.Duration                 // how late they were, all together
+	Lates [len(TickLateness) + 1]uint64 // how many were up to each of TickLateness late, and how many later
+}
 
-	LateSum time.Duration // of all
-	Overdue uint64        // those that came more than LateTick late
+// TickLateness are the bounds by which ticks are told apart.
+var TickLateness = [...]time.Duration{
+	10 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second,
+	10 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute,
 }
 
 // Poll is when Due must be asked again.
@@ -64,11 +68,10 @@ func (t *Timers) Claimed(due []store.Due, next, now, elapsed time.Time) []*Inbou
 			continue
 		}
 		t.Fired++
-		t.Late = now.Sub(d.Wake)
-		t.LateSum += max(t.Late, 0)
-		if t.Late > LateTick {
-			t.Overdue++
-		}
+		late := max(now.Sub(d.Wake), 0)
+		i, _ := slices.BinarySearch(TickLateness[:], late)
+		t.Late += late
+		t.Lates[i]++
 		ticks = append(ticks, &Inbound{
 			Request: charging.Request{Kind: charging.Tick}, Account: d.Key,
 			Arrived: elapsed, Deadline: elapsed.Add(TickDeadline),

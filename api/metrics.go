@@ -38,10 +38,6 @@ func Metrics(instances func() []*rtm.Instance) prometheus.Collector {
 	add("rtm_panic_total", "Requests whose decision panicked and was answered 5012. Above zero is a bug.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Panics.Load()) })
 	add("rtm_unsound_total", "Decisions that broke an invariant and were answered 5012. Above zero is a bug.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Unsound.Load()) })
 	add("rtm_above_level_total", "Accounts met that only a later version of rtm may decide on. Above zero: upgrade this instance.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Above.Load()) })
-	add("rtm_ticks_total", "Wake-ups claimed.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Ticks.Load()) })
-	add("rtm_tick_late_seconds", "How late the last wake-up was.", prometheus.GaugeValue, func(l *rtm.Load) float64 { return float64(l.Late.Load()) / 1e9 })
-	add("rtm_tick_late_seconds_total", "How late all wake-ups were together: divide it by rtm_ticks_total.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.LateSum.Load()) / 1e9 })
-	add("rtm_ticks_overdue_total", "Wake-ups that came more than a second late.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Overdue.Load()) })
 	add("rtm_notices_dropped_total", "RARs and ASRs that found no room on their way to another instance. The timers of their sessions send them again.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Lost.Load()) })
 	return m
 }
@@ -53,6 +49,7 @@ var (
 	auditedDesc  = prometheus.NewDesc("rtm_audit_accounts_total", "Accounts audited.", []string{"instance"}, nil)
 	walksDesc    = prometheus.NewDesc("rtm_audit_walks_total", "Audits of all accounts that came to their end.", []string{"instance"}, nil)
 	walkedDesc   = prometheus.NewDesc("rtm_audit_walk_timestamp_seconds", "When the last of them did; 0: none has, here.", []string{"instance"}, nil)
+	latenessDesc = prometheus.NewDesc("rtm_tick_late_seconds", "How late wake-ups were claimed: their number is that of all. Above 5 s but after an outage: the store or the instances are overloaded.", []string{"instance"}, nil)
 	levelDesc    = prometheus.NewDesc("rtm_store_level", "The store's level, which versions of rtm it can be used by.", []string{"instance"}, nil)
 )
 
@@ -105,7 +102,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range m.counters {
 		ch <- c.desc
 	}
-	for _, d := range []*prometheus.Desc{answersDesc, grantsDesc, mismatchDesc, auditedDesc, walksDesc, walkedDesc, levelDesc} {
+	for _, d := range []*prometheus.Desc{answersDesc, grantsDesc, mismatchDesc, auditedDesc, walksDesc, walkedDesc, levelDesc, latenessDesc} {
 		ch <- d
 	}
 }
@@ -119,7 +116,20 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		answered(ch, n)
 		audited(ch, n)
+		lateness(ch, n)
 	}
+}
+
+// lateness prints how late wake-ups were.
+func lateness(ch chan<- prometheus.Metric, n *rtm.Instance) {
+	buckets, all := make(map[float64]uint64), uint64(0)
+	for i := range n.Load.Lates {
+		all += uint64(n.Load.Lates[i].Load())
+		if i < len(rtm.TickLateness) {
+			buckets[rtm.TickLateness[i].Seconds()] = all
+		}
+	}
+	ch <- prometheus.MustNewConstHistogram(latenessDesc, all, float64(n.Load.Late.Load())/1e9, buckets, n.Name)
 }
 
 // answered prints how requests were answered.
