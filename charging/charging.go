@@ -392,6 +392,7 @@ type Session struct {
 	Context     uint32
 	Opened      time.Time
 	Last        time.Time // of the last message
+	Sent        time.Time // the latest Event-Timestamp of its messages, by the client's clock; zero: none had one
 	Close       time.Time // Tcc: closed by then without a message
 	Wake        time.Time // the earliest of Close, Release of any group, and Notice.Next
 	Hungry      bool      // more credit would change what a group has: it was refused, got its last units, or waits
@@ -402,8 +403,9 @@ type Session struct {
 	Window      uint64    // bit i: Top − i is applied
 	Late        uint64    // bit i: Top − i came after the close
 	Hashes      [4]Numbered
-	First       uint64 // hash of the initial request
-	Messages    uint32 // applied in all
+	First       uint64   // hash of the initial request
+	Before      []uint64 // … and of those of the sessions that it took the name of, the last FormersMax
+	Messages    uint32   // applied in all
 	Gaps        uint32
 	Records     uint32        // charging records written
 	Busy        time.Duration // from arrival to decision, of all messages together
@@ -434,6 +436,10 @@ type Told struct {
 
 	unknown []byte
 }
+
+// FormersMax is of how many sessions that had its name before a session remembers how they
+// began.
+const FormersMax = 4
 
 // TrailMax is how many messages a session remembers who handled them.
 const TrailMax = 8

@@ -78,6 +78,8 @@ const (
 	bodyState    protowire.Number = 24
 	bodyTold     protowire.Number = 25
 	bodyVia      protowire.Number = 26
+	bodySent     protowire.Number = 27
+	bodyBefore   protowire.Number = 28
 )
 
 const (
@@ -475,6 +477,10 @@ func (s *Session) decodeNumber(f *field) {
 		s.State = uint32(f.value)
 	case bodyVia:
 		s.Via = f.bytes
+	case bodySent:
+		s.Sent = f.time()
+	case bodyBefore:
+		s.Before = append(s.Before, f.value)
 	default:
 		s.later = append(s.later, f.raw...)
 	}
@@ -525,6 +531,10 @@ func (s *Session) appendBody(b []byte, identities [][]byte) []byte {
 	b = appendUint(b, bodyDeaf, bit(s.Deaf))
 	b = appendUint(b, bodyState, uint64(s.State))
 	b = appendBytes(b, bodyVia, s.Via)
+	b = appendTime(b, bodySent, s.Sent)
+	for _, first := range s.Before {
+		b = appendFixed(b, bodyBefore, first)
+	}
 	for i := range s.Told {
 		b = s.Told[i].append(b)
 	}

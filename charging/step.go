@@ -259,6 +259,9 @@ func (d *decision) initial() {
 		d.reindex(s)
 		d.o.Open = true
 		return
+	case s != nil && d.preceded(s): // it was on its way for so long that the name is another session's by now
+		d.o.Answer.Result, d.o.Open = UnableToComply, true
+		return
 	case s == nil && d.w.Closed != nil && d.resent(d.w.Closed):
 		d.o.Closed = Relied
 		d.repeat(d.w.Closed)
@@ -271,15 +274,16 @@ func (d *decision) initial() {
 		d.o.Answer.Result = RatingFailed
 		return
 	}
+	var before []uint64    // how its namesakes began
 	var notices uint32     // that its namesake has had: an answer to one of those is none to this one's
 	var namesake time.Time // when that was opened: this one is younger, whatever clocks say
 	switch {
 	case s != nil:
-		notices, namesake = s.Notice.Number, s.Opened
+		notices, namesake, before = s.Notice.Number, s.Opened, append(s.Before, s.First)
 		d.close(s, Reinitialised)
 		d.o.Changed = true
 	case d.w.Closed != nil:
-		notices, namesake = d.w.Closed.Notice.Number, d.w.Closed.Opened
+		notices, namesake, before = d.w.Closed.Notice.Number, d.w.Closed.Opened, append(d.w.Closed.Before, d.w.Closed.First)
 		fallthrough
 	default:
 		d.o.Closed = Relied
@@ -293,6 +297,7 @@ func (d *decision) initial() {
 	}
 
 	s = d.open()
+	s.Before = append(s.Before[:0], before[max(len(before)-FormersMax, 0):]...)
 	if s.Notice.Number = notices; !s.Opened.After(namesake) {
 		s.Opened = namesake.Add(time.Millisecond)
 	}
@@ -317,10 +322,21 @@ func (d *decision) resent(s *Session) bool {
 	return s.First == d.r.Content && (s.State == 0 || d.r.Client.State <= s.State) && !d.anew(s)
 }
 
+// preceded reports whether r is the first message, once more, of a session that had the
+// name of s before.
+func (d *decision) preceded(s *Session) bool {
+	return slices.Contains(s.Before, d.r.Content) && (s.State == 0 || d.r.Client.State <= s.State) && !d.anew(s)
+}
+
 // anew reports whether the client says that r is younger than all that s has heard: then
-// it is nothing of that once more.
+// it is nothing of that once more. By its own clock, if it said so before: ours may have
+// been set since.
 func (d *decision) anew(s *Session) bool {
-	return d.r.At.After(s.Last.Add(TimestampMax)) && !d.r.At.After(d.now)
+	last := s.Sent
+	if last.IsZero() {
+		last = s.Last
+	}
+	return d.r.At.After(last.Add(TimestampMax)) && !d.r.At.After(d.now)
 }
 
 // replace ends the sessions that the one which is opened shows to be over: those
@@ -627,6 +643,9 @@ func (d *decision) apply(s *Session) {
 	}
 	s.number(d.r.Number, d.r.Content)
 	s.Host, s.Via, s.Last = d.r.Host, d.r.Via, d.now
+	if d.r.At.After(s.Sent) {
+		s.Sent = d.r.At
+	}
 	s.Deaf, s.State = d.r.Client.Deaf, max(s.State, d.r.Client.State)
 	s.Messages++
 	d.handled(s)

@@ -426,13 +426,17 @@ func (m *Sim) checkOther(msg *message) {
 	}
 }
 
+// overtaken reports whether the gateway has forgotten the session that m opened, and used
+// its name again: then m, once more, is refused where another one has the name.
+func (m *message) overtaken() bool { return m.kind == charging.Initial && m.s.dead }
+
 // compare holds a second answer to the same request against the first (I7).
 // before: it may have been decided earlier than the first.
 func (m *message) compare(a *charging.Answer, before bool) {
 	if m.answer.Result != charging.Success || m.action > charging.RefundAccount {
 		return // a refusal is decided anew, and so is what has no effect
 	}
-	if a.Result == charging.UnableToComply && m.s.behind(m) ||
+	if a.Result == charging.UnableToComply && (m.s.behind(m) || m.overtaken()) ||
 		(a.Result == charging.UserUnknown || a.Result == charging.UnknownSession) && !m.s.g.servesAll(m.s.who) {
 		return // it is another tenant's subscriber by now
 	}

@@ -393,7 +393,7 @@ func (n *instance) checkRefused(l *lane, r rtm.Reply) {
 		return
 	}
 	to.upset = to.upset || l.upset[r.In.Account]
-	if r.Outcome == rtm.Answered && r.In.Answer.Result == charging.UnableToComply && to.other == nil && !to.s.behind(to.message) && !to.upset {
+	if r.Outcome == rtm.Answered && r.In.Answer.Result == charging.UnableToComply && to.other == nil && !to.s.behind(to.message) && !to.upset && !to.overtaken() {
 		n.m.failf("§2: %s %s %d was refused by %s for what it did on an older record", to.s.name, to.kind, to.number, n.name)
 	}
 }
