@@ -214,7 +214,11 @@ func TestPriceCheckRefuses(t *testing.T) {
 		want  string
 	}{
 		{func(p *rating.Price) { p.Unit = 0 }, "unit must be octets"},
-		{func(p *rating.Price) { p.Unit = rating.Money }, "not money"},
+		{func(p *rating.Price) { p.Unit = rating.Money + 1 }, "unit must be octets"},
+		{func(p *rating.Price) { p.Unit = rating.Money }, "has no threshold"},
+		{func(p *rating.Price) { p.Unit, p.Quota.Threshold, p.NoMoney = rating.Money, 0, true }, "paid with money"},
+		{func(p *rating.Price) { p.Unit, p.Quota.Threshold, p.Allowances = rating.Money, 0, []uint32{1} }, "paid with money"},
+		{func(p *rating.Price) { p.Free = true }, "must cost nothing"},
 		{func(p *rating.Price) { p.Step = 0 }, "step must be"},
 		{func(p *rating.Price) { p.Step = rating.UnitsMax + 1 }, "step must be"},
 		{func(p *rating.Price) { p.Per = 0 }, "per must be"},
