@@ -44,8 +44,9 @@ type Config struct {
 	Receive func(ctx context.Context, where, id, old string) (store.Portable, error)
 	Shown   func(where string) string // the name of a store without its passwords
 	Refused func() []Refusal          // who was not let in of late; nil: nobody keeps that
-	// Trace tells of messages as they go by, until ctx ends or tell fails; nil: there are none.
-	Trace func(ctx context.Context, wish TraceWish, tell func(TraceLine) error) error
+	// Trace tells begun when it has begun, and then of messages as they go by, until ctx ends
+	// or tell fails; nil: there are none.
+	Trace func(ctx context.Context, wish TraceWish, begun func(), tell func(TraceLine) error) error
 }
 
 // A server answers the operations.

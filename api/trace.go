@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -44,6 +45,19 @@ var ErrTraces = errors.New("as many traces run at this instance as may: end anot
 // traceMax bounds a trace.
 const traceMax = time.Hour
 
+// TraceOf is the header that says as what a name is traced.
+const TraceOf = "Rtm-Trace-Of"
+
+// What a name is traced as.
+const (
+	OfSubscriber = "subscriber"
+	OfPeer       = "peer"
+	OfHost       = "host" // an Origin-Host that nothing here knows: of a gateway behind a relay, or of nobody
+)
+
+// hostShape is what can be an Origin-Host (RFC 6733 §4.3.1), and no subscriber's number.
+var hostShape = regexp.MustCompile(`^[A-Za-z0-9._-]*[A-Za-z._-][A-Za-z0-9._-]*$`)
+
 type traceInput struct {
 	Of string `query:"of" required:"true" doc:"a subscriber, as imsi:001010000000001 or tenant/account, or the Origin-Host of a peer"`
 }
@@ -55,16 +69,22 @@ func (s *server) trace(ctx context.Context, in *traceInput) (*huma.StreamRespons
 		return nil, huma.Error501NotImplemented("this server has no Diameter")
 	}
 	n := s.instance()
-	wish := TraceWish{}
+	wish, as := TraceWish{}, OfSubscriber
 	key, err := n.Find(ctx, in.Of)
+	if err == nil { // of tenant/account nothing was looked at yet
+		if _, no := n.Account(ctx, key); errors.Is(no, rtm.ErrNotFound) {
+			err = no
+		}
+	}
 	switch {
 	case err == nil:
 		wish.Account = key
+	case s.peerKnown(ctx, in.Of):
+		wish.Host, as = in.Of, OfPeer
+	case hostShape.MatchString(in.Of):
+		wish.Host, as = in.Of, OfHost
 	case errors.Is(err, rtm.ErrNotFound) || !strings.Contains(in.Of, ":"):
-		if !strings.Contains(in.Of, ".") && !s.peerKnown(ctx, in.Of) { // a gateway behind a relay has a name, and nothing else here
-			return nil, huma.Error404NotFound(in.Of + " is no subscriber, no peer that is connected or has a document, and no Origin-Host: rtm subscriber list and rtm peer list show what there is")
-		}
-		wish.Host = in.Of
+		return nil, huma.Error404NotFound(in.Of + " is no subscriber, and can be no Origin-Host: rtm subscriber list and rtm peer list show what there is")
 	default:
 		return nil, problem(err)
 	}
@@ -77,7 +97,8 @@ func (s *server) trace(ctx context.Context, in *traceInput) (*huma.StreamRespons
 			flush = f.Flush
 		}
 		ctx.SetHeader("Content-Type", "application/x-ndjson")
-		err := s.Trace(limited, wish, func(l TraceLine) error {
+		ctx.SetHeader(TraceOf, as)
+		err := s.Trace(limited, wish, flush, func(l TraceLine) error {
 			err := out.Encode(l)
 			flush()
 			return err

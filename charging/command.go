@@ -482,7 +482,11 @@ func (d *decision) notify() {
 		d.o.Answer.Result, d.o.Open = Success, true // it is being ended
 		return
 	}
-	s.Notice = Notice{Kind: d.r.Kind, Number: s.Notice.Number + 1, Group: d.r.Group, HasGroup: d.r.HasGroup}
+	n := Notice{Kind: d.r.Kind, Number: s.Notice.Number + 1, Group: d.r.Group, HasGroup: d.r.HasGroup}
+	if was := &s.Notice; was.Kind == Reauthorise && (was.Group != n.Group || was.HasGroup != n.HasGroup) {
+		n.Group, n.HasGroup = 0, false // a RAR names one rating group or none: what was asked for before is asked for still
+	}
+	s.Notice = n
 	d.send(s)
 	s.wake()
 	d.o.Answer.Result, d.o.Changed, d.o.Open = Success, true, true

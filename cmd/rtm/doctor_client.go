@@ -209,7 +209,7 @@ func (v *clientView) session(ctx context.Context, all []api.Instance) error {
 	for _, at := range v.remote.servers(all) {
 		done.Go(func() {
 			for watching.Err() == nil { // an instance may come back
-				_ = followTrace(watching, at, v.host, func() {}, v.see)
+				_ = followTrace(watching, at, v.host, func(string) {}, v.see)
 				select {
 				case <-watching.Done():
 				case <-time.After(time.Second):

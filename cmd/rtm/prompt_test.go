@@ -144,6 +144,9 @@ func TestAReportOfOneRatingGroup(t *testing.T) {
 	if err := (&remote{url: l.api}).call(t.Context(), "GET", "/v1/sessions/s;1", nil, nil, &s); err != nil || s.NoticeGroup == nil || *s.NoticeGroup != 10 {
 		t.Errorf("session show: %+v, %v", s, err)
 	}
+	if text, err := told(t, "session", "show", "s;1", "--api", l.api); err != nil || !strings.Contains(text, "asked its gateway to REAUTHORISE for rating group 10") {
+		t.Errorf("session show: %v\n%s", err, text)
+	}
 }
 
 // hears waits until who is connected to the instance of that name is known where the

@@ -63,23 +63,28 @@ type seen struct {
 	request *seen  // that it answers, to be shown before it; nil: none
 }
 
-// watch shows what is wished for until ctx ends.
-func (t *tracer) watch(ctx context.Context, wish api.TraceWish, show func(*seen, int64) error) error {
+// join has one more look on, until leave. Errors: api.ErrTraces.
+func (t *tracer) join(wish api.TraceWish) (*view, error) {
 	v := &view{wish: wish, out: make(chan seen, tracedMax)}
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if len(t.views) == tracesMax {
-		t.mu.Unlock()
-		return api.ErrTraces
+		return nil, api.ErrTraces
 	}
 	t.views = append(t.views, v)
 	t.active.Add(1)
-	t.mu.Unlock()
-	defer func() {
-		t.mu.Lock()
-		t.views = slices.DeleteFunc(t.views, func(o *view) bool { return o == v })
-		t.active.Add(-1)
-		t.mu.Unlock()
-	}()
+	return v, nil
+}
+
+func (t *tracer) leave(v *view) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.views = slices.DeleteFunc(t.views, func(o *view) bool { return o == v })
+	t.active.Add(-1)
+}
+
+// follow shows what goes by until ctx ends.
+func (v *view) follow(ctx context.Context, show func(*seen, int64) error) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -349,20 +354,30 @@ func printable(b []byte) bool {
 }
 
 // traces shows the messages of all instances of this process.
-func traces(doors func() []*door) func(context.Context, api.TraceWish, func(api.TraceLine) error) error {
-	return func(ctx context.Context, wish api.TraceWish, tell func(api.TraceLine) error) error {
+func traces(doors func() []*door) func(context.Context, api.TraceWish, func(), func(api.TraceLine) error) error {
+	return func(ctx context.Context, wish api.TraceWish, begun func(), tell func(api.TraceLine) error) error {
 		all, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
+		watched := doors()
+		views := make([]*view, len(watched))
+		for i, d := range watched {
+			v, err := d.tracer.join(wish)
+			if err != nil {
+				return err
+			}
+			defer d.tracer.leave(v)
+			views[i] = v
+		}
+		begun()
 		var mu sync.Mutex // guards tell
 		var done sync.WaitGroup
-		for _, d := range doors() {
+		for i, d := range watched {
 			done.Go(func() {
-				err := d.tracer.watch(all, wish, func(s *seen, lost int64) error {
+				cancel(views[i].follow(all, func(s *seen, lost int64) error {
 					mu.Lock()
 					defer mu.Unlock()
 					return tell(s.line(d.instance.Name, lost, d.known()))
-				})
-				cancel(err)
+				}))
 			})
 		}
 		done.Wait()
@@ -375,10 +390,11 @@ func traceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "trace SUBSCRIBER|PEER", Short: "watch the messages of a subscriber or a peer as they go by", Args: cobra.ExactArgs(1),
 		Long: `Show the Diameter messages of one subscriber (imsi:001010000000001, msisdn:491700000001 or tenant/account)
-or of one gateway or peer (its Origin-Host, also behind a relay) as they go by: what came, what was answered, how long it took, each AVP by
-its name, and what was decided: by which service of which plan, what was charged, granted and reserved, or
-why not. A request that gets no answer is shown with the reason. All instances that are alive are watched, as far as their management interfaces can be reached from
-here. Messages that are refused before it is known whose they are show with their peer only.
+or of one gateway or peer (its Origin-Host, also behind a relay, also one of which nothing has come yet) as
+they go by: what came, what was answered, how long it took, each AVP by its name, and what was decided: by
+which service of which plan, what was charged, granted and reserved, or why not. A request that gets no answer
+is shown with the reason. All instances that are alive are watched, as far as their management interfaces can
+be reached from here. Messages that are refused before it is known whose they are show with their peer only.
 
 Watching costs the server nothing while nobody looks, and little otherwise: if more goes by than can be
 shown, messages are left out, and it says how many.`,
@@ -406,7 +422,8 @@ type traceView struct {
 	short  bool
 	out    io.Writer
 	notes  io.Writer
-	mu     sync.Mutex // guards out and notes
+	mu     sync.Mutex // guards out, notes and shown
+	shown  bool       // something was
 }
 
 // run watches all instances until ctx ends, or none can be watched any more.
@@ -420,13 +437,22 @@ func (t *traceView) run(ctx context.Context) error {
 	var done sync.WaitGroup
 	for n, at := range urls {
 		done.Go(func() {
-			begun := func() { t.note("watching %s at %s", t.of, at) }
+			begun := func(as string) {
+				t.note("watching %s at %s", t.of, at)
+				if as == api.OfHost && n == 0 {
+					t.note("no peer of that name is connected or has a document: it is shown when a message with that Origin-Host comes, as from\n"+
+						"behind a relay or front. rtm session list --host %s shows if it has sessions, rtm peer list who is connected", t.of)
+				}
+			}
 			if errs[n] = followTrace(ctx, at, t.of, begun, t.print); errs[n] != nil && n > 0 && ctx.Err() == nil {
 				t.note("not watched: %v", errs[n])
 			}
 		})
 	}
 	done.Wait()
+	if ctx.Err() != nil && !t.shown {
+		t.note("nothing of %s came by", t.of)
+	}
 	if ctx.Err() != nil && (errs[0] == nil || errors.Is(errs[0], ctx.Err())) {
 		return nil // it was interrupted, or its time is over
 	}
@@ -464,8 +490,8 @@ func (t *traceView) note(format string, args ...any) {
 }
 
 // followTrace hands on what one server tells of a subscriber or peer, until ctx ends or
-// the server does. begun is told when it has begun.
-func followTrace(ctx context.Context, at, of string, begun func(), tell func(*api.TraceLine)) error {
+// the server does. begun is told when it has begun, and as what it is traced (api.TraceOf).
+func followTrace(ctx context.Context, at, of string, begun func(string), tell func(*api.TraceLine)) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(at, "/")+"/v1/trace?of="+url.QueryEscape(of), nil)
 	if err != nil {
 		return err
@@ -485,7 +511,7 @@ func followTrace(ctx context.Context, at, of string, begun func(), tell func(*ap
 		}
 		return refused(http.MethodGet, res, b)
 	}
-	begun()
+	begun(res.Header.Get(api.TraceOf))
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -505,6 +531,7 @@ func followTrace(ctx context.Context, at, of string, begun func(), tell func(*ap
 func (t *traceView) print(l *api.TraceLine) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.shown = true
 	if t.remote.format != "table" {
 		one := *t.remote
 		_ = one.print(t.out, l, nil)

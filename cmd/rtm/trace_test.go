@@ -16,15 +16,16 @@ import (
 	"rtm/store/storetest"
 )
 
-// start runs rtm trace, and returns what it prints, once the instances are watched.
+// startTrace runs rtm trace, and returns what it prints, notes too, once the instances are
+// watched.
 func (l *lab) startTrace(t *testing.T, args ...string) (text func() string, end func() error) {
 	t.Helper()
-	var out, notes lockedBuffer
+	var out lockedBuffer
 	ctx, cancel := context.WithCancel(t.Context())
 	root := command()
 	root.SetArgs(append([]string{"trace", "--api", l.api}, args...))
 	root.SetOut(&out)
-	root.SetErr(&notes)
+	root.SetErr(&out)
 	ended := make(chan error, 1)
 	go func() { ended <- root.ExecuteContext(ctx) }()
 	rtmtest.Until(t, "all instances are watched", func() bool {
@@ -142,14 +143,33 @@ func TestTraceOfAGatewayBehindARelay(t *testing.T) {
 	}
 }
 
+// Whatever can be an Origin-Host can be traced before anything of it has come, since a
+// gateway behind a relay need not be known: it is said what to expect, at once. What can be
+// none is refused.
 func TestTraceOfNobody(t *testing.T) {
 	l := startLab(t, storetest.NewMemory(), 1)
 	l.apply(t, "../../examples/lab.yaml")
-	root := command()
-	root.SetArgs([]string{"trace", "nobody", "--api", l.api})
-	var no refusal
-	if err := root.ExecuteContext(t.Context()); !errors.As(err, &no) || no.status != 404 || !strings.Contains(err.Error(), "rtm peer list") {
-		t.Errorf("%v", err)
+	l.peer(t, "dra.hub", "relays: [epc]\n")
+	for _, of := range []string{"imsi:001019999999999", "001019999999999", "sip:nobody@ims.example.net", "lab/imsi-1.2", "two words"} {
+		var no refusal
+		if _, err := told(t, "trace", of, "--for", "2s", "--api", l.api); !errors.As(err, &no) || no.status != 404 || !strings.Contains(err.Error(), "rtm peer list") {
+			t.Errorf("%s: %v", of, err)
+		}
+	}
+	text, end := l.startTrace(t, "smf1", "--short")
+	rtmtest.Until(t, "it is said that nobody knows it", func() bool {
+		return strings.Contains(text(), "watching smf1 at") && strings.Contains(text(), "rtm session list --host smf1")
+	})
+	w := dialPeer(t, l.targets[0], "dra.hub", "hub")
+	w.exchange(ccr("smf1", "epc", "s;1", 1, 0, 0))
+	rtmtest.Until(t, "it is shown", func() bool { return strings.Contains(text(), "dra.hub ← CCA-I s;1 #0 2001") })
+	if err := end(); err != nil || strings.Contains(text(), "nothing") {
+		t.Error(err, text())
+	}
+	text, end = l.startTrace(t, "dra.hub", "--short")
+	rtmtest.Until(t, "it is watched", func() bool { return strings.Contains(text(), "watching dra.hub at") })
+	if err := end(); err != nil || strings.Contains(text(), "rtm session list") || !strings.Contains(text(), "nothing of dra.hub came by") {
+		t.Error(err, text())
 	}
 }
 
@@ -162,14 +182,17 @@ func TestTraceIsBounded(t *testing.T) {
 	defer cancel()
 	shown, lost := make(chan string), make(chan int64, tracedMax+10)
 	for range tracesMax {
-		go tr.watch(ctx, api.TraceWish{Account: key}, func(s *seen, n int64) error {
+		v, err := tr.join(api.TraceWish{Account: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go v.follow(ctx, func(s *seen, n int64) error {
 			lost <- n
 			shown <- s.peer
 			return nil
 		})
 	}
-	rtmtest.Until(t, "all look on", func() bool { return tr.active.Load() == tracesMax })
-	if err := tr.watch(ctx, api.TraceWish{Account: key}, nil); !errors.Is(err, api.ErrTraces) {
+	if _, err := tr.join(api.TraceWish{Account: key}); tr.active.Load() != tracesMax || !errors.Is(err, api.ErrTraces) {
 		t.Errorf("one more: %v", err)
 	}
 	copies := 0
