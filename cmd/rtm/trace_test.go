@@ -11,6 +11,7 @@ import (
 
 	"rtm/api"
 	"rtm/diameter"
+	"rtm/diameter/peer"
 	"rtm/rtmtest"
 	"rtm/store"
 	"rtm/store/storetest"
@@ -28,14 +29,7 @@ func (l *lab) startTrace(t *testing.T, args ...string) (text func() string, end 
 	root.SetErr(&out)
 	ended := make(chan error, 1)
 	go func() { ended <- root.ExecuteContext(ctx) }()
-	rtmtest.Until(t, "all instances are watched", func() bool {
-		for _, i := range l.instances {
-			if i.door.tracer.active.Load() == 0 {
-				return false
-			}
-		}
-		return true
-	})
+	rtmtest.Until(t, "all instances are watched", func() bool { return strings.Contains(out.String(), "watching ") })
 	return out.String, func() error { cancel(); return <-ended }
 }
 
@@ -94,6 +88,19 @@ func TestTraceOfAPeer(t *testing.T) {
 	rtmtest.Until(t, "both refusals are shown", func() bool {
 		return strings.Contains(text(), "CCA-I s;9 #0 5030") && strings.Contains(text(), "CCA s;9 3003")
 	})
+	for range 2 {
+		w.exchange(ccr("pgw.epc", "epc", "s;1", 1, 0, 0))
+	}
+	w.exchange(ccr("pgw.epc", "epc", "s;2", 2, 1, 1000))
+	rtmtest.Until(t, "usage of a session that is not open is shown", func() bool { return strings.Contains(text(), "CCA-U s;2 #1 5002") })
+	for _, want := range []string{"• 5030, nobody here has that identity", "• it is on record already", "• 5002, the session was not open"} {
+		if strings.Count(text(), want) != 1 {
+			t.Errorf("%q is not shown once", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(text())
+	}
 	if strings.Contains(text(), "Session-Id") {
 		t.Errorf("the AVPs are shown:\n%s", text())
 	}
@@ -102,19 +109,20 @@ func TestTraceOfAPeer(t *testing.T) {
 	}
 }
 
-// refusing is a store that takes no commits while it is told so.
+// refusing is a store that takes no commits while it is told what becomes of them.
 type refusing struct {
 	store.Store
-	refuses atomic.Bool
+	outcome atomic.Uint32 // a store.Outcome; zero: as the store says
 }
 
 func (s *refusing) Commit(ctx context.Context, commits []store.Commit) ([]store.Result, time.Time) {
-	if !s.refuses.Load() {
+	o := store.Outcome(s.outcome.Load())
+	if o == 0 {
 		return s.Store.Commit(ctx, commits)
 	}
 	results := make([]store.Result, len(commits))
 	for i := range results {
-		results[i] = store.Result{Outcome: store.Refused, Err: errors.New("not now")}
+		results[i] = store.Result{Outcome: o, Err: errors.New("not now")}
 	}
 	return results, time.Now()
 }
@@ -131,15 +139,91 @@ func TestTraceOfAGatewayBehindARelay(t *testing.T) {
 	w.exchange(ccr("smf1.epc", "epc", "s;1", 1, 0, 0))
 	w.exchange(ccr("smf2.epc", "epc", "s;2", 1, 0, 0))
 	rtmtest.Until(t, "it is shown", func() bool { return strings.Contains(text(), "dra.hub ← CCA-I s;1 #0 2001") })
-	st.refuses.Store(true)
-	w.Write(ccr("smf1.epc", "epc", "s;1", 2, 1, 1000))
-	rtmtest.Until(t, "what is not answered is shown", func() bool { return strings.Contains(text(), "dra.hub ← no answer") })
-	st.refuses.Store(false)
-	if !strings.Contains(text(), "• too busy") || strings.Contains(text(), "s;2") {
+	for n, c := range []struct {
+		outcome store.Outcome
+		why     string
+	}{{store.Refused, "it could not be decided and written within 5s: nothing was charged"}, {store.InDoubt, "it may have taken effect"}} {
+		st.outcome.Store(uint32(c.outcome))
+		w.Write(ccr("smf1.epc", "epc", "s;1", 2, uint32(1+n), 1000))
+		rtmtest.Until(t, "what is not answered is shown, and why", func() bool {
+			return strings.Count(text(), "dra.hub ← no answer") == 1+n && strings.Contains(text(), "• "+c.why)
+		})
+		st.outcome.Store(0)
+	}
+	if strings.Contains(text(), "s;2") {
 		t.Error(text())
 	}
 	if err := end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is turned away is shown with the reason: to who may hear it, and to who may not,
+// also if nobody has looked at it, or at whose it is.
+func TestTraceOfWhatIsTurnedAway(t *testing.T) {
+	st := &refusing{Store: storetest.NewMemory()}
+	l := startLab(t, st, 1, func(c *config) { c.Limits.InFlight = 1 })
+	l.apply(t, "../../examples/lab.yaml")
+	l.peer(t, "smf.epc", "dialect: open5gs\n")
+	text, end := l.startTrace(t, "smf.epc", "--short")
+	ofSubscriber, endOf := l.startTrace(t, "imsi:001010000000001", "--short")
+	smf, pgw := dialPeer(t, l.targets[0], "smf.epc", "epc"), dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	st.outcome.Store(uint32(store.Refused))
+	smf.Write(ccr("smf.epc", "epc", "s;1", 1, 0, 0))
+	rtmtest.Until(t, "one is in hand", func() bool { return l.instances[0].node.Counts.InFlight.Load() == 1 })
+	smf.Write(ccr("smf.epc", "epc", "s;1", 2, 1, 1000))
+	rtmtest.Until(t, "what nobody has looked at is shown", func() bool {
+		return strings.Contains(text(), "smf.epc → CCR-U s;1 #1") && strings.Contains(text(), "• too many requests")
+	})
+	pgw.exchange(ccr("pgw.epc", "epc", "s;2", 1, 0, 0))
+	rtmtest.Until(t, "who may hear it is told, and so is who looks on", func() bool {
+		return strings.Contains(ofSubscriber(), "pgw.epc ← CCA-I s;2 #0 3004") && strings.Contains(ofSubscriber(), "• it could not be decided and written within 2.5s: nothing was charged\n")
+	})
+	st.outcome.Store(0)
+	if err := errors.Join(end(), endOf()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A message whose account is not known, as of one that is turned away at once, is its
+// subscriber's by the identities in it.
+func TestTraceByIdentity(t *testing.T) {
+	tr := &tracer{}
+	v, err := tr.join(api.TraceWish{Account: store.Key{Name: "lab/a"}, Identities: []string{"imsi:1", "msisdn:2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		account    string
+		identities []string
+		want       int
+	}{{"", []string{"msisdn:3", "imsi:1"}, 1}, {"", []string{"imsi:2"}, 0}, {"", nil, 0}, {"lab/b", []string{"imsi:1"}, 0}, {"lab/a", nil, 1}} {
+		tr.pass(store.Key{Name: c.account}, c.identities, [2]string{}, func() seen { return seen{} })
+		if len(v.out) != c.want {
+			t.Errorf("account %q, %v: shown %d times", c.account, c.identities, len(v.out))
+		}
+		for len(v.out) > 0 {
+			<-v.out
+		}
+	}
+}
+
+// An answer that is kept back since it is too late is shown as that.
+func TestTraceOfALateAnswer(t *testing.T) {
+	d := &door{}
+	v, err := d.tracer.join(api.TraceWish{Host: "pgw.epc"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for _, late := range []time.Duration{-time.Second, time.Hour} {
+		conn := &peer.Conn{Capabilities: peer.Capabilities{Host: "pgw.epc"}}
+		c := &call{door: d, request: &peer.Request{Conn: conn, At: now.Add(-8 * time.Second), Late: now.Add(late)}}
+		c.traced("")
+		s := <-v.out
+		if text := fmt.Sprint(s.line("A", 0, nil).Decision); strings.Contains(text, "too late") != (late < 0) {
+			t.Errorf("%s before it is too late: %s", late, text)
+		}
 	}
 }
 
@@ -197,12 +281,12 @@ func TestTraceIsBounded(t *testing.T) {
 	}
 	copies := 0
 	for i := range 2 * tracedMax {
-		tr.pass(key, [2]string{"gw", "gw"}, func() seen { copies++; return seen{peer: fmt.Sprint(i)} })
+		tr.pass(key, nil, [2]string{"gw", "gw"}, func() seen { copies++; return seen{peer: fmt.Sprint(i)} })
 	}
 	if copies != 2*tracedMax {
 		t.Errorf("%d messages were copied %d times", 2*tracedMax, copies)
 	}
-	tr.pass(store.Key{Name: "lab/b"}, [2]string{"gw", "gw"}, func() seen { t.Error("nobody wants it"); return seen{} })
+	tr.pass(store.Key{Name: "lab/b"}, nil, [2]string{"gw", "gw"}, func() seen { t.Error("nobody wants it"); return seen{} })
 	dropped := int64(0) // told with the first message that is shown, if that came late
 	rtmtest.Until(t, "as many as do not fit are counted", func() bool {
 		for len(lost) > 0 {
@@ -219,6 +303,6 @@ func BenchmarkTraceOff(b *testing.B) {
 	tr := &tracer{}
 	b.ReportAllocs()
 	for b.Loop() {
-		tr.pass(store.Key{}, [2]string{}, nil)
+		tr.pass(store.Key{}, nil, [2]string{}, nil)
 	}
 }
