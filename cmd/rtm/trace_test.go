@@ -130,6 +130,7 @@ func (s *refusing) Commit(ctx context.Context, commits []store.Commit) ([]store.
 // A gateway behind a relay is traced by its own name, before anything of it has come; what
 // gets no answer is shown too.
 func TestTraceOfAGatewayBehindARelay(t *testing.T) {
+	t.Parallel()
 	st := &refusing{Store: storetest.NewMemory()}
 	l := startLab(t, st, 1)
 	l.apply(t, "../../examples/lab.yaml")
@@ -161,6 +162,7 @@ func TestTraceOfAGatewayBehindARelay(t *testing.T) {
 // What is turned away is shown with the reason: to who may hear it, and to who may not,
 // also if nobody has looked at it, or at whose it is.
 func TestTraceOfWhatIsTurnedAway(t *testing.T) {
+	t.Parallel()
 	st := &refusing{Store: storetest.NewMemory()}
 	l := startLab(t, st, 1, func(c *config) { c.Limits.InFlight = 1 })
 	l.apply(t, "../../examples/lab.yaml")
@@ -177,11 +179,11 @@ func TestTraceOfWhatIsTurnedAway(t *testing.T) {
 	})
 	pgw.exchange(ccr("pgw.epc", "epc", "s;2", 1, 0, 0))
 	rtmtest.Until(t, "who may hear it is told, and so is who looks on", func() bool {
-		return strings.Contains(ofSubscriber(), "pgw.epc ← CCA-I s;2 #0 3004") && strings.Contains(ofSubscriber(), "• it could not be decided and written within 2.5s: nothing was charged\n")
+		return strings.Contains(ofSubscriber(), "pgw.epc ← CCA s;2 3004") && strings.Contains(ofSubscriber(), "• it could not be decided and written within 2.5s: nothing was charged\n")
 	})
 	st.outcome.Store(0)
 	if err := errors.Join(end(), endOf()); err != nil {
-		t.Error(err)
+		t.Error(err, text(), ofSubscriber())
 	}
 }
 
