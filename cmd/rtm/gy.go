@@ -263,6 +263,7 @@ type call struct {
 	text    []byte
 	owed    *debt  // of its session; nil: it was not submitted
 	why     string // it was turned away, for who looks on
+	decided bool   // what is in in.Answer and in.Entry is so
 }
 
 // Admit implements peer.Handler: the catalogue says who may connect.
@@ -324,7 +325,7 @@ func (d *door) call(r *peer.Request) *call {
 		c = &call{}
 		r.Value = c
 	}
-	c.door, c.request, c.owed, c.why = d, r, nil, ""
+	c.door, c.request, c.owed, c.why, c.decided = d, r, nil, "", false
 	return c
 }
 
@@ -500,6 +501,7 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 	d := c.door
 	switch o {
 	case rtm.Answered:
+		c.decided = true
 		if in.Answer.Result == charging.UserUnknown {
 			d.unknown(in)
 		} else {

@@ -22,6 +22,7 @@ import (
 	"rtm/api"
 	"rtm/charging"
 	"rtm/diameter"
+	"rtm/rating"
 	"rtm/store"
 	"rtm/tenant"
 )
@@ -148,8 +149,10 @@ func (c *call) traced(note string) {
 	conn, in := c.request.Conn, &c.in
 	c.door.tracer.pass(in.Account, in.Identities, [2]string{conn.Host, string(c.env.OriginHost)}, func() seen {
 		answer := seen{at: time.Now(), took: time.Since(c.request.At), out: true, peer: conn.Host, account: in.Account, note: cmp.Or(note, c.why)}
-		answer.entry, answer.grants = slices.Clone(in.Entry), slices.Clone(in.Answer.Grants)
-		answer.repeat = in.Watched && len(in.Entry) == 0 && (in.Request.Kind != charging.Event || in.Request.Action <= charging.RefundAccount)
+		if c.decided {
+			answer.entry, answer.grants = slices.Clone(in.Entry), slices.Clone(in.Answer.Grants)
+		}
+		answer.repeat = c.decided && in.Watched && len(in.Entry) == 0 && (in.Request.Kind != charging.Event || in.Request.Action <= charging.RefundAccount)
 		if late := c.request.Late; !late.IsZero() && answer.at.After(late) {
 			answer.note = cmp.Or(note, "it is too late, and was kept back: the client would break down over it")
 		}
@@ -227,8 +230,12 @@ func (s *seen) decision(result uint32, cat *tenant.Catalogue) (out []string) {
 		out = append(out, "it is on record already, and is answered again: nothing more is charged")
 	}
 	var e charging.Entry
-	if len(s.entry) == 0 || e.Decode(s.entry) != nil {
-		return out
+	if e.Tenant, _ = tenant.AccountOf(s.account); len(s.entry) == 0 || e.Decode(s.entry) != nil {
+		for _, g := range s.grants {
+			e.Lines = append(e.Lines, charging.Line{
+				Group: g.Group, Service: g.Service, Has: g.Has, Result: g.Result, Unit: g.Unit, Granted: g.Units, Final: g.Final, Wanted: 1,
+			})
+		}
 	}
 	for i := range e.Lines {
 		l := &e.Lines[i]
@@ -256,18 +263,20 @@ func (s *seen) decision(result uint32, cat *tenant.Catalogue) (out []string) {
 
 // decided is what one line of an entry says.
 func (s *seen) decided(e *charging.Entry, l *charging.Line, cat *tenant.Catalogue) (out []string) {
-	plan, unit := e.Plan, l.Unit
+	plan, unit, by := e.Plan, l.Unit, ""
 	if len(l.PlanName) > 0 {
 		plan = string(l.PlanName)
 	}
+	plans := cat.Plans(e.Tenant, []byte(plan))
 	if l.Rule != 0 {
 		service := fmt.Sprintf("service %d", l.Rule)
-		if plans := cat.Plans(e.Tenant, []byte(plan)); plans != nil {
+		if plans != nil {
 			if p := plans.Version(l.Plan); p != nil && p.Rule(l.Rule) != nil {
 				service, unit = p.Rule(l.Rule).Name, p.Rule(l.Rule).Unit
 			}
 		}
-		out = append(out, fmt.Sprintf("%s of plan %s v%d", service, plan, l.Plan))
+		by = fmt.Sprintf("%s of plan %s v%d", service, plan, l.Plan)
+		out = append(out, by)
 	}
 	if l.Used != (charging.Units{}) || l.Charged != 0 {
 		text := fmt.Sprintf("used %s, charged %s", tenant.FormatQuantity(l.Used.Of(unit), unit), tenant.FormatMoney(l.Charged))
@@ -279,23 +288,49 @@ func (s *seen) decided(e *charging.Entry, l *charging.Line, cat *tenant.Catalogu
 		}
 		out = append(out, text)
 	}
+	g := &charging.Grant{}
+	i := slices.IndexFunc(s.grants, func(g charging.Grant) bool { return g.Group == l.Group && g.Service == l.Service && g.Has == l.Has })
+	if i >= 0 {
+		g = &s.grants[i]
+	}
+	of := ""
+	if is := serviceOf(g.Price, e.Plan, cat.Plans(e.Tenant, []byte(e.Plan))); is != "" && is != by {
+		of = " of " + is
+	}
 	switch why := api.Meaning(l.Result); {
+	case l.After:
 	case why != "":
 		out = append(out, fmt.Sprintf("%d, %s", l.Result, why))
 	case l.Granted > 0:
-		text := "granted " + tenant.FormatQuantity(l.Granted, l.Unit)
-		i := slices.IndexFunc(s.grants, func(g charging.Grant) bool { return g.Group == l.Group && g.Service == l.Service && g.Price != nil })
-		if i >= 0 {
-			text += " of " + s.grants[i].Price.Name
-		}
+		text := "granted " + tenant.FormatQuantity(l.Granted, l.Unit) + of
 		if l.Final != 0 {
 			text += ", the last: " + l.Final.String()
 		}
 		out = append(out, text)
 	case l.Wanted == 0:
 		out = append(out, "nothing was asked for")
+	case g.Final != 0:
+		out = append(out, fmt.Sprintf("nothing is granted%s: too little is left for one unit; the user may top up (%s)", of, g.Final))
+	default:
+		out = append(out, "nothing is granted"+of)
 	}
 	return out
+}
+
+// serviceOf names a service of a plan, and the version that it is of, which is a late one;
+// of another plan, only the service.
+func serviceOf(price *rating.Price, plan string, plans *tenant.Plans) string {
+	if price == nil {
+		return ""
+	}
+	if plans != nil {
+		for p := plans.Latest(); p != nil; p = plans.Version(p.Version - 1) {
+			if p.Rule(price.Rule) == price {
+				return fmt.Sprintf("%s of plan %s v%d", price.Name, plan, p.Version)
+			}
+		}
+	}
+	return price.Name
 }
 
 // messageName is how people call a message: CCR-I, CCA-U, RAR.

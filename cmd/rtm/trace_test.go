@@ -151,7 +151,7 @@ func TestTraceOfAGatewayBehindARelay(t *testing.T) {
 		})
 		st.outcome.Store(0)
 	}
-	if strings.Contains(text(), "s;2") {
+	if strings.Contains(text(), "s;2") || strings.Count(text(), "granted") != 1 { // what was decided, and not written, is not told
 		t.Error(text())
 	}
 	if err := end(); err != nil {
@@ -184,6 +184,50 @@ func TestTraceOfWhatIsTurnedAway(t *testing.T) {
 	st.outcome.Store(0)
 	if err := errors.Join(end(), endOf()); err != nil {
 		t.Error(err, text(), ofSubscriber())
+	}
+}
+
+// mean is a plan that has nobody in without credit.
+const mean = `---
+{kind: Plan, tenant: lab, name: mean, refuse: session, services: [{name: data, contexts: [32251], unit: octets, price: "1.00", per: 10 MiB, quota: {size: 10 MiB}}]}
+---
+{kind: Subscriber, tenant: lab, plan: mean, imsi: "001010000000002", balance: "0"}
+---
+{kind: Subscriber, tenant: lab, plan: poor, imsi: "001010000000003", balance: "1.50"}
+`
+
+// An answer's decision says of each rating group which service of which plan applies, and
+// why nothing is granted, also when that has written nothing.
+func TestTraceOfWhatIsNotGranted(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.documents(t, poor+mean)
+	text, end := l.startTrace(t, "pgw.epc", "--short")
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	for _, c := range []struct {
+		message []byte
+		want    string
+	}{
+		{ccr("pgw.epc", "epc", "s;1", 1, 0, 0), "• rating group 10: nothing is granted of data of plan poor v1: too little is left for one unit; the user may top up (REDIRECT)\n"},
+		{request("pgw.epc", "epc", "epc", "s;2", "001010000000002", 1, 0, 0), "• rating group 10: 4012, credit limit reached"},
+		{request("pgw.epc", "epc", "epc", "s;3", "001010000000003", 1, 0, 0), "• rating group 10: granted 10 MiB of data of plan poor v1\n  • bucket 1: 1.00 reserved, 0.50 free\n"},
+		{request("pgw.epc", "epc", "epc", "s;3", "001010000000003", 2, 1, 10<<20), "• rating group 10: data of plan poor v1; used 10 MiB, charged 1.00; granted 5242890 B, the last: REDIRECT\n"},
+		{longer(request("pgw.epc", "epc", "epc", "s;4", "001010000000003", 1, 0, 0), func(e *diameter.Encoder) {
+			e.Open(diameter.MultipleServicesCreditControl)
+			e.Uint32(diameter.RatingGroup, 20)
+			e.Open(diameter.RequestedServiceUnit)
+			e.Close()
+			e.Close()
+		}), "• rating group 20: "},
+	} {
+		before := len(text())
+		w.exchange(c.message)
+		rtmtest.Until(t, "the answer is shown", func() bool { return strings.Contains(text()[before:], " ← CCA-") })
+		if got := text()[before:]; !strings.Contains(got, c.want) {
+			t.Errorf("%q is not in\n%s", c.want, got)
+		}
+	}
+	if err := end(); err != nil {
+		t.Error(err)
 	}
 }
 
