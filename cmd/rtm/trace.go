@@ -267,10 +267,9 @@ func (s *seen) decided(e *charging.Entry, l *charging.Line, cat *tenant.Catalogu
 	if len(l.PlanName) > 0 {
 		plan = string(l.PlanName)
 	}
-	plans := cat.Plans(e.Tenant, []byte(plan))
 	if l.Rule != 0 {
 		service := fmt.Sprintf("service %d", l.Rule)
-		if plans != nil {
+		if plans := cat.Plans(e.Tenant, []byte(plan)); plans != nil {
 			if p := plans.Version(l.Plan); p != nil && p.Rule(l.Rule) != nil {
 				service, unit = p.Rule(l.Rule).Name, p.Rule(l.Rule).Unit
 			}
