@@ -18,8 +18,9 @@ import (
 // A TraceWish says which messages are wanted: those of a subscriber's account, or of a
 // peer.
 type TraceWish struct {
-	Account store.Key // the zero Key: of any
-	Host    string    // Origin-Host of the peer, or of a client behind it; empty: of any
+	Account    store.Key // the zero Key: of any
+	Identities []string  // of the account: messages whose account is not known are its by these
+	Host       string    // Origin-Host of the peer, or of a client behind it; empty: of any
 }
 
 // A TraceLine is a message as it went by.
@@ -71,9 +72,13 @@ func (s *server) trace(ctx context.Context, in *traceInput) (*huma.StreamRespons
 	n := s.instance()
 	wish, as := TraceWish{}, OfSubscriber
 	key, err := n.Find(ctx, in.Of)
-	if err == nil { // of tenant/account nothing was looked at yet
-		if _, no := n.Account(ctx, key); errors.Is(no, rtm.ErrNotFound) {
+	if err == nil {
+		a, no := n.Account(ctx, key)
+		switch {
+		case errors.Is(no, rtm.ErrNotFound):
 			err = no
+		case no == nil:
+			wish.Identities = identities(a)
 		}
 	}
 	switch {

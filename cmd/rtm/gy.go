@@ -193,8 +193,15 @@ func (s *standing) among(realm []byte) (tenants []string, ok bool) {
 func (c *client) Silent(m *diameter.Message) bool {
 	kind, ok := diameter.Find(m.Body, diameter.CCRequestType)
 	v, err := kind.Uint32()
-	return ok && err == nil && v != uint32(charging.Initial) && c.stands.Load().dialect.SilentWhenBusy
+	if !ok || err != nil || v == uint32(charging.Initial) || !c.stands.Load().dialect.SilentWhenBusy {
+		return false
+	}
+	c.door.tracedUnseen(c.caps.Host, m, "too many requests are in hand, of this connection or of all: nothing was charged"+unheard)
+	return true
 }
+
+// unheard is said of a request that was turned away without an answer.
+const unheard = ". This client must not hear that (its dialect), and sends again what is not answered"
 
 // OriginHost is who answers this client.
 func (c *client) OriginHost() string { return c.stands.Load().self.OriginHost }
@@ -254,7 +261,9 @@ type call struct {
 	enc     diameter.Encoder
 	buf     []byte
 	text    []byte
-	owed    *debt // of its session; nil: it was not submitted
+	owed    *debt  // of its session; nil: it was not submitted
+	why     string // it was turned away, for who looks on
+	decided bool   // what is in in.Answer and in.Entry is so
 }
 
 // Admit implements peer.Handler: the catalogue says who may connect.
@@ -316,7 +325,7 @@ func (d *door) call(r *peer.Request) *call {
 		c = &call{}
 		r.Value = c
 	}
-	c.door, c.request, c.owed = d, r, nil
+	c.door, c.request, c.owed, c.why, c.decided = d, r, nil, "", false
 	return c
 }
 
@@ -492,6 +501,7 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 	d := c.door
 	switch o {
 	case rtm.Answered:
+		c.decided = true
 		if in.Answer.Result == charging.UserUnknown {
 			d.unknown(in)
 		} else {
@@ -503,8 +513,11 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 	case rtm.Busy:
 		d.Counts.Busy.Add(1)
 		c.request.TurnedAway()
+		if c.why = "too busy: nothing was charged"; !d.instance.Now().Before(in.Deadline) {
+			c.why = fmt.Sprintf("it could not be decided and written within %s: nothing was charged", c.peer.dialect.Patience)
+		}
 		if c.peer.dialect.SilentWhenBusy && in.Request.Kind != charging.Initial {
-			c.drop("too busy, which this client must not hear (its dialect): nothing was charged")
+			c.drop(c.why + unheard)
 			return
 		}
 		c.result(diameter.TooBusy)

@@ -22,6 +22,7 @@ import (
 	"rtm/api"
 	"rtm/charging"
 	"rtm/diameter"
+	"rtm/rating"
 	"rtm/store"
 	"rtm/tenant"
 )
@@ -60,6 +61,7 @@ type seen struct {
 	entry   []byte // of an answer: what its decision has written, as charging.Entry encodes it
 	grants  []charging.Grant
 	note    string // … and what else is to be said of it
+	repeat  bool   // … it has written nothing, and would have the first time
 	request *seen  // that it answers, to be shown before it; nil: none
 }
 
@@ -102,9 +104,10 @@ func (v *view) follow(ctx context.Context, show func(*seen, int64) error) error 
 	}
 }
 
-// pass shows a message to all who wish to see it. hosts are who sent it, or is to get
-// it. make copies it, once.
-func (t *tracer) pass(account store.Key, hosts [2]string, copied func() seen) {
+// pass shows a message to all who wish to see it: by the account, or by the identities in
+// it if the account is not known yet, or by its hosts, who sent it or is to get it. copied
+// copies it, once.
+func (t *tracer) pass(account store.Key, identities []string, hosts [2]string, copied func() seen) {
 	if t.active.Load() == 0 {
 		return
 	}
@@ -113,7 +116,7 @@ func (t *tracer) pass(account store.Key, hosts [2]string, copied func() seen) {
 	var s seen
 	done := false
 	for _, v := range t.views {
-		if !v.wants(account, hosts) {
+		if !v.wants(account, identities, hosts) {
 			continue
 		}
 		if !done {
@@ -127,11 +130,14 @@ func (t *tracer) pass(account store.Key, hosts [2]string, copied func() seen) {
 	}
 }
 
-func (v *view) wants(account store.Key, hosts [2]string) bool {
-	if v.wish.Host != "" {
+func (v *view) wants(account store.Key, identities []string, hosts [2]string) bool {
+	switch {
+	case v.wish.Host != "":
 		return strings.EqualFold(v.wish.Host, hosts[0]) || strings.EqualFold(v.wish.Host, hosts[1])
+	case account == store.Key{}:
+		return slices.ContainsFunc(identities, func(id string) bool { return slices.Contains(v.wish.Identities, id) })
 	}
-	return account != (store.Key{}) && v.wish.Account == account
+	return v.wish.Account == account
 }
 
 // traced shows a CCR and the answer that was encoded; with a note, which says why there
@@ -140,10 +146,13 @@ func (c *call) traced(note string) {
 	if c.door.tracer.active.Load() == 0 || c.request.Conn == nil {
 		return
 	}
-	conn := c.request.Conn
-	c.door.tracer.pass(c.in.Account, [2]string{conn.Host, string(c.env.OriginHost)}, func() seen {
-		answer := seen{at: time.Now(), took: time.Since(c.request.At), out: true, peer: conn.Host, account: c.in.Account, note: note}
-		answer.entry, answer.grants = slices.Clone(c.in.Entry), slices.Clone(c.in.Answer.Grants)
+	conn, in := c.request.Conn, &c.in
+	c.door.tracer.pass(in.Account, in.Identities, [2]string{conn.Host, string(c.env.OriginHost)}, func() seen {
+		answer := seen{at: time.Now(), took: time.Since(c.request.At), out: true, peer: conn.Host, account: in.Account, note: cmp.Or(note, c.why)}
+		if c.decided {
+			answer.entry, answer.grants = slices.Clone(in.Entry), slices.Clone(in.Answer.Grants)
+		}
+		answer.repeat = c.decided && in.Watched && len(in.Entry) == 0 && (in.Request.Kind != charging.Event || in.Request.Action <= charging.RefundAccount)
 		if late := c.request.Late; !late.IsZero() && answer.at.After(late) {
 			answer.note = cmp.Or(note, "it is too late, and was kept back: the client would break down over it")
 		}
@@ -151,16 +160,28 @@ func (c *call) traced(note string) {
 			answer.header, answer.body = m.Header, slices.Clone(m.Body)
 		}
 		answer.request = &seen{
-			at: c.request.At, peer: conn.Host, account: c.in.Account,
+			at: c.request.At, peer: conn.Host, account: in.Account,
 			header: c.request.Message.Header, body: slices.Clone(c.request.Message.Body),
 		}
 		return answer
 	})
 }
 
+// tracedUnseen shows a CCR that is left without an answer before anybody has looked at it.
+func (d *door) tracedUnseen(host string, m *diameter.Message, why string) {
+	if d.tracer.active.Load() == 0 {
+		return
+	}
+	origin, _ := diameter.Find(m.Body, diameter.OriginHost)
+	d.tracer.pass(store.Key{}, nil, [2]string{host, string(origin.Data)}, func() seen {
+		now := time.Now()
+		return seen{at: now, out: true, peer: host, note: why, request: &seen{at: now, peer: host, header: m.Header, body: slices.Clone(m.Body)}}
+	})
+}
+
 // tracedFrame shows a RAR or ASR, or the answer to it.
 func (d *door) tracedFrame(host string, n *notice, out bool, m *diameter.Message) {
-	d.tracer.pass(n.account, [2]string{host, string(n.due.Host)}, func() seen {
+	d.tracer.pass(n.account, nil, [2]string{host, string(n.due.Host)}, func() seen {
 		return seen{at: time.Now(), out: out, peer: host, account: n.account, header: m.Header, body: slices.Clone(m.Body)}
 	})
 }
@@ -180,7 +201,6 @@ func (s *seen) line(instance string, lost int64, cat *tenant.Catalogue) api.Trac
 	if s.note != "" {
 		l.Decision = append(l.Decision, s.note)
 	}
-	l.Decision = append(l.Decision, s.decision(cat)...)
 	if a, ok := diameter.Find(s.body, diameter.SessionID); ok {
 		l.Session = string(a.Data)
 	}
@@ -192,17 +212,30 @@ func (s *seen) line(instance string, lost int64, cat *tenant.Catalogue) api.Trac
 	if a, ok := diameter.Find(s.body, diameter.ResultCode); ok {
 		l.Result, _ = a.Uint32()
 	}
+	l.Decision = append(l.Decision, s.decision(l.Result, cat)...)
 	l.Text = avpLines(nil, s.body, "")
 	return l
 }
 
-// decision tells what the entry says was decided: for each rating group by which service
-// of which plan, what was used and what that cost, and what is granted, or why nothing;
-// and what became of the buckets.
-func (s *seen) decision(cat *tenant.Catalogue) (out []string) {
+// decision tells why the whole of an answer has that result, if that is to be told, and what
+// the entry says was decided: for each rating group by which service of which plan, what
+// was used and what that cost, and what is granted, or why nothing; and what became of the
+// buckets.
+func (s *seen) decision(result uint32, cat *tenant.Catalogue) (out []string) {
+	switch why := api.Meaning(charging.Result(result)); {
+	case !s.out || s.header.Command != diameter.CreditControl || s.header.Flags&diameter.FlagRequest != 0:
+	case why != "":
+		out = append(out, fmt.Sprintf("%d, %s", result, why))
+	case result == uint32(charging.Success) && s.repeat:
+		out = append(out, "it is on record already, and is answered again: nothing more is charged")
+	}
 	var e charging.Entry
-	if len(s.entry) == 0 || e.Decode(s.entry) != nil {
-		return nil
+	if e.Tenant, _ = tenant.AccountOf(s.account); len(s.entry) == 0 || e.Decode(s.entry) != nil {
+		for _, g := range s.grants {
+			e.Lines = append(e.Lines, charging.Line{
+				Group: g.Group, Service: g.Service, Has: g.Has, Result: g.Result, Unit: g.Unit, Granted: g.Units, Final: g.Final, Wanted: 1,
+			})
+		}
 	}
 	for i := range e.Lines {
 		l := &e.Lines[i]
@@ -230,7 +263,7 @@ func (s *seen) decision(cat *tenant.Catalogue) (out []string) {
 
 // decided is what one line of an entry says.
 func (s *seen) decided(e *charging.Entry, l *charging.Line, cat *tenant.Catalogue) (out []string) {
-	plan, unit := e.Plan, l.Unit
+	plan, unit, by := e.Plan, l.Unit, ""
 	if len(l.PlanName) > 0 {
 		plan = string(l.PlanName)
 	}
@@ -241,7 +274,8 @@ func (s *seen) decided(e *charging.Entry, l *charging.Line, cat *tenant.Catalogu
 				service, unit = p.Rule(l.Rule).Name, p.Rule(l.Rule).Unit
 			}
 		}
-		out = append(out, fmt.Sprintf("%s of plan %s v%d", service, plan, l.Plan))
+		by = fmt.Sprintf("%s of plan %s v%d", service, plan, l.Plan)
+		out = append(out, by)
 	}
 	if l.Used != (charging.Units{}) || l.Charged != 0 {
 		text := fmt.Sprintf("used %s, charged %s", tenant.FormatQuantity(l.Used.Of(unit), unit), tenant.FormatMoney(l.Charged))
@@ -253,23 +287,49 @@ func (s *seen) decided(e *charging.Entry, l *charging.Line, cat *tenant.Catalogu
 		}
 		out = append(out, text)
 	}
+	g := &charging.Grant{}
+	i := slices.IndexFunc(s.grants, func(g charging.Grant) bool { return g.Group == l.Group && g.Service == l.Service && g.Has == l.Has })
+	if i >= 0 {
+		g = &s.grants[i]
+	}
+	of := ""
+	if is := serviceOf(g.Price, e.Plan, cat.Plans(e.Tenant, []byte(e.Plan))); is != "" && is != by {
+		of = " of " + is
+	}
 	switch why := api.Meaning(l.Result); {
+	case l.After:
 	case why != "":
 		out = append(out, fmt.Sprintf("%d, %s", l.Result, why))
 	case l.Granted > 0:
-		text := "granted " + tenant.FormatQuantity(l.Granted, l.Unit)
-		i := slices.IndexFunc(s.grants, func(g charging.Grant) bool { return g.Group == l.Group && g.Service == l.Service && g.Price != nil })
-		if i >= 0 {
-			text += " of " + s.grants[i].Price.Name
-		}
+		text := "granted " + tenant.FormatQuantity(l.Granted, l.Unit) + of
 		if l.Final != 0 {
 			text += ", the last: " + l.Final.String()
 		}
 		out = append(out, text)
 	case l.Wanted == 0:
 		out = append(out, "nothing was asked for")
+	case g.Final != 0:
+		out = append(out, fmt.Sprintf("nothing is granted%s: too little is left for one unit; the user may top up (%s)", of, g.Final))
+	default:
+		out = append(out, "nothing is granted"+of)
 	}
 	return out
+}
+
+// serviceOf names a service of a plan, and the version that it is of, which is a late one;
+// of another plan, only the service.
+func serviceOf(price *rating.Price, plan string, plans *tenant.Plans) string {
+	if price == nil {
+		return ""
+	}
+	if plans != nil {
+		for p := plans.Latest(); p != nil; p = plans.Version(p.Version - 1) {
+			if p.Rule(price.Rule) == price {
+				return fmt.Sprintf("%s of plan %s v%d", price.Name, plan, p.Version)
+			}
+		}
+	}
+	return price.Name
 }
 
 // messageName is how people call a message: CCR-I, CCA-U, RAR.

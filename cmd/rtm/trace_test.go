@@ -11,6 +11,7 @@ import (
 
 	"rtm/api"
 	"rtm/diameter"
+	"rtm/diameter/peer"
 	"rtm/rtmtest"
 	"rtm/store"
 	"rtm/store/storetest"
@@ -28,14 +29,7 @@ func (l *lab) startTrace(t *testing.T, args ...string) (text func() string, end 
 	root.SetErr(&out)
 	ended := make(chan error, 1)
 	go func() { ended <- root.ExecuteContext(ctx) }()
-	rtmtest.Until(t, "all instances are watched", func() bool {
-		for _, i := range l.instances {
-			if i.door.tracer.active.Load() == 0 {
-				return false
-			}
-		}
-		return true
-	})
+	rtmtest.Until(t, "all instances are watched", func() bool { return strings.Contains(out.String(), "watching ") })
 	return out.String, func() error { cancel(); return <-ended }
 }
 
@@ -94,6 +88,19 @@ func TestTraceOfAPeer(t *testing.T) {
 	rtmtest.Until(t, "both refusals are shown", func() bool {
 		return strings.Contains(text(), "CCA-I s;9 #0 5030") && strings.Contains(text(), "CCA s;9 3003")
 	})
+	for range 2 {
+		w.exchange(ccr("pgw.epc", "epc", "s;1", 1, 0, 0))
+	}
+	w.exchange(ccr("pgw.epc", "epc", "s;2", 2, 1, 1000))
+	rtmtest.Until(t, "usage of a session that is not open is shown", func() bool { return strings.Contains(text(), "CCA-U s;2 #1 5002") })
+	for _, want := range []string{"• 5030, nobody here has that identity", "• it is on record already", "• 5002, the session was not open"} {
+		if strings.Count(text(), want) != 1 {
+			t.Errorf("%q is not shown once", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(text())
+	}
 	if strings.Contains(text(), "Session-Id") {
 		t.Errorf("the AVPs are shown:\n%s", text())
 	}
@@ -102,19 +109,20 @@ func TestTraceOfAPeer(t *testing.T) {
 	}
 }
 
-// refusing is a store that takes no commits while it is told so.
+// refusing is a store that takes no commits while it is told what becomes of them.
 type refusing struct {
 	store.Store
-	refuses atomic.Bool
+	outcome atomic.Uint32 // a store.Outcome; zero: as the store says
 }
 
 func (s *refusing) Commit(ctx context.Context, commits []store.Commit) ([]store.Result, time.Time) {
-	if !s.refuses.Load() {
+	o := store.Outcome(s.outcome.Load())
+	if o == 0 {
 		return s.Store.Commit(ctx, commits)
 	}
 	results := make([]store.Result, len(commits))
 	for i := range results {
-		results[i] = store.Result{Outcome: store.Refused, Err: errors.New("not now")}
+		results[i] = store.Result{Outcome: o, Err: errors.New("not now")}
 	}
 	return results, time.Now()
 }
@@ -122,6 +130,7 @@ func (s *refusing) Commit(ctx context.Context, commits []store.Commit) ([]store.
 // A gateway behind a relay is traced by its own name, before anything of it has come; what
 // gets no answer is shown too.
 func TestTraceOfAGatewayBehindARelay(t *testing.T) {
+	t.Parallel()
 	st := &refusing{Store: storetest.NewMemory()}
 	l := startLab(t, st, 1)
 	l.apply(t, "../../examples/lab.yaml")
@@ -131,15 +140,136 @@ func TestTraceOfAGatewayBehindARelay(t *testing.T) {
 	w.exchange(ccr("smf1.epc", "epc", "s;1", 1, 0, 0))
 	w.exchange(ccr("smf2.epc", "epc", "s;2", 1, 0, 0))
 	rtmtest.Until(t, "it is shown", func() bool { return strings.Contains(text(), "dra.hub ← CCA-I s;1 #0 2001") })
-	st.refuses.Store(true)
-	w.Write(ccr("smf1.epc", "epc", "s;1", 2, 1, 1000))
-	rtmtest.Until(t, "what is not answered is shown", func() bool { return strings.Contains(text(), "dra.hub ← no answer") })
-	st.refuses.Store(false)
-	if !strings.Contains(text(), "• too busy") || strings.Contains(text(), "s;2") {
+	for n, c := range []struct {
+		outcome store.Outcome
+		why     string
+	}{{store.Refused, "it could not be decided and written within 5s: nothing was charged"}, {store.InDoubt, "it may have taken effect"}} {
+		st.outcome.Store(uint32(c.outcome))
+		w.Write(ccr("smf1.epc", "epc", "s;1", 2, uint32(1+n), 1000))
+		rtmtest.Until(t, "what is not answered is shown, and why", func() bool {
+			return strings.Count(text(), "dra.hub ← no answer") == 1+n && strings.Contains(text(), "• "+c.why)
+		})
+		st.outcome.Store(0)
+	}
+	if strings.Contains(text(), "s;2") || strings.Count(text(), "granted") != 1 { // what was decided, and not written, is not told
 		t.Error(text())
 	}
 	if err := end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is turned away is shown with the reason: to who may hear it, and to who may not,
+// also if nobody has looked at it, or at whose it is.
+func TestTraceOfWhatIsTurnedAway(t *testing.T) {
+	t.Parallel()
+	st := &refusing{Store: storetest.NewMemory()}
+	l := startLab(t, st, 1, func(c *config) { c.Limits.InFlight = 1 })
+	l.apply(t, "../../examples/lab.yaml")
+	l.peer(t, "smf.epc", "dialect: open5gs\n")
+	text, end := l.startTrace(t, "smf.epc", "--short")
+	ofSubscriber, endOf := l.startTrace(t, "imsi:001010000000001", "--short")
+	smf, pgw := dialPeer(t, l.targets[0], "smf.epc", "epc"), dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	st.outcome.Store(uint32(store.Refused))
+	smf.Write(ccr("smf.epc", "epc", "s;1", 1, 0, 0))
+	rtmtest.Until(t, "one is in hand", func() bool { return l.instances[0].node.Counts.InFlight.Load() == 1 })
+	smf.Write(ccr("smf.epc", "epc", "s;1", 2, 1, 1000))
+	rtmtest.Until(t, "what nobody has looked at is shown", func() bool {
+		return strings.Contains(text(), "smf.epc → CCR-U s;1 #1") && strings.Contains(text(), "• too many requests")
+	})
+	pgw.exchange(ccr("pgw.epc", "epc", "s;2", 1, 0, 0))
+	rtmtest.Until(t, "who may hear it is told, and so is who looks on", func() bool {
+		return strings.Contains(ofSubscriber(), "pgw.epc ← CCA s;2 3004") && strings.Contains(ofSubscriber(), "• it could not be decided and written within 2.5s: nothing was charged\n")
+	})
+	st.outcome.Store(0)
+	if err := errors.Join(end(), endOf()); err != nil {
+		t.Error(err, text(), ofSubscriber())
+	}
+}
+
+// mean is a plan that has nobody in without credit.
+const mean = `---
+{kind: Plan, tenant: lab, name: mean, refuse: session, services: [{name: data, contexts: [32251], unit: octets, price: "1.00", per: 10 MiB, quota: {size: 10 MiB}}]}
+---
+{kind: Subscriber, tenant: lab, plan: mean, imsi: "001010000000002", balance: "0"}
+---
+{kind: Subscriber, tenant: lab, plan: poor, imsi: "001010000000003", balance: "1.50"}
+`
+
+// An answer's decision says of each rating group which service of which plan applies, and
+// why nothing is granted, also when that has written nothing.
+func TestTraceOfWhatIsNotGranted(t *testing.T) {
+	l := startLab(t, storetest.NewMemory(), 1)
+	l.documents(t, poor+mean)
+	text, end := l.startTrace(t, "pgw.epc", "--short")
+	w := dialPeer(t, l.targets[0], "pgw.epc", "epc")
+	for _, c := range []struct {
+		message []byte
+		want    string
+	}{
+		{ccr("pgw.epc", "epc", "s;1", 1, 0, 0), "• rating group 10: nothing is granted of data of plan poor v1: too little is left for one unit; the user may top up (REDIRECT)\n"},
+		{request("pgw.epc", "epc", "epc", "s;2", "001010000000002", 1, 0, 0), "• rating group 10: 4012, credit limit reached"},
+		{request("pgw.epc", "epc", "epc", "s;3", "001010000000003", 1, 0, 0), "• rating group 10: granted 10 MiB of data of plan poor v1\n  • bucket 1: 1.00 reserved, 0.50 free\n"},
+		{request("pgw.epc", "epc", "epc", "s;3", "001010000000003", 2, 1, 10<<20), "• rating group 10: data of plan poor v1; used 10 MiB, charged 1.00; granted 5242890 B, the last: REDIRECT\n"},
+		{longer(request("pgw.epc", "epc", "epc", "s;4", "001010000000003", 1, 0, 0), func(e *diameter.Encoder) {
+			e.Open(diameter.MultipleServicesCreditControl)
+			e.Uint32(diameter.RatingGroup, 20)
+			e.Open(diameter.RequestedServiceUnit)
+			e.Close()
+			e.Close()
+		}), "• rating group 20: "},
+	} {
+		before := len(text())
+		w.exchange(c.message)
+		rtmtest.Until(t, "the answer is shown", func() bool { return strings.Contains(text()[before:], " ← CCA-") })
+		if got := text()[before:]; !strings.Contains(got, c.want) {
+			t.Errorf("%q is not in\n%s", c.want, got)
+		}
+	}
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A message whose account is not known, as of one that is turned away at once, is its
+// subscriber's by the identities in it.
+func TestTraceByIdentity(t *testing.T) {
+	tr := &tracer{}
+	v, err := tr.join(api.TraceWish{Account: store.Key{Name: "lab/a"}, Identities: []string{"imsi:1", "msisdn:2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		account    string
+		identities []string
+		want       int
+	}{{"", []string{"msisdn:3", "imsi:1"}, 1}, {"", []string{"imsi:2"}, 0}, {"", nil, 0}, {"lab/b", []string{"imsi:1"}, 0}, {"lab/a", nil, 1}} {
+		tr.pass(store.Key{Name: c.account}, c.identities, [2]string{}, func() seen { return seen{} })
+		if len(v.out) != c.want {
+			t.Errorf("account %q, %v: shown %d times", c.account, c.identities, len(v.out))
+		}
+		for len(v.out) > 0 {
+			<-v.out
+		}
+	}
+}
+
+// An answer that is kept back since it is too late is shown as that.
+func TestTraceOfALateAnswer(t *testing.T) {
+	d := &door{}
+	v, err := d.tracer.join(api.TraceWish{Host: "pgw.epc"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for _, late := range []time.Duration{-time.Second, time.Hour} {
+		conn := &peer.Conn{Capabilities: peer.Capabilities{Host: "pgw.epc"}}
+		c := &call{door: d, request: &peer.Request{Conn: conn, At: now.Add(-8 * time.Second), Late: now.Add(late)}}
+		c.traced("")
+		s := <-v.out
+		if text := fmt.Sprint(s.line("A", 0, nil).Decision); strings.Contains(text, "too late") != (late < 0) {
+			t.Errorf("%s before it is too late: %s", late, text)
+		}
 	}
 }
 
@@ -197,12 +327,12 @@ func TestTraceIsBounded(t *testing.T) {
 	}
 	copies := 0
 	for i := range 2 * tracedMax {
-		tr.pass(key, [2]string{"gw", "gw"}, func() seen { copies++; return seen{peer: fmt.Sprint(i)} })
+		tr.pass(key, nil, [2]string{"gw", "gw"}, func() seen { copies++; return seen{peer: fmt.Sprint(i)} })
 	}
 	if copies != 2*tracedMax {
 		t.Errorf("%d messages were copied %d times", 2*tracedMax, copies)
 	}
-	tr.pass(store.Key{Name: "lab/b"}, [2]string{"gw", "gw"}, func() seen { t.Error("nobody wants it"); return seen{} })
+	tr.pass(store.Key{Name: "lab/b"}, nil, [2]string{"gw", "gw"}, func() seen { t.Error("nobody wants it"); return seen{} })
 	dropped := int64(0) // told with the first message that is shown, if that came late
 	rtmtest.Until(t, "as many as do not fit are counted", func() bool {
 		for len(lost) > 0 {
@@ -219,6 +349,6 @@ func BenchmarkTraceOff(b *testing.B) {
 	tr := &tracer{}
 	b.ReportAllocs()
 	for b.Loop() {
-		tr.pass(store.Key{}, [2]string{}, nil)
+		tr.pass(store.Key{}, nil, [2]string{}, nil)
 	}
 }
