@@ -59,6 +59,7 @@ type doorCounts struct {
 type client struct {
 	door   *door
 	caps   peer.Capabilities
+	name   []byte // caps.Host, for the messages of others that it passes on
 	stands atomic.Pointer[standing]
 	relays atomic.Bool // it was learned, and sent a message of another host or realm
 }
@@ -226,7 +227,7 @@ func (c *client) via(e *creditcontrol.Envelope) []byte {
 	if fold(e.OriginHost, c.caps.Host) {
 		return nil
 	}
-	return []byte(c.caps.Host)
+	return c.name
 }
 
 // neighbour is the client as the other instances know it.
@@ -268,7 +269,7 @@ type call struct {
 
 // Admit implements peer.Handler: the catalogue says who may connect.
 func (d *door) Admit(c peer.Capabilities) (any, diameter.Result) {
-	cl := &client{door: d, caps: c}
+	cl := &client{door: d, caps: c, name: []byte(c.Host)}
 	s := cl.standing()
 	if (s == nil || s.known == nil) && d.strange.first(aboutPeer, c.Host, time.Now()) {
 		level, text := slog.LevelInfo, "learned a peer; rtm serve would need it in the catalogue"
@@ -513,7 +514,7 @@ func replied(in *rtm.Inbound, o rtm.Outcome) {
 	case rtm.Busy:
 		d.Counts.Busy.Add(1)
 		c.request.TurnedAway()
-		if c.why = "too busy: nothing was charged"; !d.instance.Now().Before(in.Deadline) {
+		if c.why = "too busy: nothing was charged"; in.Watched && !d.instance.Now().Before(in.Deadline) {
 			c.why = fmt.Sprintf("it could not be decided and written within %s: nothing was charged", c.peer.dialect.Patience)
 		}
 		if c.peer.dialect.SilentWhenBusy && in.Request.Kind != charging.Initial {
@@ -684,8 +685,10 @@ func (d *door) Answered(conn *peer.Conn, token any, m *diameter.Message) {
 	d.tracedFrame(conn.Host, n, false, m)
 	a := creditcontrol.DecodeReply(m)
 	if a.Result == diameter.UnableToDeliver && n.way > rtm.Direct {
-		if n.way = rtm.Relayed; d.deliver(n) { // another relay may lead there
-			return
+		for ; n.way <= rtm.Again; n.way++ { // another relay may lead there, also one of the same name
+			if d.deliver(n) {
+				return
+			}
 		}
 	}
 	if a.Result == diameter.UnknownSessionID {
