@@ -615,6 +615,9 @@ func (s *Shard) keep(w *work, in *Inbound, d *draft) {
 	in.Answer = o.Answer
 	in.Answer.Grants = grants
 	in.Opened, in.settled = o.Opened, o.Settled
+	if in.Request.Kind == charging.Tick && !o.Changed {
+		s.Counts.Idle++
+	}
 	in.Notices = in.Notices[:0]
 	for _, n := range o.Notices {
 		n.Realm, n.Host, n.Via, n.Session = slices.Clone(n.Realm), slices.Clone(n.Host), slices.Clone(n.Via), slices.Clone(n.Session)

@@ -115,6 +115,7 @@ type Load struct {
 	Panics   atomic.Int64
 	Unsound  atomic.Int64
 	Shed     atomic.Int64 // requests turned away: in front of the loop, or at their deadline
+	Idle     atomic.Int64 // ticks that found nothing to do
 	Above    atomic.Int64 // accounts that are above the level known here
 	Trips    atomic.Int64 // to the store and back, of commits
 	Waited   atomic.Int64 // nanoseconds of these trips
@@ -613,6 +614,7 @@ func (n *Instance) account(l *lane, busy, took time.Duration, now time.Time) {
 	n.Load.Panics.Add(int64(c.Panics))
 	n.Load.Unsound.Add(int64(c.Unsound))
 	n.Load.Shed.Add(int64(c.BusyReplies))
+	n.Load.Idle.Add(int64(c.Idle))
 	n.Load.Above.Add(int64(c.Above))
 	n.Load.tallies.Lock()
 	n.Load.results.take(c.Results)

@@ -189,6 +189,7 @@ type Shard struct {
 type Counts struct {
 	Commits, Conflicts, InDoubt, Refused  uint64
 	Panics, Unsound, Batched, BusyReplies uint64
+	Idle                                  uint64 // ticks that found nothing to do
 	Above                                 uint64 // accounts of a higher level that were met
 	Results                               Tally  // of whole messages
 	Grants                                Tally  // … and of each of their rating groups

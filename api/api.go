@@ -5,10 +5,12 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -58,6 +60,11 @@ func New(c Config) (http.Handler, huma.API) {
 	mux := http.NewServeMux()
 	conf := huma.DefaultConfig("rtm", c.Version)
 	conf.DocsPath = ""
+	conf.Formats = maps.Clone(conf.Formats)
+	for name, format := range conf.Formats {
+		format.Unmarshal = modest
+		conf.Formats[name] = format
+	}
 	conf.Info.Description = "Online charging: tenants, plans, subscribers, balances, sessions, records."
 	a := humago.New(mux, conf)
 	s.operations(a)
@@ -122,6 +129,37 @@ func (s *server) operations(a huma.API) {
 	huma.Get(a, "/v1/trace", s.trace)
 	huma.Get(a, "/v1/backup", s.backup)
 	huma.Post(a, "/v1/migrate", s.migrate, small)
+}
+
+// Bounds of a JSON body, beyond its octets.
+const (
+	depthMax = 16
+	arrayMax = 256
+)
+
+// modest reads JSON that is no deeper and in no longer lists than anybody needs.
+func modest(b []byte, v any) error {
+	var many [depthMax + 1]int // values at each depth
+	depth := 0
+	for dec := json.NewDecoder(bytes.NewReader(b)); ; {
+		token, err := dec.Token()
+		if err != nil { // also at the end: what is wrong is told by Unmarshal
+			return json.Unmarshal(b, v)
+		}
+		if token == json.Delim(']') || token == json.Delim('}') {
+			depth--
+			continue
+		}
+		if many[depth]++; many[depth] > arrayMax {
+			return fmt.Errorf("a list or an object has more than %d elements", arrayMax)
+		}
+		if token == json.Delim('[') || token == json.Delim('{') {
+			if depth++; depth > depthMax {
+				return fmt.Errorf("it is nested more than %d deep", depthMax)
+			}
+			many[depth] = 0
+		}
+	}
 }
 
 func small(o *huma.Operation) { o.MaxBodyBytes = bodyMax }

@@ -130,6 +130,18 @@ func TestLimitsOfABody(t *testing.T) {
 	if status, _, body := s.ask("POST /v1/subscribers/shop%2Falice/topups", nil, `{"amount":"1","cause":"`+cause+`"}`); status != http.StatusRequestEntityTooLarge {
 		t.Errorf("%d octets: %d %s", bodyMax, status, body)
 	}
+	for extra, want := range map[string]string{
+		strings.Repeat("[", 16) + strings.Repeat("]", 16): "400 nested more than 16 deep",
+		strings.Repeat("[", 15) + strings.Repeat("]", 15): "422 unexpected property",
+		"[" + strings.Repeat("1,", 256) + "1]":            "400 more than 256 elements",
+		"[" + strings.Repeat("1,", 255) + "1]":            "422 unexpected property",
+		"[":                                               "400 invalid character",
+	} {
+		status, _, body := s.ask("POST /v1/subscribers/shop%2Falice/topups", nil, `{"amount":"1","odd":`+extra+`}`)
+		if code, text, _ := strings.Cut(want, " "); fmt.Sprint(status) != code || !strings.Contains(body, text) {
+			t.Errorf("%.20s…: %d %s, want %s", extra, status, body, want)
+		}
+	}
 	s.store.full.Store(true)
 	status, h, body := s.ask("POST /v1/subscribers/shop%2Falice/topups", []string{"Idempotency-Key: k"}, `{"amount":"1"}`)
 	if status != http.StatusTooManyRequests || h.Get("Retry-After") == "" {

@@ -3,6 +3,7 @@ package rtmtest
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,7 @@ type Redis struct {
 	dir  string
 	args []string
 	env  []string // of a clock that is off
+	tls  *secured // nil: it speaks plain TCP
 	cmd  *exec.Cmd
 	pid  atomic.Int64
 
@@ -184,8 +186,16 @@ func (r *Redis) Ahead(seconds int) {
 	r.Start()
 }
 
+// dial connects to it past every relay.
+func (r *Redis) dial() (net.Conn, error) {
+	if r.tls == nil {
+		return net.DialTimeout("tcp", r.own, time.Second)
+	}
+	return tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", r.own, r.tls.client)
+}
+
 func (r *Redis) pong() bool {
-	c, err := net.DialTimeout("tcp", r.own, time.Second)
+	c, err := r.dial()
 	if err != nil {
 		return false
 	}
@@ -222,7 +232,7 @@ func (r *Redis) Info(section string) map[string]string {
 // Ask sends one command past every relay, and gives the strings of its reply.
 // (RESP2)
 func (r *Redis) Ask(args ...string) ([]string, error) {
-	c, err := net.DialTimeout("tcp", r.own, time.Second)
+	c, err := r.dial()
 	if err != nil {
 		return nil, err
 	}

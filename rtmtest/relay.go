@@ -54,6 +54,7 @@ const (
 type Net struct {
 	t    testing.TB
 	over chan struct{} // closed when the test ends
+	tls  *secured      // the redis-servers speak nothing else; nil: they speak plain TCP
 
 	mu      sync.Mutex // guards all below
 	parties []party

@@ -2,6 +2,8 @@ package rtmtest
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -45,7 +47,7 @@ func StartSentinels(t testing.TB, n *Net, replicas int, settings ...string) *Sen
 		host, port, _ := strings.Cut(s.Nodes[0].Addr, ":")
 		conf := bytes.Replace(examples.RedisSentinel, []byte("127.0.0.1 6391"), []byte(host+" "+port), 1)
 		host, port, _ = strings.Cut(r.Addr, ":")
-		r.configure(conf, "port "+r.port(), "dir "+r.dir, "sentinel announce-ip "+host, "sentinel announce-port "+port)
+		r.configure(conf, append(r.listens(), "dir "+r.dir, "sentinel announce-ip "+host, "sentinel announce-port "+port)...)
 		r.args = append(r.args, "--sentinel")
 		r.Start()
 		s.Sentinels = append(s.Sentinels, r)
@@ -54,10 +56,47 @@ func StartSentinels(t testing.TB, n *Net, replicas int, settings ...string) *Sen
 	return s
 }
 
+// secured is TLS between servers, and between them and others.
+type secured struct {
+	ca     string
+	lines  []string // of a server's settings
+	client *tls.Config
+}
+
+// Secure has the redis-servers and Sentinels that are started on n from now on speak
+// TLS only. The three are files in PEM; the certificate is of 127.0.0.1.
+func (n *Net) Secure(ca, cert, key string) {
+	n.t.Helper()
+	pem, err := os.ReadFile(ca)
+	authorities := x509.NewCertPool()
+	if err != nil || !authorities.AppendCertsFromPEM(pem) {
+		n.t.Fatalf("%s holds no certificate: %v", ca, err)
+	}
+	n.tls = &secured{ca: ca, client: &tls.Config{RootCAs: authorities}, lines: []string{
+		"tls-ca-cert-file " + ca, "tls-cert-file " + cert, "tls-key-file " + key, "tls-auth-clients optional", "tls-replication yes",
+	}}
+}
+
+// listens is the setting of a port that it, or whoever it tells of, is reached at.
+func (r *Redis) listens() []string {
+	if r.tls == nil {
+		return []string{"port " + r.port()}
+	}
+	return append(slices.Clone(r.tls.lines), "port 0", "tls-port "+r.port())
+}
+
+// url is a store's URL at these servers.
+func (n *Net) url(kind string, list []*Redis, rest string) string {
+	if n.tls == nil {
+		return "redis+" + kind + "://" + addrs(list) + rest
+	}
+	return "rediss+" + kind + "://" + addrs(list) + rest + "?ca=" + n.tls.ca
+}
+
 // newNode is a node that does not run yet, behind a relay.
 func newNode(t testing.TB, n *Net, name string) *Redis {
 	t.Helper()
-	r := &Redis{Name: name, t: t, own: FreeAddr(t), dir: t.TempDir()}
+	r := &Redis{Name: name, t: t, own: FreeAddr(t), dir: t.TempDir(), tls: n.tls}
 	r.Addr = n.Relay(name, r.own).Addr
 	n.Join(name, r.PID)
 	t.Cleanup(r.Kill)
@@ -92,13 +131,13 @@ func startNode(t testing.TB, n *Net, name string, conf []byte, settings []string
 	t.Helper()
 	r := newNode(t, n, name)
 	host, port, _ := strings.Cut(r.Addr, ":")
-	r.configure(conf, append([]string{"port " + r.port(), "dir " + r.dir, "replica-announce-ip " + host, "replica-announce-port " + port}, settings...)...)
+	r.configure(conf, slices.Concat(r.listens(), []string{"dir " + r.dir, "replica-announce-ip " + host, "replica-announce-port " + port}, settings)...)
 	r.Start()
 	return r
 }
 
 // URL is the store of it.
-func (s *Sentinels) URL() string { return "redis+sentinel://" + addrs(s.Sentinels) + "/" + masterName }
+func (s *Sentinels) URL() string { return s.Net.url("sentinel", s.Sentinels, "/"+masterName) }
 
 func addrs(list []*Redis) string {
 	var all []string
@@ -226,10 +265,13 @@ func StartCluster(t testing.TB, n *Net, masters, replicas int, settings ...strin
 		bus := FreeAddr(t)
 		_, busPort, _ := strings.Cut(bus, ":")
 		_, announced, _ := strings.Cut(n.Relay(r.Name, bus).Addr, ":")
-		r.configure(examples.RedisClusterNode, append([]string{
-			"port " + r.port(), "dir " + r.dir, "cluster-port " + busPort,
-			"cluster-announce-ip " + host, "cluster-announce-port " + port, "cluster-announce-bus-port " + announced,
-		}, settings...)...)
+		announce := "cluster-announce-port "
+		if r.tls != nil {
+			announce = "tls-cluster yes\ncluster-announce-tls-port "
+		}
+		r.configure(examples.RedisClusterNode, slices.Concat(r.listens(), []string{
+			"dir " + r.dir, "cluster-port " + busPort, "cluster-announce-ip " + host, announce + port, "cluster-announce-bus-port " + announced,
+		}, settings)...)
 		r.Start()
 		c.Nodes = append(c.Nodes, r)
 		first := c.Nodes[0]
@@ -297,7 +339,7 @@ func (r *Redis) nodes() (list []Member) {
 }
 
 // URL is the store of it.
-func (c *Cluster) URL() string { return "redis+cluster://" + addrs(c.Nodes[:min(3, len(c.Nodes))]) }
+func (c *Cluster) URL() string { return c.Net.url("cluster", c.Nodes[:min(3, len(c.Nodes))], "") }
 
 // at is the node that others reach at an address.
 func (c *Cluster) at(addr string) *Redis {

@@ -52,6 +52,7 @@ type doorCounts struct {
 	Busy      atomic.Int64
 	Panics    atomic.Int64
 	Spoofed   atomic.Int64
+	ClockOff  atomic.Int64 // with an Event-Timestamp that is clockMax away
 	Late      [len(rtm.Latencies) + 1]atomic.Int64
 }
 
@@ -423,11 +424,27 @@ func (d *door) receive(c *call) {
 	if now.known != nil && now.known.Restarts {
 		in.Request.Client.State = cmp.Or(c.env.OriginState, cl.stateOf(&c.env))
 	}
+	if off := c.env.Timestamp.Sub(in.Arrived).Abs(); off > clockMax && !c.env.Timestamp.IsZero() {
+		d.clockOff(cl, c.env.Timestamp, in.Arrived)
+	}
 	if in.Request.Kind == charging.Event && in.Request.Action <= charging.RefundAccount {
 		in.OnceDoor, in.OnceName = "gy", onceName(&c.env, in.Request.Sub)
 	}
 	c.owed = d.owed.take(in.Request.Session)
 	d.instance.Submit(in)
+}
+
+// clockMax is how far from the time here a client's may be before somebody is told.
+const clockMax = 24 * time.Hour
+
+// clockOff counts a message with a time of another day. It is served by the time here:
+// who has used something did so, whatever the clock there says.
+func (d *door) clockOff(cl *client, at, now time.Time) {
+	d.Counts.ClockOff.Add(1)
+	if d.strange.first(aboutClock, cl.caps.Host, time.Now()) {
+		d.strange.tell(aboutClock, slog.LevelWarn, "a gateway's Event-Timestamp is more than a day off; the time here counts", "host", cl.caps.Host,
+			"says", at.UTC().Format(time.RFC3339), "here", now.UTC().Format(time.RFC3339), "fix", "set the gateway's clock by NTP; if it replays a capture, nothing is wrong")
+	}
 }
 
 // inspect decodes a CCR and says whose it is. One that cannot be used, or is not its

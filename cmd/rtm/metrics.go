@@ -26,12 +26,14 @@ var (
 	openDesc     = prometheus.NewDesc("rtm_session_open_seconds_total", "How long those sessions were open; compare rtm_diameter_instance_seconds_total.", []string{"instance"}, nil)
 	boundDesc    = prometheus.NewDesc("rtm_diameter_limit_total", "How often a peer, or somebody who would be one, met a bound.", []string{"instance", "limit"}, nil)
 	omittedDesc  = prometheus.NewDesc("rtm_log_omitted_total", "Lines about strangers that were not written to the log: there were too many.", []string{"instance", "about"}, nil)
+	clockDesc    = prometheus.NewDesc("rtm_diameter_clock_off_total", "CCRs with an Event-Timestamp that is more than a day off: they are served, by the time here.", []string{"instance"}, nil)
+	offsetDesc   = prometheus.NewDesc("rtm_store_clock_offset_seconds", "How far the store's clock, by which all deadlines are, is ahead of this machine's.", []string{"instance"}, nil)
 	refusedDesc  = prometheus.NewDesc("rtm_diameter_refused_total", "Messages and connections that were not served.", []string{"instance", "reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *doorMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc, boundDesc, omittedDesc, recordsDesc, behindDesc, waitDesc, closedDesc, openDesc} {
+	for _, d := range []*prometheus.Desc{requestsDesc, secondsDesc, latencyDesc, peersDesc, flightDesc, refusedDesc, boundDesc, omittedDesc, clockDesc, offsetDesc, recordsDesc, behindDesc, waitDesc, closedDesc, openDesc} {
 		ch <- d
 	}
 }
@@ -80,6 +82,8 @@ func (d *door) collect(ch chan<- prometheus.Metric) {
 	for about := range sorts {
 		count(omittedDesc, float64(d.strange.omitted(about)), about.String())
 	}
+	count(clockDesc, float64(c.ClockOff.Load()))
+	ch <- prometheus.MustNewConstMetric(offsetDesc, prometheus.GaugeValue, d.instance.Offset().Seconds(), name)
 	for reason, v := range d.refused() {
 		count(refusedDesc, float64(v), reason)
 	}

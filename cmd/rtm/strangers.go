@@ -29,10 +29,11 @@ const (
 	aboutSubscriber
 	aboutClosed
 	aboutPanic
+	aboutClock
 	sorts
 )
 
-var sortNames = [sorts]string{"peer", "origin", "tls", "subscriber", "closed", "panic"}
+var sortNames = [sorts]string{"peer", "origin", "tls", "subscriber", "closed", "panic", "clock"}
 
 // String is its name in metrics.
 func (s sort) String() string { return sortNames[s] }

@@ -42,6 +42,7 @@ type Report struct {
 
 	cluster bool
 	open    bool     // nobody has to say who it is
+	meant   bool     // … as the URL says
 	silent  []string // nodes that are named and did not answer
 }
 
@@ -165,7 +166,7 @@ func (s *Store) recheck(ctx context.Context) {
 
 // examine asks all servers, and the Sentinels, what they are.
 func (s *Store) examine(ctx context.Context) (*Report, error) {
-	r := &Report{Where: s.place.where(), Mode: s.mode, cluster: s.place.kind == byCluster, open: s.place.password == ""}
+	r := &Report{Where: s.place.where(), Mode: s.mode, cluster: s.place.kind == byCluster, open: s.place.open(), meant: s.place.strange}
 	asked := make(map[string]bool)
 	for _, m := range s.topology.Load().masters {
 		n, err := m.examine(ctx)
@@ -293,6 +294,10 @@ func (r *Report) Refuses(mode Mode) error {
 			}
 			return err
 		}
+	}
+	if i := slices.IndexFunc(r.Nodes, func(n Server) bool { return !onLoopback(n.Addr) }); i >= 0 && r.open && !r.meant {
+		return fmt.Errorf("%s is reached without a password and is not this machine: whoever reaches it can change every balance; "+
+			"give it a user and a password (docs/redis.md) and put them into the URL, USER:PASSWORD@ in front of the address, or say ?auth=none if nobody else can reach it", r.Nodes[i].Addr)
 	}
 	if mode != Safe {
 		return nil

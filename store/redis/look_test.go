@@ -24,6 +24,13 @@ func TestWhatIsRefused(t *testing.T) {
 		}
 		return r
 	}
+	local := func(r *Report) {
+		for i := range r.Nodes {
+			for _, at := range []*string{&r.Nodes[i].Addr, &r.Nodes[i].Master} {
+				*at = strings.Replace(*at, "10.0.0.", "127.0.0.", 1)
+			}
+		}
+	}
 	alone := func(r *Report) { r.Nodes, r.Nodes[0].Replicas = r.Nodes[:1], 0 }
 	for name, c := range map[string]struct {
 		cluster bool
@@ -38,6 +45,9 @@ func TestWhatIsRefused(t *testing.T) {
 		"a silent replica":                  {false, func(r *Report) { r.Nodes, r.silent = r.Nodes[:2], []string{two} }, ""},
 		"a follower outside the Cluster":    {true, func(r *Report) { r.Nodes[0].Replicas = 3 }, "there are 1 that are not"},
 		"a Cluster without replicas":        {true, alone, master + " has none"},
+		"anybody may ask, from elsewhere":   {false, func(r *Report) { r.open = true }, "?auth=none"},
+		"anybody may ask, as is meant":      {false, func(r *Report) { r.open, r.meant = true, true }, ""},
+		"anybody may ask, of this machine":  {false, func(r *Report) { r.open = true; local(r) }, ""},
 		"a Cluster whose replica is silent": {true, func(r *Report) { alone(r); r.silent = []string{one} }, ""},
 	} {
 		r := report(c.cluster)

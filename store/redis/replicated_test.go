@@ -200,9 +200,18 @@ func (w *writers) end(t *testing.T) {
 	t.Logf("%d commits told, %d batches unproved, the longest time without one %s", w.many, w.s.Unproved.Load(), w.worst.Round(time.Millisecond))
 }
 
+// overTLS is a network of servers that speak TLS only.
+func overTLS(t *testing.T) *rtmtest.Net {
+	t.Helper()
+	n := rtmtest.NewNet(t)
+	n.Secure(certificate(t, t.TempDir()))
+	return n
+}
+
+// Servers and Sentinels speak TLS only.
 func TestAMasterThatDiesIsReplaced(t *testing.T) {
 	t.Parallel()
-	servers := rtmtest.StartSentinels(t, rtmtest.NewNet(t), 2)
+	servers := rtmtest.StartSentinels(t, overTLS(t), 2)
 	s := at(t, Config{URL: servers.URL()})
 	w := write(s, 8)
 	w.more(t, 500)
@@ -220,9 +229,10 @@ func TestAMasterThatDiesIsReplaced(t *testing.T) {
 	w.end(t)
 }
 
+// All nodes speak TLS only.
 func TestAShardThatDiesIsReplaced(t *testing.T) {
 	t.Parallel()
-	servers := rtmtest.StartCluster(t, rtmtest.NewNet(t), 3, 2)
+	servers := rtmtest.StartCluster(t, overTLS(t), 3, 2)
 	s := at(t, Config{URL: servers.URL()})
 	w := write(s, 24)
 	w.more(t, 500)

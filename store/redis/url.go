@@ -52,6 +52,7 @@ type place struct {
 	password string
 	sentinel struct{ user, password string }
 	tls      *tls.Config
+	strange  bool // nobody has to say who it is, and that is meant
 }
 
 type kind string
@@ -101,7 +102,8 @@ func Shown(text string) string {
 // parse reads a store's URL. mode may also stand in it, as ?durability=MODE, and
 // is then the second result.
 //
-// Options of all kinds: durability. Of Sentinel: sentinel-user,
+// Options of all kinds: durability, and auth=none for a server off this machine
+// that asks nobody who it is. Of Sentinel: sentinel-user,
 // sentinel-password, db. With TLS: ca, cert and key, which are files, and
 // server-name.
 func parse(text string) (p place, mode Mode, err error) {
@@ -152,7 +154,7 @@ func parse(text string) (p place, mode Mode, err error) {
 			return p, "", fmt.Errorf("%q is not the number of a database", db)
 		}
 	}
-	known := []string{"durability", "db", "sentinel-user", "sentinel-password", "ca", "cert", "key", "server-name"}
+	known := []string{"durability", "db", "sentinel-user", "sentinel-password", "ca", "cert", "key", "server-name", "auth"}
 	for k := range q {
 		if !slices.Contains(known, k) {
 			return p, "", fmt.Errorf("?%s= is no option of a store; there are %s", k, strings.Join(known, ", "))
@@ -161,12 +163,20 @@ func parse(text string) (p place, mode Mode, err error) {
 	if mode = Mode(q.Get("durability")); mode != "" && !slices.Contains(Modes, mode) {
 		return p, "", fmt.Errorf("durability %q is not one of %s", mode, modeNames())
 	}
+	if p.strange = q.Get("auth") == "none"; q.Has("auth") && !p.strange {
+		return p, "", errors.New("?auth=none is for a server that asks nobody who it is; any other has USER:PASSWORD@ in front of its address")
+	}
 	if secure {
 		p.tls, err = secured(q)
 	} else if q.Get("ca")+q.Get("cert")+q.Get("key")+q.Get("server-name") != "" {
 		err = errors.New("ca, cert, key and server-name need rediss://, rediss+sentinel:// or rediss+cluster://")
 	}
 	return p, mode, err
+}
+
+// open reports whether nothing says who it is that asks for records.
+func (p *place) open() bool {
+	return p.password == "" && (p.tls == nil || len(p.tls.Certificates) == 0)
 }
 
 func modeNames() string {
