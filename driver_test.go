@@ -176,6 +176,43 @@ func TestStopAnswersWhatIsInHand(t *testing.T) {
 	<-stopped
 }
 
+// While a lane is held up, only so many requests wait in front of it: the others are
+// told at once, and those that waited are worked on after it.
+func TestALaneHasABound(t *testing.T) {
+	m := storetest.NewMemory()
+	open(t, m)
+	subscribe(t, start(t, m, "A"))
+	s := &held{Store: m, asked: make(chan struct{}), gate: make(chan struct{})}
+	n := start(t, s, "B")
+	replies := make(chan rtm.Outcome, rtm.InboxMax+20)
+	ask := func(in *rtm.Inbound) {
+		in.Arrived, in.Deadline, in.Reply = n.Now(), n.Now().Add(time.Minute), func(_ *rtm.Inbound, o rtm.Outcome) { replies <- o }
+		n.Submit(in)
+	}
+	ask(&rtm.Inbound{Request: initial("first"), Identities: []string{"imsi:7"}})
+	<-s.asked
+	there := store.Key{Partition: tenant.Partition("imsi:7"), Kind: tenant.KindAccount, Name: "lab/nobody"}
+	for range rtm.InboxMax + 10 {
+		ask(&rtm.Inbound{Request: charging.Request{Kind: charging.Tick}, Account: there})
+	}
+	for range 10 {
+		if o := <-replies; o != rtm.Busy {
+			t.Fatalf("one that found no room: %d", o)
+		}
+	}
+	shed := int64(0)
+	n.Admission(func(a *rtm.Admission) { shed = a.Shed[rtm.ShedInbox] })
+	if len(replies) != 0 || shed != 10 {
+		t.Errorf("%d more were answered; %d are counted", len(replies), shed)
+	}
+	close(s.gate)
+	for range rtm.InboxMax + 1 {
+		if o := <-replies; o != rtm.Answered {
+			t.Fatalf("one that waited: %d", o)
+		}
+	}
+}
+
 // A tick that ends many sessions and many other requests do not fit into one
 // commit together; all of them are carried out all the same, one after another.
 func TestABatchFitsIntoACommit(t *testing.T) {

@@ -254,3 +254,52 @@ func TestManyDPRs(t *testing.T) {
 		}
 	})
 }
+
+// The bounds that hold for all connections together, as they are when nothing is set.
+func TestBoundsOfAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const connections, each, all = 10_000, 1024, 16_384
+		h := &host{}
+		n := node(t, ours3, h)
+		defer n.Close()
+		knock := func(i int) *far {
+			f := knocker(t, n, fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255))
+			t.Cleanup(func() { f.Close() })
+			return f
+		}
+		var gateways []*far
+		for i := range connections {
+			f := knock(i)
+			f.open(fmt.Sprint("gw", i))
+			gateways = append(gateways, f)
+		}
+		if _, closed := knock(connections).closes(time.Second); !closed || n.Counts.Limits[LimitConnections].Load() != 1 {
+			t.Errorf("one more connection is closed: %t, counted %d times", closed, n.Counts.Limits[LimitConnections].Load())
+		}
+		for _, f := range gateways[:all/each] {
+			for hop := range uint32(each) {
+				f.send(ccr(hop))
+			}
+		}
+		synctest.Wait()
+		last := gateways[all/each]
+		last.send(ccr(7))
+		last.want(diameter.CreditControl, diameter.TooBusy)
+		held := h.inHand()
+		if in, met := n.Counts.InFlight.Load(), n.Counts.Limits[LimitInFlightAll].Load(); in != all || met != 1 || len(held) != all {
+			t.Fatalf("%d are in flight, %d in hand; one more than may be was counted %d times", in, len(held), met)
+		}
+		held[0].Drop()
+		last.send(ccr(8))
+		synctest.Wait()
+		if in, met := n.Counts.InFlight.Load(), n.Counts.Limits[LimitInFlightAll].Load(); in != all || met != 1 {
+			t.Errorf("when one has left, %d are in flight, %d were refused", in, met)
+		}
+		for _, r := range append(held[1:], h.inHand()...) {
+			r.Drop()
+		}
+		gateways[0].Close()
+		pass(time.Second) // so many addresses in one were too many, too
+		knock(connections + 1).open("another")
+	})
+}
