@@ -84,6 +84,7 @@ func (d *decision) decide() {
 		return
 	}
 	r.Particulars.bound()
+	had := a.money(d.now)
 	switch r.Kind {
 	case Initial:
 		d.initial()
@@ -105,10 +106,24 @@ func (d *decision) decide() {
 		o.Answer.Result = UnableToComply
 	}
 	if o.Changed {
+		d.threshold(had)
 		d.expire()
 		a.Decided = d.now
 		if d.plan != nil {
 			a.PlanVersion = max(a.PlanVersion, d.plan.Version)
+		}
+	}
+}
+
+// threshold has the clients of other sessions report, if the money fell below what the
+// plan calls low: they are told so then. had is what there was before.
+func (d *decision) threshold(had rating.Micros) {
+	if d.plan == nil || !d.plan.Tells.Low || had < d.plan.Tells.Below || d.a.money(d.now) >= d.plan.Tells.Below {
+		return
+	}
+	for i := range d.a.Sessions {
+		if s := &d.a.Sessions[i]; s != d.in {
+			d.prompt(s, Reauthorise, recallPause)
 		}
 	}
 }

@@ -32,12 +32,12 @@ type clientKind struct {
 
 var clientKinds = []*clientKind{
 	{
-		name: "open5gs", title: "Open5GS SMF", host: "smf.localdomain", realm: "localdomain", dialect: "open5gs", page: "docs/open5gs.md",
+		name: "open5gs", title: "an Open5GS SMF", host: "smf.localdomain", realm: "localdomain", dialect: "open5gs", page: "docs/open5gs.md",
 		settings: "# in smf.yaml\nsmf:\n  ctf:\n    enabled: yes\n",
 		begin:    "attach a phone: the SMF asks for quota when a session of 4G begins",
 	},
 	{
-		name: "freediameter", title: "freeDiameter relay", host: "dra.example.net", realm: "example.net", page: "docs/freediameter.md",
+		name: "freediameter", title: "a freeDiameter relay", host: "dra.example.net", realm: "example.net", page: "docs/freediameter.md",
 		more:  "relays: [REALM-OF-THE-GATEWAYS]\n",
 		begin: "have a gateway behind it begin a session, or rtm sim --target RELAY --destination REALM",
 	},
@@ -47,8 +47,8 @@ func doctorClientCommand(k *clientKind) *cobra.Command {
 	v := &clientView{kind: k, remote: &remote{}}
 	limit := time.Duration(0)
 	cmd := &cobra.Command{
-		Use: k.name, Short: "connect an " + k.title + ", and see each step of its first session", Args: cobra.NoArgs,
-		Long: "Print the lines that an " + k.title + ` needs to find the instances that are alive, and the document that rtm needs
+		Use: k.name, Short: "connect " + k.title + ", and see each step of its first session", Args: cobra.NoArgs,
+		Long: "Print the lines that " + k.title + ` needs to find the instances that are alive, and the document that rtm needs
 of it. Then watch until it is connected, has sent its first CCR-I and has got quota, and say of each step that
 it is done, or what is wrong. It is told what the server knows: the server must run. ` + k.page + ` tells more.
 
@@ -130,7 +130,7 @@ func (v *clientView) run(ctx context.Context) error {
 
 // configuration prints both sides' settings.
 func (v *clientView) configuration(all []api.Instance) {
-	fmt.Fprintf(v.out, "# %s: its freeDiameter configuration. The names must be those of the instances.\n", v.kind.title)
+	fmt.Fprintf(v.out, "# The freeDiameter configuration of %s. The names must be those of the instances.\n", v.kind.title)
 	fmt.Fprintf(v.out, "Identity = %q;\nRealm = %q;\n", v.host, v.realm)
 	for _, i := range all {
 		host, port, err := net.SplitHostPort(i.Diameter[0])
