@@ -105,6 +105,11 @@ func (m *Sim) checkDeadlines(b *books, a *charging.Account, key store.Key, old *
 // checkNotice holds a notice of a session against the one in the write before.
 func (m *Sim) checkNotice(a *charging.Account, key store.Key, s, was *sessionBook) {
 	n, before := &s.notice, charging.Notice{}
+	if n.Kind == charging.Abort {
+		for _, o := range m.sessions {
+			o.doomed = o.doomed || o.name == s.session && o.sub == s.sub
+		}
+	}
 	if was != nil {
 		before = was.notice
 	}
@@ -204,7 +209,7 @@ func (m *Sim) checkOverdue(account store.Key, e *charging.Entry, at time.Time) {
 
 // checkPrompted: whoever is told that a gateway will be asked has sent something.
 func (c *command) checkPrompted(in *rtm.Inbound) {
-	ending := in.Request.Kind == charging.Reauthorise && slices.ContainsFunc(c.m.sessions, func(s *session) bool { return s.name == c.about.name && s.aborted })
+	ending := in.Request.Kind == charging.Reauthorise && slices.ContainsFunc(c.m.sessions, func(s *session) bool { return s.name == c.about.name && (s.aborted || s.doomed) })
 	if in.Answer.Result == charging.Success && len(in.Notices) == 0 && !ending {
 		c.m.failf("I12: %s of %s was promised, and nothing is sent", in.Request.Kind, c.about.name)
 	}

@@ -62,6 +62,7 @@ type session struct {
 	opened   bool
 	ending   bool          // a T was sent
 	aborted  bool          // an ASR came, or an operator asked for one
+	doomed   bool          // an ASR is to be sent, whoever wanted that
 	surely   time.Duration // until then it is open, whatever happens
 }
 

@@ -151,6 +151,12 @@ func (p *simPlan) publish(m *Sim, from time.Time) {
 		Allowances: []rating.Allowance{{ID: allowance, Name: "start", Unit: rating.Octets, Amount: 250_000, Priority: -1}},
 	})
 	p.versions[n-1].Services[3].NoMoney = true
+	if p.place%4 == 2 { // others are asked to report when there is little left
+		p.versions[n-1].Tells = rating.Tells{Low: true, Below: 150_000}
+	}
+	if p.place == 4 { // sessions of debtors are aborted
+		p.versions[n-1].DebtMax = 40_000
+	}
 	p.from = append(p.from, from)
 }
 
