@@ -279,7 +279,7 @@ type Answer struct {
 	Grants   []Grant
 	Cost     rating.Micros // of a price enquiry or an event, or of a session so far
 	HasCost  bool
-	Currency uint32        // ISO 4217 number of Cost and Balance
+	Currency uint32        // ISO 4217 number of Cost, Balance and grants of money
 	Balance  rating.Micros // money that is left, what is reserved included
 	Told     bool          // … which the client is told
 	Low      Low

@@ -105,6 +105,9 @@ func (d *decision) decide() {
 	default:
 		o.Answer.Result = UnableToComply
 	}
+	if d.plan != nil && slices.ContainsFunc(o.Answer.Grants, func(g Grant) bool { return g.Unit == rating.Money }) {
+		o.Answer.Currency = d.plan.Currency
+	}
 	if o.Changed {
 		d.threshold(had)
 		d.expire()

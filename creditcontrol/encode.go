@@ -24,11 +24,11 @@ func Encode(enc *diameter.Encoder, s *Self, e *Envelope, a *charging.Answer) {
 	for i := range a.Grants {
 		g := &a.Grants[i]
 		if g.Has&charging.AtMessage != 0 {
-			quota(enc, g)
+			quota(enc, g, a.Currency)
 			continue
 		}
 		enc.Open(diameter.MultipleServicesCreditControl)
-		granted(enc, g)
+		granted(enc, g, a.Currency)
 		if g.Has&charging.HasService != 0 {
 			enc.Uint32(diameter.ServiceIdentifier, g.Service)
 		}
@@ -106,8 +106,8 @@ func tail(enc *diameter.Encoder, e *Envelope) {
 }
 
 // quota writes a grant at message level.
-func quota(enc *diameter.Encoder, g *charging.Grant) {
-	granted(enc, g)
+func quota(enc *diameter.Encoder, g *charging.Grant, currency uint32) {
+	granted(enc, g, currency)
 	if g.Validity != 0 {
 		enc.Uint32(diameter.ValidityTime, g.Validity)
 	}
@@ -116,7 +116,7 @@ func quota(enc *diameter.Encoder, g *charging.Grant) {
 
 // granted writes the Granted-Service-Unit. Octets are always the total:
 // Open5GS acts on nothing else.
-func granted(enc *diameter.Encoder, g *charging.Grant) {
+func granted(enc *diameter.Encoder, g *charging.Grant, currency uint32) {
 	if g.Unit == 0 {
 		return
 	}
@@ -134,6 +134,7 @@ func granted(enc *diameter.Encoder, g *charging.Grant) {
 	case rating.Money:
 		enc.Open(diameter.CCMoney)
 		value(enc, rating.Micros(g.Units))
+		enc.Uint32(diameter.CurrencyCode, currency)
 		enc.Close()
 	}
 	enc.Close()

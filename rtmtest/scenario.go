@@ -466,6 +466,9 @@ func (p *Player) answer(in *rtm.Inbound) []string {
 		line := groupName(g.Group, g.Has) + fmt.Sprintf(" %d", g.Result)
 		if g.Unit != 0 {
 			line += " granted=" + strings.ReplaceAll(tenant.FormatQuantity(g.Units, g.Unit), " ", "")
+			if eur, _ := tenant.CurrencyOf("EUR"); g.Unit == rating.Money && a.Currency == eur.Number {
+				line += "EUR"
+			}
 		}
 		if g.Validity != 0 {
 			line += " validity=" + (time.Duration(g.Validity) * time.Second).String()
