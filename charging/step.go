@@ -285,6 +285,9 @@ func (d *decision) initial() {
 		d.repeat(d.w.Closed)
 		d.reindex(d.w.Closed) // what comes late must find it, too
 		return
+	case s == nil && d.w.Closed != nil && d.preceded(d.w.Closed):
+		d.o.Answer.Result, d.o.Closed = UnableToComply, Relied
+		return
 	case !d.known(): // a repeat is answered also if the identity is another's by now
 		d.o.Answer.Result, d.o.Stranger, d.o.Closed = UserUnknown, true, Relied
 		return
