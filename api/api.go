@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -143,8 +144,11 @@ func modest(b []byte, v any) error {
 	depth := 0
 	for dec := json.NewDecoder(bytes.NewReader(b)); ; {
 		token, err := dec.Token()
-		if err != nil { // also at the end: what is wrong is told by Unmarshal
+		switch {
+		case errors.Is(err, io.EOF):
 			return json.Unmarshal(b, v)
+		case err != nil:
+			return err
 		}
 		if token == json.Delim(']') || token == json.Delim('}') {
 			depth--

@@ -37,7 +37,7 @@ func Metrics(instances func() []*rtm.Instance) prometheus.Collector {
 	add("rtm_store_trip_seconds_total", "Time that these round trips took.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Waited.Load()) / 1e9 })
 	add("rtm_panic_total", "Requests whose decision panicked and was answered 5012. Above zero is a bug.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Panics.Load()) })
 	add("rtm_unsound_total", "Decisions that broke an invariant and were answered 5012. Above zero is a bug.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Unsound.Load()) })
-	add("rtm_ticks_idle_total", "Wake-ups that found nothing to do: a message had moved the deadline, or another instance was first. All of them: rtm_tick_late_seconds_count.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Idle.Load()) })
+	add("rtm_ticks_idle_total", "Decisions on wake-ups that found nothing to do: a message had moved the deadline, or another instance was first. Wake-ups: rtm_tick_late_seconds_count.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Idle.Load()) })
 	add("rtm_above_level_total", "Accounts met that only a later version of rtm may decide on. Above zero: upgrade this instance.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Above.Load()) })
 	add("rtm_notices_dropped_total", "RARs and ASRs that found no room on their way to another instance. The timers of their sessions send them again.", prometheus.CounterValue, func(l *rtm.Load) float64 { return float64(l.Lost.Load()) })
 	return m

@@ -84,7 +84,7 @@ func (d *decision) decide() {
 		return
 	}
 	r.Particulars.bound()
-	had := a.money(d.now)
+	had := a.money(a.Decided) // with what has expired since
 	switch r.Kind {
 	case Initial:
 		d.initial()

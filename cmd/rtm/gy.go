@@ -425,7 +425,7 @@ func (d *door) receive(c *call) {
 		in.Request.Client.State = cmp.Or(c.env.OriginState, cl.stateOf(&c.env))
 	}
 	if off := c.env.Timestamp.Sub(in.Arrived).Abs(); off > clockMax && !c.env.Timestamp.IsZero() {
-		d.clockOff(cl, c.env.Timestamp, in.Arrived)
+		d.clockOff(string(c.env.OriginHost), c.env.Timestamp, in.Arrived)
 	}
 	if in.Request.Kind == charging.Event && in.Request.Action <= charging.RefundAccount {
 		in.OnceDoor, in.OnceName = "gy", onceName(&c.env, in.Request.Sub)
@@ -439,10 +439,10 @@ const clockMax = 24 * time.Hour
 
 // clockOff counts a message with a time of another day. It is served by the time here:
 // who has used something did so, whatever the clock there says.
-func (d *door) clockOff(cl *client, at, now time.Time) {
+func (d *door) clockOff(host string, at, now time.Time) {
 	d.Counts.ClockOff.Add(1)
-	if d.strange.first(aboutClock, cl.caps.Host, time.Now()) {
-		d.strange.tell(aboutClock, slog.LevelWarn, "a gateway's Event-Timestamp is more than a day off; the time here counts", "host", cl.caps.Host,
+	if d.strange.first(aboutClock, host, time.Now()) {
+		d.strange.tell(aboutClock, slog.LevelWarn, "a gateway's Event-Timestamp is more than a day off; the time here counts", "host", host,
 			"says", at.UTC().Format(time.RFC3339), "here", now.UTC().Format(time.RFC3339), "fix", "set the gateway's clock by NTP; if it replays a capture, nothing is wrong")
 	}
 }

@@ -41,8 +41,6 @@ type Report struct {
 	Format    string // what rtm wrote into it; empty: nothing yet
 
 	cluster bool
-	open    bool     // nobody has to say who it is
-	meant   bool     // … as the URL says
 	silent  []string // nodes that are named and did not answer
 }
 
@@ -53,6 +51,7 @@ type Server struct {
 	Role      string
 	Master    string // of a replica
 	AOF       bool
+	Open      bool   // it is off this machine, and answers whoever has neither password nor certificate
 	Fsync     string // appendfsync
 	Replicas  int    // connected
 	Memory    int64  // octets in use
@@ -166,13 +165,14 @@ func (s *Store) recheck(ctx context.Context) {
 
 // examine asks all servers, and the Sentinels, what they are.
 func (s *Store) examine(ctx context.Context) (*Report, error) {
-	r := &Report{Where: s.place.where(), Mode: s.mode, cluster: s.place.kind == byCluster, open: s.place.open(), meant: s.place.strange}
+	r := &Report{Where: s.place.where(), Mode: s.mode, cluster: s.place.kind == byCluster}
 	asked := make(map[string]bool)
 	for _, m := range s.topology.Load().masters {
 		n, err := m.examine(ctx)
 		if err != nil {
 			return r, err
 		}
+		n.Open = s.place.open(ctx, n.Addr)
 		asked[m.addr] = true
 		r.Nodes = append(r.Nodes, *n)
 		format, err := m.client.Do(ctx, m.client.B().Get().Key(s.formatKey(m)).Build()).ToString()
@@ -195,6 +195,7 @@ func (s *Store) examine(ctx context.Context) (*Report, error) {
 			r.silent = append(r.silent, nd.addr)
 			continue
 		}
+		n.Open = s.place.open(ctx, n.Addr)
 		r.Nodes = append(r.Nodes, *n)
 	}
 	if s.place.kind == bySentinel {
@@ -295,14 +296,41 @@ func (r *Report) Refuses(mode Mode) error {
 			return err
 		}
 	}
-	if i := slices.IndexFunc(r.Nodes, func(n Server) bool { return !onLoopback(n.Addr) }); i >= 0 && r.open && !r.meant {
-		return fmt.Errorf("%s is reached without a password and is not this machine: whoever reaches it can change every balance; "+
-			"give it a user and a password (docs/redis.md) and put them into the URL, USER:PASSWORD@ in front of the address, or say ?auth=none if nobody else can reach it", r.Nodes[i].Addr)
-	}
 	if mode != Safe {
 		return nil
 	}
 	return r.safe()
+}
+
+// unguarded says that one of the servers answers anybody; nil: none does.
+func (r *Report) unguarded() error {
+	i := slices.IndexFunc(r.Nodes, func(n Server) bool { return n.Open })
+	if i < 0 {
+		return nil
+	}
+	return fmt.Errorf("%s, off this machine's loopback, asks nobody who it is: whoever reaches it can change every balance; give it a user and a password (docs/redis.md), "+
+		"and the URL too, USER:PASSWORD@ in front of the address, or say ?auth=none if nobody else reaches it", r.Nodes[i].Addr)
+}
+
+// open reports whether a server, other than on loopback, answers who has neither password
+// nor certificate.
+func (p *place) open(ctx context.Context, addr string) bool {
+	return !onLoopback(addr) && p.answersAnybody(ctx, addr)
+}
+
+func (p *place) answersAnybody(ctx context.Context, addr string) bool {
+	o := p.options(addr, "", "", 0)
+	if o.TLSConfig != nil {
+		o.TLSConfig.Certificates = nil
+	}
+	c, err := rueidis.NewClient(o)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, watchAnswer)
+	defer cancel()
+	return c.Do(ctx, c.B().Ping().Build()).Error() == nil
 }
 
 func (n *Server) refuse(mode Mode) error {
@@ -436,7 +464,7 @@ func (r *Report) Doubts() (all []Doubt) {
 		} else {
 			r.doubtNode(n, doubt)
 		}
-		if r.open && !onLoopback(n.Addr) {
+		if n.Open {
 			doubt("give it a user and a password (docs/redis.md), and the URL too: redis://USER:PASSWORD@…", "asks nobody who it is: whoever reaches it can change every balance")
 		}
 		most, name := n.MemoryMax, "its maxmemory"
@@ -466,7 +494,7 @@ func onLoopback(addr string) bool {
 		return false
 	}
 	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
+	return strings.EqualFold(host, "localhost") || err == nil && ip.IsLoopback()
 }
 
 // doubtNode lists what one of several servers lacks.

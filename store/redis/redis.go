@@ -91,6 +91,10 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.unguarded(); err != nil && !s.place.strange {
+		s.Close()
+		return nil, fmt.Errorf("redis at %s: %w", r.Where, err)
+	}
 	for _, d := range r.Doubts() {
 		s.log.Warn(d.Who+" "+d.Text, "redis", r.Where, "mend", d.Mend)
 	}

@@ -773,6 +773,49 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// Whether a server answers anybody is asked of the server, without the password or
+// certificate that the URL has.
+func TestWhoIsAsked(t *testing.T) {
+	t.Parallel()
+	ca, cert, key := certificate(t, t.TempDir())
+	plain, guarded := start(t), start(t)
+	at := func(url, addr string) bool {
+		t.Helper()
+		p, _, err := parse(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.answersAnybody(t.Context(), addr)
+	}
+	admin := guarded.open()
+	set := func(key, value string) {
+		t.Helper()
+		if err := client(admin).Do(t.Context(), client(admin).B().ConfigSet().ParameterValue().ParameterValue(key, value).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !at("redis://:word@"+plain.Addr, plain.Addr) {
+		t.Error("a server without a password asks who it is, as far as is seen")
+	}
+	secure := rtmtest.FreeAddr(t)
+	_, port, _ := net.SplitHostPort(secure)
+	for _, kv := range [][2]string{{"tls-ca-cert-file", ca}, {"tls-cert-file", cert}, {"tls-key-file", key}, {"tls-port", port}} {
+		set(kv[0], kv[1])
+	}
+	url := "rediss://" + secure + "?ca=" + ca + "&cert=" + cert + "&key=" + key
+	if at(url, secure) {
+		t.Error("a server that wants a certificate answers who has none, as far as is seen")
+	}
+	set("tls-auth-clients", "optional")
+	if !at(url, secure) {
+		t.Error("a server that wants no certificate is taken for one that does")
+	}
+	set("requirepass", "word")
+	if at("redis://:word@"+guarded.Addr, guarded.Addr) || at(url, secure) {
+		t.Error("a server with a password answers who has none, as far as is seen")
+	}
+}
+
 // certificate makes an authority, and a certificate of 127.0.0.1 signed by it.
 func certificate(t *testing.T, dir string) (ca, cert, key string) {
 	t.Helper()

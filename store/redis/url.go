@@ -52,7 +52,7 @@ type place struct {
 	password string
 	sentinel struct{ user, password string }
 	tls      *tls.Config
-	strange  bool // nobody has to say who it is, and that is meant
+	strange  bool // servers off this machine may answer anybody
 }
 
 type kind string
@@ -172,11 +172,6 @@ func parse(text string) (p place, mode Mode, err error) {
 		err = errors.New("ca, cert, key and server-name need rediss://, rediss+sentinel:// or rediss+cluster://")
 	}
 	return p, mode, err
-}
-
-// open reports whether nothing says who it is that asks for records.
-func (p *place) open() bool {
-	return p.password == "" && (p.tls == nil || len(p.tls.Certificates) == 0)
 }
 
 func modeNames() string {
