@@ -6,6 +6,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -148,7 +149,8 @@ func modest(b []byte, v any) error {
 		case errors.Is(err, io.EOF):
 			return json.Unmarshal(b, v)
 		case err != nil:
-			return err
+			var whole json.RawMessage
+			return cmp.Or(json.Unmarshal(b, &whole), err) // of the two the one that tells more
 		}
 		if token == json.Delim(']') || token == json.Delim('}') {
 			depth--

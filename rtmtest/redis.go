@@ -305,7 +305,23 @@ func (r *Redis) Kill() {
 }
 
 // Freeze stops the process where it is (SIGSTOP), until Thaw.
-func (r *Redis) Freeze() { r.cmd.Process.Signal(syscall.SIGSTOP) }
+func (r *Redis) Freeze() {
+	r.t.Helper()
+	Freeze(r.t, r.cmd.Process)
+}
+
+// Freeze stops a process where it is (SIGSTOP), and sees it stand.
+func Freeze(t testing.TB, p *os.Process) {
+	t.Helper()
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatalf("process %d is not stopped: %v", p.Pid, err)
+	}
+	Until(t, "the process stands still", func() bool {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))
+		_, state, ok := strings.Cut(string(text), ") ")
+		return err == nil && ok && strings.HasPrefix(state, "T")
+	})
+}
 
 // Thaw lets it go on (SIGCONT).
 func (r *Redis) Thaw() { r.cmd.Process.Signal(syscall.SIGCONT) }

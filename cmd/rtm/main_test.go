@@ -514,7 +514,10 @@ func (p *process) run() *process {
 func tail(s string) string { return s[max(0, len(s)-4000):] }
 
 // freeze stops the process where it is, until thaw.
-func (p *process) freeze() { p.cmd.Process.Signal(syscall.SIGSTOP) }
+func (p *process) freeze() {
+	p.t.Helper()
+	rtmtest.Freeze(p.t, p.cmd.Process)
+}
 
 func (p *process) thaw() { p.cmd.Process.Signal(syscall.SIGCONT) }
 
