@@ -107,7 +107,8 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 		log.Warn("this machine has no name: an instance that was killed can be started again only after some seconds", "error", err)
 	}
 	i.core, err = rtm.Start(ctx, rtm.Config{
-		Name: c.Name, Store: st, Log: log, Notify: d.notify, Connected: d.connected, Figures: d.figures,
+		Aside: stepAside,
+		Name:  c.Name, Store: st, Log: log, Notify: d.notify, Connected: d.connected, Figures: d.figures,
 		Presence: rtm.Presence{PeerHost: c.PeerHost, Machine: machine, Diameter: i.addrs, HTTP: c.HTTP},
 		Audit:    c.Audit, AuditEvery: c.auditEvery, Settle: c.Settle,
 	})
