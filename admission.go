@@ -57,19 +57,24 @@ var shedNames = [Sheds]string{"", "wait", "full", "displaced", "age", "rate", "i
 func (s Shed) String() string { return shedNames[s] }
 
 // classes of requests by what they are worth: a termination frees what is held,
-// an update keeps a session, an event stands alone, an initial one can wait.
-const priorities = 4
+// an update keeps a session, an event stands alone, an initial one can wait. Of each
+// kind those of an emergency go first.
+const priorities = 8
 
-func priority(k charging.Kind) int {
-	switch k {
+func priority(in *Inbound) (p int) {
+	switch in.Request.Kind {
 	case charging.Termination:
-		return 0
 	case charging.Update:
-		return 1
+		p = 2
 	case charging.Event:
-		return 2
+		p = 4
+	default:
+		p = 6
 	}
-	return 3
+	if in.Emergency {
+		return p
+	}
+	return p + 1
 }
 
 // Weight is what a tenant's document says: its part of the loop beside others,
@@ -202,7 +207,7 @@ func (a *Admission) Offer(in *Inbound, name, tenant string, node int, now time.T
 	a.adapt(now)
 	c := a.part(a.find(name, tenant, now), node, now)
 	in.class, in.offered = c, now
-	p := priority(in.Request.Kind)
+	p := priority(in)
 	if begins(in) && !c.whole.spend(now) {
 		return false, a.shed(in, ShedRate)
 	}
@@ -246,10 +251,10 @@ func (a *Admission) Known(in *Inbound, tenant string, now time.Time) bool {
 }
 
 // begins reports whether a tenant's rate counts for a request: it is a session's
-// first, or an event.
+// first, or an event, and of no emergency.
 func begins(in *Inbound) bool {
 	k := in.Request.Kind
-	return k == charging.Initial || k == charging.Event
+	return (k == charging.Initial || k == charging.Event) && !in.Emergency
 }
 
 // Left notes that a request is out of the loop, and moves those that waited for

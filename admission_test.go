@@ -124,6 +124,40 @@ func TestTerminationsGoFirst(t *testing.T) {
 	}
 }
 
+// Of each kind those of an emergency go first; but no kind goes before one that counts
+// more. They do not count for their tenant's rate.
+func TestEmergenciesGoFirstAmongTheirKind(t *testing.T) {
+	a, in := filled(t)
+	offer := func(k charging.Kind, emergency bool) {
+		r := asks(k)
+		r.Emergency = emergency
+		a.Offer(r, "a", "a", 0, noon)
+	}
+	for _, k := range []charging.Kind{charging.Initial, charging.Update} {
+		offer(k, false)
+		offer(k, true)
+	}
+	var order []string
+	for next := in; len(next) > 0; next = next[1:] {
+		enter, _ := a.Left(next[0], noon, nil, nil)
+		for _, r := range enter {
+			order = append(order, fmt.Sprint(r.Request.Kind, r.Emergency))
+		}
+	}
+	want := fmt.Sprint([]string{fmt.Sprint(charging.Update, true), fmt.Sprint(charging.Update, false), fmt.Sprint(charging.Initial, true), fmt.Sprint(charging.Initial, false)})
+	if got := fmt.Sprint(order); got != want {
+		t.Errorf("they came in as %s, not as %s", got, want)
+	}
+	b := rtm.NewAdmission(func(string) rtm.Weight { return rtm.Weight{Share: 1, Rate: 1} })
+	for i, emergency := range []bool{false, false, true} {
+		r := asks(charging.Initial)
+		r.Emergency = emergency
+		if enter, _ := b.Offer(r, "a", "a", 0, noon); enter != (i != 1) {
+			t.Errorf("with one session a second, number %d comes in: %v", i, enter)
+		}
+	}
+}
+
 // Nobody works for a request whose sender has given up.
 func TestWhoHasWaitedTooLongIsTurnedAway(t *testing.T) {
 	a, in := filled(t)
@@ -535,7 +569,7 @@ func TestWhoSharesWithWhom(t *testing.T) {
 // when their requests come.
 func TestTheRateOfTheUnknown(t *testing.T) {
 	m := storetest.NewMemory()
-	docs, err := tenant.Parse("t.yaml", []byte(strings.Replace(shop, "currency: EUR", "currency: EUR\nlimits: {rate: 1}", 1)))
+	docs, err := tenant.Parse("t.yaml", []byte(strings.Replace(shop, "currency: EUR", "currency: EUR\nlimits: {rate: 1}\nemergency: {ratingGroups: [911], called: [\"112\"]}", 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -571,6 +605,21 @@ func TestTheRateOfTheUnknown(t *testing.T) {
 	}
 	if most := 1 + int(time.Since(begun).Seconds()); granted < 1 || granted > most {
 		t.Errorf("%d sessions have begun, %d may have", granted, most)
+	}
+	for i := range 4 { // an emergency begins all the same, whether its tenant is known or not
+		r := initial(fmt.Sprint("help", i))
+		if i%2 == 0 {
+			r.Particulars.Called = []byte("tel:112")
+		} else {
+			r.Asks[0].Group, r.Asks[0].Has = 911, charging.HasGroup
+		}
+		in := &rtm.Inbound{Request: r, Identities: []string{fmt.Sprint("imsi:0010", i)}, Tenants: []string{"other", "shop"}, Peer: "peer gw"}
+		if i >= 2 {
+			in.Tenants = []string{"shop"}
+		}
+		if a, err := n.Do(t.Context(), in); err != nil || a.Result != charging.Success {
+			t.Errorf("emergency %d: %+v, %v", i, a, err)
+		}
 	}
 	n.Admission(func(a *rtm.Admission) {
 		if int(a.Shed[rtm.ShedRate]) != accounts-granted {

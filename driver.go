@@ -43,7 +43,7 @@ type Config struct {
 	Presence Presence
 	// Notify sends a RAR or ASR over a connection on that way to its client.
 	// False: there is none here. nil: there never is.
-	Notify func(account store.Key, due charging.Due, way Toward) bool
+	Notify func(p Parcel, way Toward) bool
 	// Connected lists who is connected here, each once, in order.
 	Connected func() []Neighbour
 	// Figures is what was counted at the door; nil: there is none.
@@ -299,15 +299,16 @@ func (n *Instance) full() bool {
 // admit sends a gateway's request into the loop, has it wait for others of its
 // tenant to leave, or turns it away.
 func (n *Instance) admit(in *Inbound) {
-	if in.Request.Kind == charging.Initial && n.full() {
-		n.Admission(func(a *Admission) { a.ShedOf(ShedMemory) })
-		n.turnAway(in)
-		return
-	}
 	if in.Account == (store.Key{}) {
 		n.hint(in)
 	}
 	name := n.tenantOf(in)
+	in.Emergency = n.emergency(in, name)
+	if in.Request.Kind == charging.Initial && !in.Emergency && n.full() {
+		n.Admission(func(a *Admission) { a.ShedOf(ShedMemory) })
+		n.turnAway(in)
+		return
+	}
 	class := name
 	if name == "" {
 		class = in.Peer
@@ -339,6 +340,32 @@ func (n *Instance) tenantOf(in *Inbound) string {
 		return ""
 	}
 	return n.catalogue.Load().TenantAmong(in.Tenants, in.Identities[0])
+}
+
+// emergency reports whether a request is for an emergency service of its tenant, or,
+// where nobody knows that yet, of any that its peer serves.
+func (n *Instance) emergency(in *Inbound, name string) bool {
+	all, one := in.Tenants, [1]string{name}
+	if name != "" {
+		all = one[:]
+	}
+	cat, r := n.catalogue.Load(), &in.Request
+	for _, name := range all {
+		t := cat.Tenant(name)
+		if t == nil {
+			continue
+		}
+		if t.Emergency.Reaches(r.Particulars.APN, r.Particulars.Called) {
+			return true
+		}
+		for i := range r.Asks {
+			ask := &r.Asks[i]
+			if t.Emergency.Service(ask.Group, ask.Has&charging.HasGroup != 0, ask.Service, ask.Has&charging.HasService != 0) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // known reports whether a request whose account was found may go on: the rate of its

@@ -289,13 +289,13 @@ func TestPresence(t *testing.T) {
 				return all
 			},
 			Figures: func() rtm.Figures { return rtm.Figures{Answered: [4]int64{1, 2, 3, 4}, Connections: 5000} },
-			Notify: func(_ store.Key, due charging.Due, way rtm.Toward) bool {
+			Notify: func(p rtm.Parcel, way rtm.Toward) bool {
 				if name != "B" || way != rtm.Direct {
 					return false
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				got = append(got, due)
+				got = append(got, p.Due)
 				return true
 			},
 		})

@@ -30,7 +30,7 @@ type Notices struct {
 	Store   store.Store
 	Version func() store.Version
 	// Notify is Config.Notify.
-	Notify func(account store.Key, due charging.Due, way Toward) bool
+	Notify func(p Parcel, way Toward) bool
 	// Lost is told how many notices found no room; nil: nobody asks.
 	Lost func(many int)
 	// Catalogue tells whom the peers of other instances serve; nil: all are learned.
@@ -61,6 +61,7 @@ const learnedTries = 2
 type Parcel struct {
 	Account store.Key    `json:"account"`
 	Due     charging.Due `json:"due"`
+	Tried   []string     `json:"tried,omitempty"` // names of the instances whose relays have all said that they do not lead there
 }
 
 func parcelsKey(instance string) store.Key {
@@ -70,17 +71,30 @@ func parcelsKey(instance string) store.Key {
 // Dispatch sends a notice over the gateway's own connection here. False: there is
 // none, and it waits for Route; if too many do, it is lost.
 func (n *Notices) Dispatch(account store.Key, due charging.Due) bool {
-	if n.Notify(account, due, Direct) {
+	p := Parcel{Account: account, Due: due}
+	if n.Notify(p, Direct) {
 		return true
 	}
+	n.put(p)
+	return false
+}
+
+// PassOn has Route bring a notice to another instance, none of those that have tried:
+// no connection here leads to its gateway.
+func (n *Notices) PassOn(p Parcel) {
+	p.Tried = append(slices.Clip(p.Tried), n.Name)
+	n.put(p)
+}
+
+// put has a notice wait for Route.
+func (n *Notices) put(p Parcel) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.waiting) < outboxMax {
-		n.waiting = append(n.waiting, Parcel{account, due})
+		n.waiting = append(n.waiting, p)
 	} else {
 		n.lose(1)
 	}
-	return false
 }
 
 func (n *Notices) lose(many int) {
@@ -110,10 +124,10 @@ func (n *Notices) Route(ctx context.Context, all []Presence) error {
 	to := make(map[string][]Parcel)
 	for _, p := range n.take() {
 		for way := range ways {
-			if way > Direct && n.Notify(p.Account, p.Due, way) {
+			if way > Direct && !slices.Contains(p.Tried, n.Name) && n.Notify(p, way) {
 				break
 			}
-			if i := slices.IndexFunc(others, func(o Presence) bool { return n.reaches(o.Peers, &p, way) }); i >= 0 {
+			if i := slices.IndexFunc(others, func(o Presence) bool { return !slices.Contains(p.Tried, o.Name) && n.reaches(o.Peers, &p, way) }); i >= 0 {
 				to[others[i].Name] = append(to[others[i].Name], p)
 				break
 			}
@@ -159,7 +173,7 @@ func (n *Notices) Collect(ctx context.Context) {
 		return
 	}
 	for _, p := range mine {
-		for way := Direct; way < ways && !n.Notify(p.Account, p.Due, way); way++ {
+		for way := Direct; way < ways && !n.Notify(p, way); way++ {
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 
 	"rtm"
 	"rtm/charging"
-	"rtm/store"
 	"rtm/store/storetest"
 )
 
@@ -13,8 +12,8 @@ import (
 func TestNoticesThatFindNoRoom(t *testing.T) {
 	m := storetest.NewMemory()
 	lost, sent := 0, 0
-	a := rtm.Notices{Name: "a", Store: m, Version: storetest.NewVersion, Lost: func(many int) { lost += many }, Notify: func(store.Key, charging.Due, rtm.Toward) bool { return false }}
-	b := rtm.Notices{Name: "b", Store: m, Version: storetest.NewVersion, Notify: func(store.Key, charging.Due, rtm.Toward) bool { sent++; return true }}
+	a := rtm.Notices{Name: "a", Store: m, Version: storetest.NewVersion, Lost: func(many int) { lost += many }, Notify: func(rtm.Parcel, rtm.Toward) bool { return false }}
+	b := rtm.Notices{Name: "b", Store: m, Version: storetest.NewVersion, Notify: func(rtm.Parcel, rtm.Toward) bool { sent++; return true }}
 	due := charging.Due{Realm: []byte("far"), Host: []byte("gw.far"), Session: []byte("s")}
 	for range 300 {
 		a.Dispatch(alice, due)

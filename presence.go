@@ -376,9 +376,20 @@ func (n *Instance) collect(ctx context.Context) {
 
 // dispatch sends a notice, or has it routed at once.
 func (n *Instance) dispatch(account store.Key, due charging.Due) {
-	if n.Notify == nil || n.notices.Dispatch(account, due) {
-		return
+	if n.Notify != nil && !n.notices.Dispatch(account, due) {
+		n.post()
 	}
+}
+
+// PassOn hands a notice, which no connection here leads to the gateway of, to an
+// instance that has not tried.
+func (n *Instance) PassOn(p Parcel) {
+	n.notices.PassOn(p)
+	n.post()
+}
+
+// post has the notices that wait routed at once.
+func (n *Instance) post() {
 	select {
 	case n.outbox <- struct{}{}:
 	default:

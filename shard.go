@@ -46,6 +46,8 @@ type Inbound struct {
 	Reply      func(*Inbound, Outcome) // told on the shard's goroutine; must not wait
 	Token      any                     // the submitter's
 
+	Emergency bool // for what its tenant's document calls an emergency: it goes before others of its kind
+
 	Hinted bool   // Account comes from a hint: if it is wrong, the directory is asked
 	Peer   string // who sent it, no tenant's name: those whose tenant nobody knows share the loop by it
 

@@ -77,7 +77,13 @@ func New(c Config) (http.Handler, huma.API) {
 	mux.HandleFunc("GET /readyz", s.ready)
 	// A web page that a browser on this machine shows must not reach the
 	// interface, which has no keys.
-	return http.NewCrossOriginProtection().Handler(guided(mux)), a
+	h := http.NewCrossOriginProtection().Handler(guided(mux))
+	if c.Registry != nil {
+		answered := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "rtm_http_requests_total", Help: "Requests of the management interface that were answered."}, []string{"method", "code"})
+		c.Registry.MustRegister(answered)
+		h = promhttp.InstrumentHandlerCounter(answered, h)
+	}
+	return h, a
 }
 
 func (s *server) ready(w http.ResponseWriter, r *http.Request) {

@@ -147,6 +147,12 @@ func TestLimitsOfABody(t *testing.T) {
 	if status != http.StatusTooManyRequests || h.Get("Retry-After") == "" {
 		t.Errorf("a full store: %d %q %s", status, h.Get("Retry-After"), body)
 	}
+	counted := s.must("GET /metrics", nil, "")
+	for code, n := range map[string]int{"200": 1, "400": 3, "413": 1, "422": 2, "429": 1} {
+		if line := fmt.Sprintf("rtm_http_requests_total{code=%q,method=\"post\"} %d\n", code, n); !strings.Contains(counted, line) {
+			t.Errorf("not counted: %s", line)
+		}
+	}
 }
 
 var yaml = []string{"Content-Type: application/yaml"}

@@ -22,7 +22,8 @@ func (g *gateway) connected(n *instance) bool {
 
 // notify is rtm.Config.Notify: over a connection of the gateway itself, for there
 // are no relays here.
-func (n *instance) notify(account store.Key, due charging.Due, way rtm.Toward) bool {
+func (n *instance) notify(p rtm.Parcel, way rtm.Toward) bool {
+	account, due := p.Account, p.Due
 	for _, g := range n.m.gateways {
 		if g.host == string(due.Host) && g.connected(n) && way == rtm.Direct {
 			n.m.tracef("%s tells %s of %s %s", n.name, g.host, due.Kind, due.Session)

@@ -232,7 +232,7 @@ func (t *Tenant) complete() error {
 			return wrong(fmt.Sprintf("realms[%d]", i), "%q must be a realm such as example.net", short(r))
 		}
 	}
-	return first(t.completeRanges(), t.completeFailure())
+	return first(t.completeRanges(), t.completeFailure(), t.Emergency.complete())
 }
 
 // completeFailure checks what gateways do when no server answers.

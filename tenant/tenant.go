@@ -29,7 +29,8 @@ type Tenant struct {
 	FailureHandling               string `json:"failureHandling,omitempty"`               // terminate, continue, retry-and-terminate
 	DirectDebitingFailureHandling string `json:"directDebitingFailureHandling,omitempty"` // terminate-or-buffer, continue
 
-	Limits TenantLimits `json:"limits,omitzero"`
+	Limits    TenantLimits `json:"limits,omitzero"`
+	Emergency EmergencyDoc `json:"emergency,omitzero"`
 
 	origin  *origin
 	numbers []numbers // Ranges

@@ -15,6 +15,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
+	"rtm/diameter"
+	"rtm/diameter/peer"
 	"rtm/store/redis"
 )
 
@@ -42,6 +44,9 @@ type config struct {
 	Limits     limits        `yaml:"limits" json:"limits"`
 }
 
+// messageLeast is what any CCR with many rating groups has room in.
+const messageLeast = 16 << 10
+
 // limits bounds what gateways, and those who would be, can take up (docs/limits.md).
 type limits struct {
 	Connections int  `yaml:"connections" json:"connections"`
@@ -49,6 +54,7 @@ type limits struct {
 	New         int  `yaml:"newConnections" json:"newConnections"` // a second, from one address
 	InFlight    int  `yaml:"inFlight" json:"inFlight"`             // requests of one connection
 	InFlightAll int  `yaml:"inFlightAll" json:"inFlightAll"`
+	Message     int  `yaml:"message" json:"message"`   // octets
 	Loopback    bool `yaml:"loopback" json:"loopback"` // New holds for this machine's own addresses too
 }
 
@@ -64,6 +70,9 @@ func (l *limits) check() error {
 			return fmt.Errorf("limits.%s: must be a number from 1 to %d", k.name, k.most)
 		}
 	}
+	if l.Message < messageLeast || l.Message > peer.MessageMost {
+		return fmt.Errorf("limits.message: must be a number of octets from %d to %d", messageLeast, peer.MessageMost)
+	}
 	return nil
 }
 
@@ -73,7 +82,7 @@ func defaults() config {
 		Store: "embedded:rtm-data", Diameter: []string{"127.0.0.1:3868"}, HTTP: "127.0.0.1:8868",
 		OriginHost: "ocs.rtm.localdomain", OriginRealm: "rtm.localdomain", Records: "records",
 		Audit: 200, Settle: time.Hour, Watchdog: 30 * time.Second,
-		Limits: limits{Connections: 10_000, PerPeer: 4, New: 10, InFlight: 1024, InFlightAll: 16_384},
+		Limits: limits{Connections: 10_000, PerPeer: 4, New: 10, InFlight: 1024, InFlightAll: 16_384, Message: diameter.MessageMax},
 	}
 }
 
@@ -100,6 +109,7 @@ func (c *config) bind(cmd *cobra.Command, file *string) {
 	f.IntVar(&c.Limits.New, "limit-new-connections", c.Limits.New, "connections that one address may begin in a second")
 	f.IntVar(&c.Limits.InFlight, "limit-in-flight", c.Limits.InFlight, "requests of one connection that are worked on; 3004 beyond")
 	f.IntVar(&c.Limits.InFlightAll, "limit-in-flight-all", c.Limits.InFlightAll, "requests of all connections that are worked on; 3004 beyond")
+	f.IntVar(&c.Limits.Message, "limit-message", c.Limits.Message, "octets of a message; who sends a longer one is disconnected")
 	f.BoolVar(&c.Limits.Loopback, "limit-loopback", c.Limits.Loopback, "have --limit-new-connections hold for this machine's own addresses too")
 	f.StringVar(&c.Records, "records", c.Records, "directory for record files; empty: none are written")
 	f.IntVar(&c.Audit, "audit", c.Audit, "accounts a second that are audited, by one of the instances; 0: none")
@@ -202,6 +212,7 @@ func (c *config) keys() []key {
 		count("limit-new-connections", func(c *config) *int { return &c.Limits.New }),
 		count("limit-in-flight", func(c *config) *int { return &c.Limits.InFlight }),
 		count("limit-in-flight-all", func(c *config) *int { return &c.Limits.InFlightAll }),
+		count("limit-message", func(c *config) *int { return &c.Limits.Message }),
 		{"limit-loopback", func(v string) { c.Limits.Loopback, _ = strconv.ParseBool(v) }, func(from *config) { c.Limits.Loopback = from.Limits.Loopback }},
 	}
 }

@@ -137,6 +137,7 @@ func TestFronts(t *testing.T) {
 	}{
 		{"who is let in, and what is passed on", h.letIn},
 		{"RAR and ASR come back", h.prompts},
+		{"a gateway is traced", h.traced},
 		{"instances are drained, killed and frozen, and gateways send nothing again", h.instancesGo},
 		{"a front is killed, and drained", h.frontsGo},
 	} {
@@ -198,6 +199,48 @@ func (h *frontLine) prompts(t *testing.T) {
 		p := newPlay(h.lab)
 		p.conf.Targets, p.conf.Sessions, p.conf.Hold, p.conf.Seed = []string{target}, 1, time.Hour, uint64(i+1)
 		h.lab.prompted(t, p)
+	}
+}
+
+// traced watches a gateway behind a front by its name, and one session of it by its
+// subscriber: each message is shown once, from whichever instance it went to, with the front
+// that it came over.
+func (h *frontLine) traced(t *testing.T) {
+	const session, imsi = "raw.sim.localdomain;traced", "001010000000001"
+	w := dialPeer(t, h.lab.targets[1], "raw.sim.localdomain", "sim.localdomain")
+	ccr := func(kind, number uint32) []byte {
+		return request("raw.sim.localdomain", "sim.localdomain", servedRealm, session, imsi, kind, number, 1000)
+	}
+	byPeer, endPeer := h.lab.startTrace(t, "raw.sim.localdomain", "--short")
+	bySubscriber, endSubscriber := h.lab.startTrace(t, "imsi:"+imsi, "--short")
+	w.exchange(ccr(1, 0))
+	for n := range uint32(6) {
+		w.exchange(ccr(2, n+1))
+	}
+	h.lab.tell(t, "session", "reauth", session)
+	m, ok := w.next(5 * time.Second)
+	if !ok || m.Command != diameter.ReAuth {
+		t.Fatalf("got %+v", m)
+	}
+	w.replies(m, "raw.sim.localdomain", "sim.localdomain", 2001)
+	w.exchange(ccr(3, 7))
+	for _, text := range []func() string{byPeer, bySubscriber} {
+		rtmtest.Until(t, "all is shown", func() bool { return strings.Contains(text(), "← CCA-T "+session+" #7 2001") })
+		for line, want := range map[string]int{"→ CCR-I": 1, "→ CCR-U": 6, "← CCA-U": 6, "→ CCR-T": 1, "→ RAA " + session + " 2001": 1} { // the other front may have been asked first, and answered 3002
+			if n := strings.Count(text(), line); n != want {
+				t.Errorf("%q is there %d times, not %d:\n%s", line, n, want, text())
+			}
+		}
+		for _, host := range instanceHosts {
+			if name, _, _ := strings.Cut(host, "."); !strings.Contains(text(), name+" front.ocs.rtm.localdomain → CCR") {
+				t.Errorf("nothing is shown of %s:\n%s", name, text())
+			}
+		}
+	}
+	for _, end := range []func() error{endPeer, endSubscriber} {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

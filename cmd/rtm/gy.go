@@ -250,7 +250,7 @@ func (c *client) reaches(n *notice, way rtm.Toward) bool {
 		return false
 	}
 	b := c.neighbour(s)
-	return b.Reaches(s.known, n.account, &n.due, way)
+	return b.Reaches(s.known, n.Account, &n.Due, way)
 }
 
 // call is one CCR on its way, kept with the memory of its request.
@@ -707,19 +707,21 @@ func (d *door) Answered(conn *peer.Conn, token any, m *diameter.Message) {
 				return
 			}
 		}
+		d.instance.PassOn(n.Parcel)
+		return
 	}
 	if a.Result == diameter.UnknownSessionID {
-		own := bytes.EqualFold(a.Host, n.due.Host) && bytes.EqualFold(a.Realm, n.due.Realm)
+		own := bytes.EqualFold(a.Host, n.Due.Host) && bytes.EqualFold(a.Realm, n.Due.Realm)
 		if c := conn.Peer.(*client); !own || !slices.ContainsFunc([]rtm.Toward{rtm.Direct, rtm.Relayed, rtm.Again}, func(way rtm.Toward) bool { return c.reaches(n, way) }) {
 			return // the timer sends it again
 		}
 	}
 	now := d.instance.Now()
 	d.instance.Submit(&rtm.Inbound{
-		Account: n.account, Arrived: now, Deadline: now.Add(5 * time.Second),
+		Account: n.Account, Arrived: now, Deadline: now.Add(5 * time.Second),
 		Request: charging.Request{
-			Kind: charging.Notified, Realm: n.due.Realm, Session: n.due.Session, Sub: n.due.Sub,
-			Notice: n.due.Number, Result: charging.Result(a.Result),
+			Kind: charging.Notified, Realm: n.Due.Realm, Session: n.Due.Session, Sub: n.Due.Sub,
+			Notice: n.Due.Number, Result: charging.Result(a.Result),
 		},
 	})
 }
@@ -733,22 +735,21 @@ func (d *door) Closed(c *peer.Conn, _ []any) {
 
 // notice is a RAR or ASR on its way.
 type notice struct {
-	account store.Key
-	due     charging.Due
-	way     rtm.Toward
-	tried   []*peer.Conn // connections that it was given to
+	rtm.Parcel
+	way   rtm.Toward
+	tried []*peer.Conn // connections that it was given to
 }
 
 // notify sends a RAR or ASR over a connection of its client, or of a relay towards
 // it. No other gateway of the realm gets it: that
 // would answer, truly, that it does not know the session. Nor does anybody who
 // does not serve the account's tenant.
-func (d *door) notify(account store.Key, due charging.Due, way rtm.Toward) bool {
-	n := &notice{account: account, due: due, way: way}
+func (d *door) notify(p rtm.Parcel, way rtm.Toward) bool {
+	n := &notice{Parcel: p, way: way}
 	if !d.leads(n) {
 		return false
 	}
-	return d.owed.of(due.Session).hold(n) || d.deliver(n)
+	return d.owed.of(p.Due.Session).hold(n) || d.deliver(n)
 }
 
 // leads reports whether a connection here may carry n.
@@ -782,7 +783,7 @@ func (d *door) deliver(n *notice) bool {
 
 // send sends a notice over a connection; false: it cannot be sent there now.
 func (d *door) send(conn *peer.Conn, n *notice) bool {
-	due := &n.due
+	due := &n.Due
 	target := &creditcontrol.Target{Session: due.Session, Sub: due.Sub, Host: due.Host, Realm: due.Realm}
 	self := conn.Peer.(*client).stands.Load().self
 	return conn.Send(n, func(hop, end uint32) []byte {

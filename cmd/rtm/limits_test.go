@@ -111,3 +111,30 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+// A message of 90 KiB is answered where the limit is above that; elsewhere its sender is
+// disconnected.
+func TestTheLengthOfAMessage(t *testing.T) {
+	long := func(host string) []byte {
+		var e diameter.Encoder
+		e.Reset(nil)
+		e.Request(diameter.CreditControl, diameter.ApplicationCreditControl, 0, 7, 7)
+		e.String(diameter.SessionID, host+";1;1")
+		e.String(diameter.OriginHost, host)
+		e.String(diameter.OriginRealm, "test")
+		e.String(diameter.ProductName, string(make([]byte, 90<<10)))
+		return e.Bytes()
+	}
+	for _, most := range []int{diameter.MessageMax, 128 << 10} {
+		l := startLab(t, embedded(t), 1, func(c *config) { c.Limits.Message = most })
+		l.apply(t, "../../examples/lab.yaml")
+		w := dialPeer(t, l.targets[0], "gw.test", "test")
+		if _, err := w.Write(long("gw.test")); err != nil {
+			t.Fatal(err)
+		}
+		m, answered := w.next(10 * time.Second)
+		if want := most > diameter.MessageMax; answered != want || answered && number(m.Body, diameter.ResultCode) != 5005 {
+			t.Errorf("limits.message %d: answered %v with %d", most, answered, number(m.Body, diameter.ResultCode))
+		}
+	}
+}

@@ -96,7 +96,7 @@ func startInstance(ctx context.Context, c *config, st store.Store, learn bool, l
 	i.node, err = peer.New(peer.Config{
 		OriginHost: c.OriginHost, PeerHost: c.PeerHost, Realm: c.OriginRealm, OriginStateID: originStateID,
 		Connections: c.Limits.Connections, PerPeer: c.Limits.PerPeer, CERRate: c.Limits.New, Loopback: c.Limits.Loopback,
-		InFlight: c.Limits.InFlight, InFlightAll: c.Limits.InFlightAll, Watchdog: c.Watchdog, Log: log, Unsecured: d.unsecured, Panicked: func() { d.instance.Load.Panics.Add(1) },
+		InFlight: c.Limits.InFlight, InFlightAll: c.Limits.InFlightAll, MessageMax: c.Limits.Message, Watchdog: c.Watchdog, Log: log, Unsecured: d.unsecured, Panicked: func() { d.instance.Load.Panics.Add(1) },
 	}, d)
 	if err != nil {
 		return nil, err
@@ -248,7 +248,7 @@ func manage(c *config, handler http.Handler) (stop func(), err error) {
 		return nil, fmt.Errorf("listen for HTTP on %s: %w; choose another address with --http", c.HTTP, err)
 	}
 	c.HTTP = l.Addr().String()
-	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 	go srv.Serve(l)
 	return func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

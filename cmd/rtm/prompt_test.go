@@ -96,17 +96,26 @@ func TestATopUpAsksTheGatewayAtOnce(t *testing.T) {
 }
 
 // A relay that cannot deliver says so, and the next one that leads there gets it, also if
-// both have one name, as fronts do.
+// both have one name, as fronts do, or it is connected to another instance.
 func TestARelayThatCannotDeliver(t *testing.T) {
-	for title, names := range map[string][2]string{"two relays": {"dra1.hub", "dra2.hub"}, "two of one name": {"dra.hub", "dra.hub"}} {
+	for title, c := range map[string]struct {
+		names [2]string
+		of    int // instances; the second relay is connected to the last one
+	}{"two relays": {[2]string{"dra1.hub", "dra2.hub"}, 1}, "two of one name": {[2]string{"dra.hub", "dra.hub"}, 1},
+		"one at another instance": {[2]string{"dra1.hub", "dra2.hub"}, 2}, "one of that name at another instance": {[2]string{"dra.hub", "dra.hub"}, 2}} {
 		t.Run(title, func(t *testing.T) {
-			l := startLab(t, storetest.NewMemory(), 1)
-			l.instances[0].door.learn = false
+			l := startLab(t, storetest.NewMemory(), c.of)
+			for _, i := range l.instances {
+				i.door.learn = false
+			}
 			l.apply(t, "../../examples/lab.yaml")
 			var relays [2]*wire
-			for i, name := range names {
+			for i, name := range c.names {
 				l.peer(t, name, "relays: [epc]\n")
-				relays[i] = dialPeer(t, l.targets[0], name, "hub")
+				relays[i] = dialPeer(t, l.targets[min(i, c.of-1)], name, "hub")
+			}
+			for _, i := range l.instances {
+				l.hears(t, i.core.Name)
 			}
 			if r := number(relays[0].exchange(ccr("pgw.epc", "epc", "s;1", 1, 0, 0)).Body, diameter.ResultCode); r != 2001 {
 				t.Fatalf("CCA-I %d", r)
@@ -117,7 +126,7 @@ func TestARelayThatCannotDeliver(t *testing.T) {
 				go func() {
 					m, ok := w.next(3 * time.Second) // before the timer sends it again
 					if ok = ok && m.Command == diameter.ReAuth; ok {
-						w.replies(m, names[i], "hub", 3002)
+						w.replies(m, c.names[i], "hub", 3002)
 					}
 					got <- ok
 				}()
@@ -240,7 +249,7 @@ func TestAReportIsNotAskedForWhileAnAnswerIsOwed(t *testing.T) {
 	owed := d.owed.take([]byte("s;1"))
 	due := charging.Due{Notice: charging.Notice{Kind: charging.Reauthorise, Number: 1}, Realm: []byte("epc"), Host: []byte("pgw.epc"), Session: []byte("s;1")}
 	account := tenant.AccountKey("lab", "imsi-001010000000001")
-	if !d.notify(account, due, rtm.Direct) {
+	if !d.notify(rtm.Parcel{Account: account, Due: due}, rtm.Direct) {
 		t.Fatal("the gateway is connected, and the notice not taken")
 	}
 	if m, ok := w.next(100 * time.Millisecond); ok {
@@ -256,7 +265,7 @@ func TestAReportIsNotAskedForWhileAnAnswerIsOwed(t *testing.T) {
 
 	// With so many messages on their way that some session of the same place always waits.
 	d.owed.take([]byte("s;1"))
-	if due.Number++; !d.notify(account, due, rtm.Direct) {
+	if due.Number++; !d.notify(rtm.Parcel{Account: account, Due: due}, rtm.Direct) {
 		t.Fatal("the notice was not taken")
 	}
 	rtmtest.Until(t, "the gateway is asked while others wait", func() bool {

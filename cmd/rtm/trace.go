@@ -181,8 +181,8 @@ func (d *door) tracedUnseen(host string, m *diameter.Message, why string) {
 
 // tracedFrame shows a RAR or ASR, or the answer to it.
 func (d *door) tracedFrame(host string, n *notice, out bool, m *diameter.Message) {
-	d.tracer.pass(n.account, nil, [2]string{host, string(n.due.Host)}, func() seen {
-		return seen{at: time.Now(), out: out, peer: host, account: n.account, header: m.Header, body: slices.Clone(m.Body)}
+	d.tracer.pass(n.Account, nil, [2]string{host, string(n.Due.Host)}, func() seen {
+		return seen{at: time.Now(), out: out, peer: host, account: n.Account, header: m.Header, body: slices.Clone(m.Body)}
 	})
 }
 

@@ -19,6 +19,9 @@ import (
 	"rtm/diameter"
 )
 
+// MessageMost is what Config.MessageMax may be at most: 1 MiB.
+const MessageMost = 1 << 20
+
 // Config says who this end is and what it bears. Zero values take the defaults
 // named beside them.
 type Config struct {
@@ -94,8 +97,8 @@ func (c *Config) Check() error {
 	if c.PeerHost == "" || c.Realm == "" {
 		return errors.New("a Diameter node needs a host name and a realm")
 	}
-	if c.MessageMax < 0 || c.MessageMax > 1<<20 {
-		return fmt.Errorf("messages may be limited to at most 1 MiB, not %d octets", c.MessageMax)
+	if c.MessageMax < 0 || c.MessageMax > MessageMost {
+		return fmt.Errorf("messages may be limited to at most %d octets, not %d", MessageMost, c.MessageMax)
 	}
 	return nil
 }
