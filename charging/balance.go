@@ -496,28 +496,40 @@ func (d *decision) terms(g *Group, ask *Ask) (t terms, ok bool) {
 	if most := d.r.Client.Validity; most > 0 {
 		t.validity = min(t.validity, most)
 	}
-	at := earlier(until, d.w.Plans.Next(d.now))
-	if at.IsZero() {
-		return t, true
+	for looked, now := 0, d.now; ; looked++ {
+		at := earlier(until, d.w.Plans.Next(now))
+		if at.IsZero() {
+			return t, true
+		}
+		at = at.Add(time.Second - 1).Truncate(time.Second) // as exact as the wire
+		if at.Sub(d.now) >= t.validity {
+			return t, true
+		}
+		f.At = at
+		plan := d.w.Plans.Current(at)
+		if plan == nil {
+			return t, true
+		}
+		var next *rating.Price
+		if next, until, ok = plan.Price(&f); !ok || looked == changesMax {
+			t.until(d.now, at)
+			return t, true
+		}
+		switch {
+		case next.Costs(p):
+		case t.next == nil && next.SamePayers(p) && d.r.Client.Splits:
+			t.change, t.next, t.version = at, next, plan.Version
+			p = next
+		default: // the client has to ask again
+			t.until(d.now, at)
+			return t, true
+		}
+		now = at
 	}
-	at = at.Add(time.Second - 1).Truncate(time.Second) // as exact as the wire
-	if at.Sub(d.now) >= t.validity {
-		return t, true
-	}
-	f.At = at
-	plan := d.w.Plans.Current(at)
-	if plan == nil {
-		return t, true
-	}
-	switch next, _, ok := plan.Price(&f); {
-	case ok && next.Costs(p):
-	case ok && next.SamePayers(p) && d.r.Client.Splits:
-		t.change, t.next, t.version = at, next, plan.Version
-	default: // the client has to ask again
-		t.until(d.now, at)
-	}
-	return t, true
 }
+
+// changesMax is how many times at which prices might change a grant can lie over.
+const changesMax = 64
 
 // until has a grant end by that time, in whole seconds behind it.
 func (t *terms) until(now, at time.Time) {

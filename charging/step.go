@@ -948,7 +948,7 @@ func (d *decision) facts(g *Group) rating.Facts {
 	return rating.Facts{
 		Context: d.r.Context, Group: g.Group, Service: g.Service,
 		HasGroup: g.Has&HasGroup != 0, HasService: g.Has&HasService != 0,
-		APN: d.on.APN, PLMN: d.on.PLMN, RAT: d.on.RAT, Media: d.on.Media, At: d.now,
+		APN: d.on.APN, PLMN: d.on.PLMN, Called: d.on.Called, RAT: d.on.RAT, Media: d.on.Media, At: d.now,
 	}
 }
 

@@ -58,6 +58,7 @@ type Facts struct {
 	HasService bool
 	APN        []byte    // Called-Station-Id
 	PLMN       []byte    // MCC-MNC of the serving network, 5 or 6 digits
+	Called     []byte    // Called-Party-Address, or the recipient of a message
 	RAT        uint8     // 3GPP-RAT-Type
 	Media      uint8     // of a call: 1 audio, 2 video, or both
 	At         time.Time // the moment that is rated
@@ -314,6 +315,8 @@ type Service struct {
 	Groups   []uint32 // Rating-Groups
 	Services []uint32 // Service-Identifiers
 	APNs     []string // in lower case
+	Zones    []uint16 // of Plan.Zones: it applies in one of them
+	Bands    uint64   // bit i is Plan.Bands[i]: it applies while one of them is on
 	Media    uint8    // calls with that: 1 audio alone, 2 video; zero: all
 	Default  bool     // applies to what names neither group nor service, whatever Groups and Services say
 }
@@ -356,14 +359,19 @@ type Plan struct {
 	Currency   uint32 // ISO 4217 number
 	Services   []Service
 	Allowances []Allowance
-	Sessions   int           // open sessions per account at most
-	Groups     int           // rating groups per session at most
-	Grace      time.Duration // after a grant's validity, before its reservation goes back
-	Vanished   bool          // charge the last reservation of a client that vanished, instead of releasing it
-	Replaces   bool          // a session ends when its subscriber opens another one for the same APN at the same client
-	Refuses    bool          // who has no credit for one service of a session is refused the whole session
-	SpendMax   Micros        // a session that has cost that much is aborted; zero: none
-	DebtMax    Micros        // whose money is further below nothing has all sessions aborted; zero: none
+	Zones      []Zone
+	Prefixes   Prefixes       // of zones with Calls
+	Bands      []Band         // by the clock of Zone
+	Zone       *time.Location // nil: UTC
+	Holidays   []int64        // dates, days since 1970, rising
+	Sessions   int            // open sessions per account at most
+	Groups     int            // rating groups per session at most
+	Grace      time.Duration  // after a grant's validity, before its reservation goes back
+	Vanished   bool           // charge the last reservation of a client that vanished, instead of releasing it
+	Replaces   bool           // a session ends when its subscriber opens another one for the same APN at the same client
+	Refuses    bool           // who has no credit for one service of a session is refused the whole session
+	SpendMax   Micros         // a session that has cost that much is aborted; zero: none
+	DebtMax    Micros         // whose money is further below nothing has all sessions aborted; zero: none
 	Tells      Tells
 }
 
@@ -398,6 +406,9 @@ func (p *Plan) Check() error {
 			return err
 		}
 	}
+	if err := p.checkPlaces(); err != nil {
+		return err
+	}
 	for i := range p.Services {
 		if err := p.checkService(i); err != nil {
 			return fmt.Errorf("plan %s, service %s: %w", p.Name, p.Services[i].Name, err)
@@ -419,8 +430,37 @@ func (p *Plan) checkAllowance(i int) error {
 	return nil
 }
 
+// checkPlaces checks zones and bands.
+func (p *Plan) checkPlaces() error {
+	if len(p.Zones) > ZonesMax || len(p.Bands) > BandsMax || len(p.Prefixes) > PrefixesMax {
+		return fmt.Errorf("plan %s has %d zones, %d prefixes and %d times; %d, %d and %d are possible", p.Name, len(p.Zones), len(p.Prefixes), len(p.Bands), ZonesMax, PrefixesMax, BandsMax)
+	}
+	for i := range p.Bands {
+		if b := &p.Bands[i]; b.Days == 0 || b.From < 0 || b.From >= dayMinutes || b.To < 1 || b.To > dayMinutes {
+			return fmt.Errorf("plan %s, time %s: it needs days, and minutes of a day", p.Name, b.Name)
+		}
+	}
+	for _, z := range p.Prefixes {
+		if int(z) >= len(p.Zones) || !p.Zones[z].Calls {
+			return fmt.Errorf("plan %s: a prefix leads to zone number %d, which has none", p.Name, z)
+		}
+	}
+	if !slices.IsSorted(p.Holidays) {
+		return fmt.Errorf("plan %s: its holidays are not in order", p.Name)
+	}
+	return nil
+}
+
 func (p *Plan) checkService(i int) error {
 	s := &p.Services[i]
+	for _, z := range s.Zones {
+		if int(z) >= len(p.Zones) {
+			return fmt.Errorf("no zone of the plan has the number %d", z)
+		}
+	}
+	if s.Bands>>len(p.Bands) != 0 {
+		return fmt.Errorf("it has times that the plan does not have")
+	}
 	if s.Rule != uint32(i)+1 {
 		return fmt.Errorf("rule number %d, want %d", s.Rule, i+1)
 	}
@@ -446,14 +486,30 @@ func (p *Plan) allowance(id uint32) *Allowance {
 }
 
 // Price returns the first service that applies to f; until is when another
-// might, zero: not by time. False: there is no tariff (5031).
+// might, zero: not by time. False: there is no tariff (5031), until then.
 func (p *Plan) Price(f *Facts) (price *Price, until time.Time, ok bool) {
-	for i := range p.Services {
-		if p.Services[i].applies(f) {
-			return &p.Services[i].Price, time.Time{}, true
-		}
+	called := -1
+	if z, ok := p.Prefixes.Zone(f.Called); ok {
+		called = int(z)
 	}
-	return nil, time.Time{}, false
+	on := uint64(0)
+	for i := range p.Services {
+		s := &p.Services[i]
+		if len(s.Zones) > 0 && !s.in(p, f, called) || !s.applies(f) {
+			continue
+		}
+		if s.Bands != 0 {
+			if until.IsZero() {
+				m := p.moment(f.At)
+				on, until = p.on(&m), p.until(&m)
+			}
+			if s.Bands&on == 0 {
+				continue
+			}
+		}
+		return &s.Price, until, true
+	}
+	return nil, until, false
 }
 
 // Rule returns the service with that number; nil: there is none.
@@ -482,6 +538,7 @@ func (s *Service) charges(f *Facts) bool {
 // o never does.
 func (s *Service) Covers(o *Service) bool {
 	return within(o.Contexts, s.Contexts) && within(o.APNs, s.APNs) && within(o.Groups, s.Groups) && within(o.Services, s.Services) &&
+		within(o.Zones, s.Zones) && (s.Bands == 0 || o.Bands != 0 && o.Bands&^s.Bands == 0) &&
 		(s.Media == 0 || s.Media == o.Media) && (s.Ungrouped() || !o.Ungrouped())
 }
 

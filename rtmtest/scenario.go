@@ -321,8 +321,8 @@ func (p *Player) ccr(f []string) ([]string, error) {
 				return nil, err
 			}
 			r.Sub = n
-		case "apn":
-			r.Particulars.APN = []byte(value)
+		case "apn", "network", "called":
+			*map[string]*[]byte{"apn": &r.Particulars.APN, "network": &r.Particulars.PLMN, "called": &r.Particulars.Called}[name] = []byte(value)
 		case "media":
 			r.Particulars.Media = map[string]uint8{"audio": rating.Audio, "video": rating.Audio | rating.Video}[value]
 		case "host":

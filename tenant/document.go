@@ -20,6 +20,10 @@ type PlanDoc struct {
 	From        string         `json:"from,omitempty"` // RFC 3339; empty: since ever
 	Services    []ServiceDoc   `json:"services"`
 	Allowances  []AllowanceDoc `json:"allowances,omitempty"`
+	Zones       []ZoneDoc      `json:"zones,omitempty"`
+	Times       []TimeDoc      `json:"times,omitempty"`
+	TimeZone    string         `json:"timeZone,omitempty"` // by whose clock times are; default UTC
+	Holidays    []string       `json:"holidays,omitempty"` // dates, which are no days of the week
 	Limits      LimitsDoc      `json:"limits,omitempty"`
 	Grace       string         `json:"grace,omitempty"`      // default 30s
 	Vanished    string         `json:"vanished,omitempty"`   // release (default) or charge
@@ -39,6 +43,8 @@ type ServiceDoc struct {
 	RatingGroups []uint32 `json:"ratingGroups,omitempty"` // Rating-Group
 	ServiceIDs   []uint32 `json:"serviceIds,omitempty"`   // Service-Identifier
 	APNs         []string `json:"apns,omitempty"`         // Called-Station-Id
+	Zones        []string `json:"zones,omitempty"`        // names of the plan's zones: it applies in one of them
+	Times        []string `json:"times,omitempty"`        // names of the plan's times: it applies in one of them
 	Media        string   `json:"media,omitempty"`        // of a call: audio or video
 	Default      bool     `json:"default,omitempty"`      // also for what names neither group nor service
 	Unit         string   `json:"unit"`                   // octets, seconds, events, or money: the client says what it costs

@@ -47,6 +47,9 @@ func (p *PlanDoc) doubts() (doubts []error) {
 		if first := covering(plan.Services[:i], s); first != nil {
 			doubts = append(doubts, wrong(at+".name", "%q never applies, since %q before it takes all that it could: write it further up", s.Name, first.Name))
 		}
+		if (len(s.Zones) > 0 || s.Bands != 0) && !complemented(plan, s) {
+			doubts = append(doubts, wrong(at+".name", "%q has zones or times, and outside of them nothing takes what it takes there: that is answered 5031; write a service without them behind it", s.Name))
+		}
 		if v := s.Quota.Validity; v < validityLeast {
 			doubts = append(doubts, wrong(at+".quota.validity", "each open session asks again every %s: write a minute or more", v))
 		}
@@ -60,6 +63,24 @@ func (p *PlanDoc) doubts() (doubts []error) {
 			"its reservation may be gone when that comes", plan.Grace, graceLeast))
 	}
 	return doubts
+}
+
+// complemented reports whether some service takes what s takes, wherever and whenever.
+func complemented(plan *rating.Plan, s *rating.Service) bool {
+	bare, bands := *s, uint64(0)
+	bare.Zones, bare.Bands = nil, 0
+	for i := range plan.Services {
+		o := plan.Services[i]
+		when := o.Bands
+		o.Bands = 0
+		if o.Covers(&bare) { // it has no zones, or not these
+			if when == 0 {
+				return true
+			}
+			bands |= when
+		}
+	}
+	return plan.Always(bands)
 }
 
 // covering is the first of services that covers s; nil: none does.

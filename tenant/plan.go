@@ -108,7 +108,7 @@ func (p *PlanDoc) Compile(version uint32) (*rating.Plan, error) {
 	if len(p.Services) == 0 {
 		return nil, wrong("services", "is missing: a plan needs at least one service, such as {name: internet, unit: octets, price: \"0.01\"}")
 	}
-	if err := p.compileAllowances(plan); err != nil {
+	if err := first(p.compileAllowances(plan), p.compilePlaces(plan)); err != nil {
 		return nil, err
 	}
 	for i := range p.Services {
@@ -126,7 +126,7 @@ func (p *PlanDoc) Compile(version uint32) (*rating.Plan, error) {
 	if err := plan.Check(); err != nil {
 		return nil, wrong("", "%v", err)
 	}
-	return plan, p.allowancesPay()
+	return plan, first(p.allowancesPay(), p.placesUsed())
 }
 
 // tell reads what clients are told of money.
@@ -213,7 +213,7 @@ func (s *ServiceDoc) compile(at string, plan *rating.Plan) (r rating.Service, er
 	r.Media, r.Free = media[s.Media], s.Control != nil && !*s.Control
 	err = first(checkGiven(at+".name", s.Name, "internet"), checkTitle(at+".name", s.Name, titleMax),
 		choose(at+".unit", s.Unit, "octets", "seconds", "events", "money"), s.compileLists(at), s.compilePrice(at, &r.Price), s.compileQuota(at, &r.Price),
-		choose(at+".final", s.Final, "terminate", "redirect", "restrict-access"), s.compileFinal(at, &r.Price), s.allow(at, &r, plan))
+		choose(at+".final", s.Final, "terminate", "redirect", "restrict-access"), s.compileFinal(at, &r.Price), s.allow(at, &r, plan), s.place(at, &r, plan))
 	if err == nil {
 		if e := r.Check(); e != nil {
 			err = wrong(at, "%v", e)
@@ -223,7 +223,7 @@ func (s *ServiceDoc) compile(at string, plan *rating.Plan) (r rating.Service, er
 }
 
 func (s *ServiceDoc) compileLists(at string) error {
-	if max(len(s.Contexts), len(s.RatingGroups), len(s.ServiceIDs), len(s.APNs), len(s.Allowances)) > listMax {
+	if max(len(s.Contexts), len(s.RatingGroups), len(s.ServiceIDs), len(s.APNs), len(s.Allowances), len(s.Zones), len(s.Times)) > listMax {
 		return wrong(at, "its lists are longer than %d", listMax)
 	}
 	if s.Media != "" && media[s.Media] == 0 {

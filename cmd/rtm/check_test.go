@@ -112,6 +112,34 @@ func TestCheckFiles(t *testing.T) {
 	}
 }
 
+// What a plan with zones and times leaves to nobody is told; what its parts make up
+// together is not.
+func TestCheckWarnsOfGaps(t *testing.T) {
+	plan := func(services string) string {
+		return shopTenant + `---
+kind: Plan
+tenant: shop
+name: odd
+times: [{name: day, from: "06:00", to: "22:00"}, {name: night, from: "22:00", to: "06:00"}]
+zones: [{name: eu, networks: ["262"]}]
+services:
+  - {name: by day, ratingGroups: [10], default: true, times: [day], unit: octets, price: "1"}
+` + services
+	}
+	const outside = "has zones or times, and outside of them nothing takes what it takes there"
+	for services, want := range map[string]string{
+		"  - {name: by night, ratingGroups: [10], default: true, times: [night], unit: octets, price: \"1\"}\n  - {name: home, zones: [eu], unit: octets, price: \"1\"}\n": `[13:12] services[2].name: "home" ` + outside,
+		"  - {name: home, ratingGroups: [10], default: true, zones: [eu], unit: octets, price: \"1\"}\n  - {name: late, times: [night], unit: octets, price: \"1\"}\n":     `[13:12] services[2].name: "late" ` + outside, // of what is not group 10
+		"  - {name: rest, zones: [], unit: octets, price: \"2\"}\n  - {name: home, zones: [eu], times: [night], unit: octets, price: \"1\"}\n":                             `[13:12] services[2].name: "home" never applies, since "rest" before it`,
+	} {
+		putFiles(t, map[string]string{"w.yaml": plan(services)})
+		out, code := tell(t, "check", "w.yaml")
+		if code != 0 || !strings.Contains(out, "  warning: w.yaml: "+want) || strings.Contains(out, `"by day" `+outside) { // night and day are all there is
+			t.Errorf("exit %d, want %q:\n%s", code, want, out)
+		}
+	}
+}
+
 func TestCheckWarns(t *testing.T) {
 	putFiles(t, map[string]string{"w.yaml": shopTenant + `---
 kind: Plan
