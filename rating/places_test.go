@@ -185,7 +185,12 @@ func TestZones(t *testing.T) {
 		{Name: "german mobiles", Calls: true},
 		{Name: "mobiles from home", Calls: true, Networks: []rating.Network{{From: 1, To: 1}}},
 	}
-	p.Prefixes = rating.Prefixes{prefix("49"): 1, prefix("4915"): 2, prefix("49160"): 2, prefix("4917"): 3, prefix("0"): 1}
+	for digits, zone := range map[string]uint16{"49": 1, "4915": 2, "49160": 2, "4917": 3, "0": 1} {
+		p.Prefixes.Put(prefix(digits), zone)
+	}
+	if zone, taken := p.Prefixes.Put(prefix("49"), 2); !taken || zone != 1 || p.Prefixes.Len() != 5 {
+		t.Errorf("a prefix of zone %d is given to another one: %v", zone, taken)
+	}
 	if err := p.Check(); err != nil {
 		t.Fatal(err)
 	}
@@ -221,6 +226,62 @@ func TestZones(t *testing.T) {
 	}
 }
 
+// The first service without a reason not to apply is the one whose price counts.
+func TestWhyIsWhatPriceGoesBy(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	some := func(n int) (list []uint32) {
+		for range r.IntN(3) {
+			list = append(list, uint32(r.IntN(n)))
+		}
+		return list
+	}
+	none, reasons := 0, make(map[string]bool)
+	for range 20_000 {
+		var services []rating.Service
+		for i := range 4 {
+			services = append(services, service(fmt.Sprint("s", i), func(s *rating.Service) {
+				s.Contexts, s.Groups, s.Services, s.Default, s.Media, s.Bands = some(2), some(3), some(3), r.IntN(3) == 0, uint8(r.IntN(3)), uint64(r.IntN(4))
+				for _, z := range some(2) {
+					s.Zones = append(s.Zones, uint16(z))
+				}
+				if r.IntN(3) == 0 {
+					s.APNs = []string{"web"}
+				}
+			}))
+		}
+		p := plan(services...)
+		p.Zones = []rating.Zone{{Name: "near", Networks: []rating.Network{{From: 262, To: 262}}}, {Name: "calls", Calls: true}}
+		prefix, _ := rating.PrefixOf("49")
+		p.Prefixes.Put(prefix, 1)
+		p.Bands = []rating.Band{{Name: "day", Days: 0x7F, From: 360, To: 1080}, {Name: "holidays", Days: holidays, To: 1440}}
+		p.Holidays = []int64{date(2026, 12, 25)}
+		f := &rating.Facts{
+			Context: uint32(r.IntN(2)), Group: uint32(r.IntN(3)), Service: uint32(r.IntN(3)), HasGroup: r.IntN(4) > 0, HasService: r.IntN(2) == 0, Media: uint8(r.IntN(4)),
+			APN: []byte([]string{"", "web", "ims"}[r.IntN(3)]), PLMN: []byte([]string{"", "26201", "20801"}[r.IntN(3)]), Called: []byte([]string{"", "tel:+49", "44"}[r.IntN(3)]),
+			At: time.Date(2026, 12, 24, 0, 0, 0, 0, time.UTC).Add(time.Duration(r.IntN(48)) * time.Hour),
+		}
+		want := ""
+		for i := range p.Services {
+			why := p.Why(i, f)
+			if why == "" {
+				want = p.Services[i].Name
+				break
+			}
+			reasons[strings.Fields(why)[0]] = true
+		}
+		price, _, ok := p.Price(f)
+		if ok != (want != "") || ok && price.Name != want {
+			t.Fatalf("%+v: by Why it is %q, by Price %+v", f, want, price)
+		}
+		if !ok {
+			none++
+		}
+	}
+	if none < 100 || none > 19_000 || len(reasons) < 7 {
+		t.Errorf("%d times nothing applied, for reasons that begin with %v", none, reasons)
+	}
+}
+
 // A price in a large plan costs nothing but time: no memory is taken.
 func TestPriceAllocatesNothing(t *testing.T) {
 	p := large()
@@ -235,14 +296,14 @@ func TestPriceAllocatesNothing(t *testing.T) {
 func large() *rating.Plan {
 	services := make([]rating.Service, 200)
 	zones := make([]rating.Zone, 200)
-	prefixes := make(rating.Prefixes, 100_000)
+	var prefixes rating.Prefixes
 	for i := range services {
 		services[i] = service(fmt.Sprint("zone ", i), func(s *rating.Service) { s.Zones, s.Bands = []uint16{uint16(i)}, 1<<(i%20) })
 		zones[i] = rating.Zone{Name: fmt.Sprint("zone ", i), Calls: true}
 	}
 	for n := 100_000; n < 200_000; n++ {
 		p, _ := rating.PrefixOf(fmt.Sprint(n))
-		prefixes[p] = uint16(n % 200)
+		prefixes.Put(p, uint16(n%200))
 	}
 	services[199].Zones, services[199].Bands = nil, 0
 	p := plan(services...)

@@ -432,15 +432,15 @@ func (p *Plan) checkAllowance(i int) error {
 
 // checkPlaces checks zones and bands.
 func (p *Plan) checkPlaces() error {
-	if len(p.Zones) > ZonesMax || len(p.Bands) > BandsMax || len(p.Prefixes) > PrefixesMax {
-		return fmt.Errorf("plan %s has %d zones, %d prefixes and %d times; %d, %d and %d are possible", p.Name, len(p.Zones), len(p.Prefixes), len(p.Bands), ZonesMax, PrefixesMax, BandsMax)
+	if len(p.Zones) > ZonesMax || len(p.Bands) > BandsMax || p.Prefixes.Len() > PrefixesMax {
+		return fmt.Errorf("plan %s has %d zones, %d prefixes and %d times; %d, %d and %d are possible", p.Name, len(p.Zones), p.Prefixes.Len(), len(p.Bands), ZonesMax, PrefixesMax, BandsMax)
 	}
 	for i := range p.Bands {
 		if b := &p.Bands[i]; b.Days == 0 || b.From < 0 || b.From >= dayMinutes || b.To < 1 || b.To > dayMinutes {
 			return fmt.Errorf("plan %s, time %s: it needs days, and minutes of a day", p.Name, b.Name)
 		}
 	}
-	for _, z := range p.Prefixes {
+	for _, z := range p.Prefixes.zones {
 		if int(z) >= len(p.Zones) || !p.Zones[z].Calls {
 			return fmt.Errorf("plan %s: a prefix leads to zone number %d, which has none", p.Name, z)
 		}
@@ -488,11 +488,7 @@ func (p *Plan) allowance(id uint32) *Allowance {
 // Price returns the first service that applies to f; until is when another
 // might, zero: not by time. False: there is no tariff (5031), until then.
 func (p *Plan) Price(f *Facts) (price *Price, until time.Time, ok bool) {
-	called := -1
-	if z, ok := p.Prefixes.Zone(f.Called); ok {
-		called = int(z)
-	}
-	on := uint64(0)
+	called, on := p.called(f), uint64(0)
 	for i := range p.Services {
 		s := &p.Services[i]
 		if len(s.Zones) > 0 && !s.in(p, f, called) || !s.applies(f) {

@@ -39,7 +39,31 @@ func (n *Network) has(plmn []byte) bool {
 }
 
 // Prefixes say which zone a called number is in: that of the longest prefix.
-type Prefixes map[Prefix]uint16
+type Prefixes struct {
+	zones   map[Prefix]uint16
+	lengths uint32 // bit n: some have n digits
+}
+
+// Put has a prefix lead to a zone. Where it leads to one already, it stays so: that is
+// taken.
+func (t *Prefixes) Put(p Prefix, zone uint16) (taken uint16, was bool) {
+	if taken, was = t.zones[p]; was {
+		return taken, true
+	}
+	if t.zones == nil {
+		t.zones = make(map[Prefix]uint16)
+	}
+	t.zones[p] = zone
+	n := 0
+	for ; p > 0; p = (p - 1) / 11 {
+		n++
+	}
+	t.lengths |= 1 << n
+	return 0, false
+}
+
+// Len is how many there are.
+func (t *Prefixes) Len() int { return len(t.zones) }
 
 // A Prefix is the first digits of an international number, without a plus: as
 // PrefixOf makes it.
@@ -64,8 +88,8 @@ func (p Prefix) add(digit byte) Prefix { return p*11 + Prefix(digit-'0') + 1 }
 
 // Zone is the index of the zone that a called party is in: a number in international
 // form with or without plus, or its tel: or sip: URI. False: it is in none.
-func (t Prefixes) Zone(called []byte) (zone uint16, ok bool) {
-	if len(t) == 0 {
+func (t *Prefixes) Zone(called []byte) (zone uint16, ok bool) {
+	if len(t.zones) == 0 {
 		return 0, false
 	}
 	p, digits := Prefix(0), 0
@@ -73,8 +97,10 @@ func (t Prefixes) Zone(called []byte) (zone uint16, ok bool) {
 		switch {
 		case c >= '0' && c <= '9' && digits < PrefixMax:
 			p, digits = p.add(c), digits+1
-			if z, there := t[p]; there {
-				zone, ok = z, true
+			if t.lengths>>digits&1 != 0 {
+				if z, there := t.zones[p]; there {
+					zone, ok = z, true
+				}
 			}
 		case c == '-' || c == '.' || c == '(' || c == ')': // they only make it easier to read (RFC 3966 §5.1.1)
 		default:

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -180,12 +181,22 @@ services:
     quota: {consumption: 20 s, triggers: [none]}
     final: redirect
     redirect: sip:top-up@example.net
-  - {name: by address, apns: [v6], unit: octets, price: "1", final: redirect, redirect: "2001:db8::80", wait: 1 h}
+  - {name: in the evening, times: [evening], unit: events, price: "1"}
+  - {name: by address, apns: [v6], zones: [calls, near], times: [night, holidays], unit: octets, price: "1", final: redirect, redirect: "2001:db8::80", wait: 1 h}
 allowances:
   - {name: start, unit: octets, amount: 100 MB, priority: -1, validity: 30d}
   - {name: gift, unit: octets, amount: 1 B}
   - {name: welcome, unit: money, amount: "5.00", priority: 7}
 limits: {sessions: 4, ratingGroups: 3, sessionSpend: "50.00"}
+zones:
+  - {name: near, networks: ["262", "20801", "310-316"]}
+  - {name: calls, called: ["49", "4915"]}
+times:
+  - {name: night, from: "22:00", to: "06:00"}
+  - {name: evening, days: [fri-sun], from: "18:00", to: "00:00"}
+  - {name: holidays, days: [holiday, mon]}
+timeZone: Europe/Berlin
+holidays: ["2026-12-25", "2026-06-27"]
 grace: 10s
 vanished: charge
 replace: true
@@ -198,6 +209,10 @@ lowBalance: 1.50
 		t.Fatal(err)
 	}
 	start, gift := rating.AllowanceID("start"), rating.AllowanceID("gift")
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := &rating.Plan{
 		Name: "all", Version: 3, Sessions: 4, Groups: 3, Grace: 10e9, Vanished: true, Replaces: true, Refuses: true,
 		SpendMax: 50_000_000, Tells: rating.Tells{Cost: true, Balance: true, Low: true, Below: 1_500_000},
@@ -228,20 +243,41 @@ lowBalance: 1.50
 			},
 			{
 				Price: rating.Price{
-					Rule: 4, Name: "by address", Unit: rating.Octets, Step: 1, Per: 1 << 20, Micro: 1_000_000,
+					Rule: 4, Name: "in the evening", Unit: rating.Events, Step: 1, Per: 1, Micro: 1_000_000,
+					Quota: rating.Quota{Size: 1, Validity: 3600e9}, Final: rating.Terminate,
+				},
+				Bands: 0b10,
+			},
+			{
+				Price: rating.Price{
+					Rule: 5, Name: "by address", Unit: rating.Octets, Step: 1, Per: 1 << 20, Micro: 1_000_000,
 					Quota: rating.Quota{Size: 10 << 20, Threshold: 2 << 20, Validity: 3600e9},
 					Final: rating.Redirect, Redirect: "2001:db8::80", Address: rating.IPv6Address, Wait: 3600e9,
 				},
-				APNs: []string{"v6"},
+				APNs: []string{"v6"}, Zones: []uint16{1, 0}, Bands: 0b101,
 			},
 		},
+		Zones: []rating.Zone{
+			{Name: "near", Networks: []rating.Network{{From: 262, To: 262}, {From: 208, To: 208, Code: "01"}, {From: 310, To: 316}}},
+			{Name: "calls", Calls: true},
+		},
+		Bands: []rating.Band{
+			{Name: "night", Days: 0xFF, From: 22 * 60, To: 6 * 60}, {Name: "evening", Days: 0b1100001, From: 18 * 60, To: 24 * 60},
+			{Name: "holidays", Days: 0b10000010, To: 24 * 60},
+		},
+		Zone: berlin, Holidays: []int64{20631, 20812},
 		Allowances: []rating.Allowance{
 			{ID: start, Name: "start", Unit: rating.Octets, Amount: 100e6, Priority: -1, Validity: 30 * 86400e9},
 			{ID: gift, Name: "gift", Unit: rating.Octets, Amount: 1},
 			{ID: rating.AllowanceID("welcome"), Name: "welcome", Unit: rating.Money, Amount: 5_000_000, Priority: 7},
 		},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	for digits, zone := range map[string]uint16{"49": 1, "4915": 1} {
+		prefix, _ := rating.PrefixOf(digits)
+		want.Prefixes.Put(prefix, zone)
+	}
+	same := cmp.Comparer(func(a, b *time.Location) bool { return a.String() == b.String() })
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(rating.Prefixes{}), same); diff != "" {
 		t.Error(diff)
 	}
 	if from, err := d.Plans[0].Begins(); err != nil || from.Unix() != 1798758000 {

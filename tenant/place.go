@@ -177,7 +177,7 @@ func (p *PlanDoc) compileZones(plan *rating.Plan) error {
 		if len(d.Networks)+len(d.Called) == 0 {
 			return wrong(at, "it names no place: write networks: [\"262\"] or called: [\"49\"]")
 		}
-		if len(d.Networks) > prefixesMax || len(plan.Prefixes)+len(d.Called) > prefixesMax {
+		if len(d.Networks) > prefixesMax || plan.Prefixes.Len()+len(d.Called) > prefixesMax {
 			return wrong(at, "its lists are longer than %d", prefixesMax)
 		}
 		for j, text := range d.Networks {
@@ -192,13 +192,9 @@ func (p *PlanDoc) compileZones(plan *rating.Plan) error {
 			if !ok {
 				return wrong(fmt.Sprintf("%s.called[%d]", at, j), "%q must be up to %d digits, without plus", short(digits), rating.PrefixMax)
 			}
-			if other, taken := plan.Prefixes[prefix]; taken {
+			if other, taken := plan.Prefixes.Put(prefix, uint16(i)); taken {
 				return wrong(fmt.Sprintf("%s.called[%d]", at, j), "%q is in zone %s already", digits, append(plan.Zones, z)[other].Name)
 			}
-			if plan.Prefixes == nil {
-				plan.Prefixes = make(rating.Prefixes)
-			}
-			plan.Prefixes[prefix] = uint16(i)
 		}
 		plan.Zones = append(plan.Zones, z)
 	}

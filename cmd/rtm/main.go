@@ -62,7 +62,7 @@ Begin with "rtm dev": it runs at once, and says what to do next.`,
 	})
 	root.AddCommand(serveCommand(), frontCommand(), devCommand(), simCommand(), replayCommand(), applyCommand(), checkCommand(), topCommand(), traceCommand(), doctorCommand(), importCommand(), subscriberCommand(), balanceCommand(),
 		sessionCommand(), cdrCommand(), explainCommand(), peerCommand(), configCommand(), versionCommand(), demoCommand())
-	root.AddCommand(tenantCommand(), planCommand(), instanceCommand(), exportCommand(), upgradeCommand())
+	root.AddCommand(tenantCommand(), planCommand(), rateCommand(), instanceCommand(), exportCommand(), upgradeCommand())
 	root.AddCommand(backupCommand(), restoreCommand(), migrateCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
