@@ -409,3 +409,90 @@ func BenchmarkStep(b *testing.B) {
 		}
 	})
 }
+
+// planOf is a plan whose last service is that of rating group 119, behind so many others that are for
+// other places and times.
+func planOf(others, prefixes, bands int, step int64) *rating.Plan {
+	p := plan20()
+	last := p.Services[19]
+	last.Step, p.Services = step, p.Services[:0]
+	for i := range others {
+		s := last
+		s.Rule, s.Zones, s.Bands = uint32(i)+1, []uint16{uint16(i)}, 1<<(i%bands)
+		p.Services = append(p.Services, s)
+		p.Zones = append(p.Zones, rating.Zone{Name: fmt.Sprint(i), Calls: true})
+	}
+	for n := range prefixes {
+		prefix, _ := rating.PrefixOf(fmt.Sprint(100_000 + n))
+		p.Prefixes.Put(prefix, uint16(n%others))
+	}
+	for i := range bands {
+		p.Bands = append(p.Bands, rating.Band{Name: fmt.Sprint(i), Days: 0xFF, From: i * 60, To: i*60 + 30})
+	}
+	last.Rule = uint32(others) + 1
+	p.Services = append(p.Services, last)
+	if err := p.Check(); err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// BenchmarkStepByPlan decides an update of an account with one bucket by a plan with one
+// service, by the same in steps of 1 MiB, and of an account with 20 buckets by a plan with 200
+// services, 100,000 prefixes and 20 times; it reports what these cost, as a ratio to the first.
+func BenchmarkStepByPlan(b *testing.B) {
+	stepped := func(p *rating.Plan, buckets int) func(b *testing.B) {
+		w := world()
+		w.Plans = onePlan{p}
+		var a Account
+		var o Outcome
+		p.Allowances = nil
+		for i := range p.Services {
+			p.Services[i].Allowances = nil
+		}
+		a.Decode(account(b, 1_000_000_000, w))
+		for i := range buckets - 1 {
+			Step(&a, &Request{Kind: TopUp, Amount: 1 << 30, Cause: "x", Bucket: Bucket{Unit: rating.Seconds, Until: noon.Add(time.Duration(i+1) * time.Hour * 24)}}, w, &o)
+			if o.Answer.Result != Success {
+				b.Fatalf("%+v", o.Answer)
+			}
+		}
+		first := ccr(Initial, 0, 0, 119)
+		first.Particulars.Called = []byte("tel:+1999991234")
+		Step(&a, first, w, &o)
+		if len(o.Answer.Grants) != 1 || o.Answer.Grants[0].Units == 0 || len(a.Buckets) != buckets {
+			b.Fatalf("%+v with %d buckets", o.Answer, len(a.Buckets))
+		}
+		open, r := a.Append(nil), ccr(Update, 1, 1<<20, 119)
+		r.Particulars.Called = first.Particulars.Called
+		var buf []byte
+		return func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				a.Decode(open)
+				Step(&a, r, w, &o)
+				buf = a.Append(buf[:0])
+			}
+		}
+	}
+	simplest := 0.0
+	for _, c := range []struct {
+		name string
+		run  func(b *testing.B)
+	}{
+		{"simplest", stepped(planOf(0, 0, 0, 1), 1)},
+		{"steps of 1 MiB", stepped(planOf(0, 0, 0, 1<<20), 1)},
+		{"20 buckets", stepped(planOf(0, 0, 0, 1), 20)},
+		{"200 services", stepped(planOf(199, 100_000, 20, 1), 1)},
+		{"200 services, 20 buckets", stepped(planOf(199, 100_000, 20, 1), 20)},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			c.run(b)
+			ns := float64(b.Elapsed()) / float64(b.N)
+			if simplest == 0 {
+				simplest = ns
+			}
+			b.ReportMetric(ns/simplest, "÷simplest")
+		})
+	}
+}

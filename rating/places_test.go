@@ -269,6 +269,11 @@ func TestWhyIsWhatPriceGoesBy(t *testing.T) {
 			}
 			reasons[strings.Fields(why)[0]] = true
 		}
+		if r.IntN(2) == 0 { // with and without what Check prepares
+			if err := p.Check(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		price, _, ok := p.Price(f)
 		if ok != (want != "") || ok && price.Name != want {
 			t.Fatalf("%+v: by Why it is %q, by Price %+v", f, want, price)

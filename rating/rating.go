@@ -364,6 +364,7 @@ type Plan struct {
 	Bands      []Band         // by the clock of Zone
 	Zone       *time.Location // nil: UTC
 	Holidays   []int64        // dates, days since 1970, rising
+	sieve      []mesh         // of Services, which must not change after Check
 	Sessions   int            // open sessions per account at most
 	Groups     int            // rating groups per session at most
 	Grace      time.Duration  // after a grant's validity, before its reservation goes back
@@ -375,6 +376,24 @@ type Plan struct {
 	Tells      Tells
 }
 
+// A mesh lets through what a service may apply to, in few octets, so that many services are
+// looked at in little time.
+type mesh struct {
+	group int64 // its only rating group; below zero: more, or none is needed
+	zone  int32 // its only zone, which is one of numbers; below zero: likewise
+}
+
+func (p *Plan) mesh(s *Service) mesh {
+	m := mesh{-1, -1}
+	if len(s.Groups) == 1 && !s.Default {
+		m.group = int64(s.Groups[0])
+	}
+	if len(s.Zones) == 1 && p.Zones[s.Zones[0]].Calls {
+		m.zone = int32(s.Zones[0])
+	}
+	return m
+}
+
 // Tells is what a plan has clients told of money.
 type Tells struct {
 	Cost    bool   // what the session has cost (Cost-Information)
@@ -383,7 +402,8 @@ type Tells struct {
 	Below   Micros //
 }
 
-// Check reports the first thing that makes p unusable, naming the service.
+// Check reports the first thing that makes p unusable, naming the service, and prepares p
+// for use.
 func (p *Plan) Check() error {
 	switch {
 	case p.Name == "":
@@ -413,6 +433,10 @@ func (p *Plan) Check() error {
 		if err := p.checkService(i); err != nil {
 			return fmt.Errorf("plan %s, service %s: %w", p.Name, p.Services[i].Name, err)
 		}
+	}
+	p.sieve = make([]mesh, len(p.Services))
+	for i := range p.Services {
+		p.sieve[i] = p.mesh(&p.Services[i])
 	}
 	return nil
 }
@@ -489,7 +513,13 @@ func (p *Plan) allowance(id uint32) *Allowance {
 // might, zero: not by time. False: there is no tariff (5031), until then.
 func (p *Plan) Price(f *Facts) (price *Price, until time.Time, ok bool) {
 	called, on := p.called(f), uint64(0)
+	sift := len(p.sieve) == len(p.Services)
 	for i := range p.Services {
+		if sift {
+			if m := &p.sieve[i]; m.zone >= 0 && int(m.zone) != called || m.group >= 0 && (!f.HasGroup || m.group != int64(f.Group)) {
+				continue
+			}
+		}
 		s := &p.Services[i]
 		if len(s.Zones) > 0 && !s.in(p, f, called) || !s.applies(f) {
 			continue
