@@ -24,6 +24,7 @@ type PlanDoc struct {
 	Times       []TimeDoc      `json:"times,omitempty"`
 	TimeZone    string         `json:"timeZone,omitempty"` // by whose clock times are; default UTC
 	Holidays    []string       `json:"holidays,omitempty"` // dates, which are no days of the week
+	Examples    []ExampleDoc   `json:"examples,omitempty"` // which must come out right, or the plan is refused
 	Limits      LimitsDoc      `json:"limits,omitempty"`
 	Grace       string         `json:"grace,omitempty"`      // default 30s
 	Vanished    string         `json:"vanished,omitempty"`   // release (default) or charge

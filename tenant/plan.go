@@ -48,8 +48,11 @@ func (p *PlanDoc) complete() error {
 	for i := range p.Services {
 		p.Services[i].complete()
 	}
-	_, err := p.Compile(1)
-	return err
+	plan, err := p.Compile(1)
+	if err != nil {
+		return err
+	}
+	return p.proveExamples(plan)
 }
 
 func (s *ServiceDoc) complete() {
