@@ -225,8 +225,17 @@ func (h *frontLine) traced(t *testing.T) {
 	w.replies(m, "raw.sim.localdomain", "sim.localdomain", 2001)
 	w.exchange(ccr(3, 7))
 	for _, text := range []func() string{byPeer, bySubscriber} {
-		rtmtest.Until(t, "all is shown", func() bool { return strings.Contains(text(), "← CCA-T "+session+" #7 2001") })
-		for line, want := range map[string]int{"→ CCR-I": 1, "→ CCR-U": 6, "← CCA-U": 6, "→ CCR-T": 1, "→ RAA " + session + " 2001": 1} { // the other front may have been asked first, and answered 3002
+		lines := map[string]int{"→ CCR-I": 1, "→ CCR-U": 6, "← CCA-U": 6, "← CCA-T " + session + " #7 2001": 1, "→ RAA " + session + " 2001": 1} // the other front may have been asked first, and answered 3002
+		whole := func() bool { // the instances tell each by itself
+			for line, want := range lines {
+				if strings.Count(text(), line) < want {
+					return false
+				}
+			}
+			return true
+		}
+		rtmtest.Until(t, "all is shown", whole)
+		for line, want := range lines {
 			if n := strings.Count(text(), line); n != want {
 				t.Errorf("%q is there %d times, not %d:\n%s", line, n, want, text())
 			}
