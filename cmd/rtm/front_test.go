@@ -226,7 +226,7 @@ func (h *frontLine) traced(t *testing.T) {
 	w.exchange(ccr(3, 7))
 	for _, text := range []func() string{byPeer, bySubscriber} {
 		lines := map[string]int{"→ CCR-I": 1, "→ CCR-U": 6, "← CCA-U": 6, "← CCA-T " + session + " #7 2001": 1, "→ RAA " + session + " 2001": 1} // the other front may have been asked first, and answered 3002
-		whole := func() bool { // the instances tell each by itself
+		whole := func() bool {                                                                                                                   // the instances tell each by itself
 			for line, want := range lines {
 				if strings.Count(text(), line) < want {
 					return false
