@@ -80,14 +80,25 @@ func (p *Plan) on(m *moment) (on uint64) {
 
 // Always reports whether one of these bands is on at any time: bit i is Bands[i].
 func (p *Plan) Always(bands uint64) bool {
+	minutes := []int{0} // at which one ends, or the day begins
+	for i := range p.Bands {
+		minutes = append(minutes, p.Bands[i].From, p.Bands[i].To%dayMinutes)
+	}
+	on := func(day, before, minute int) bool {
+		for i := range p.Bands {
+			if bands>>i&1 != 0 && p.Bands[i].within(day, before, minute) {
+				return true
+			}
+		}
+		return false
+	}
 	for day := range Holiday + 1 {
 		for before := range Holiday + 1 {
-			for minute := range dayMinutes {
-				on := false
-				for i := range p.Bands {
-					on = on || bands>>i&1 != 0 && p.Bands[i].within(day, before, minute)
-				}
-				if !on && (day == Holiday || before == Holiday || day == (before+1)%7) {
+			if day != Holiday && before != Holiday && day != (before+1)%7 {
+				continue
+			}
+			for _, minute := range minutes {
+				if !on(day, before, minute) {
 					return false
 				}
 			}

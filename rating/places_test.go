@@ -166,6 +166,47 @@ func TestNothingChangesBeforeUntil(t *testing.T) {
 	}
 }
 
+// Some bands are always on if no minute of any two days is without one.
+func TestBandsThatAreAlwaysOn(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	always := 0
+	for range 3000 {
+		p := timed(nil)
+		cut := r.IntN(24*60-1) + 1
+		p.Bands = []rating.Band{
+			{Name: "a", Days: 0xFF, From: cut, To: 1 + r.IntN(24*60)}, {Name: "b", Days: rating.Days(r.IntN(3)) - 2, From: 0, To: cut}, {Name: "c", Days: rating.Days(r.IntN(256)), From: r.IntN(24 * 60), To: 24 * 60},
+		}
+		bands, want := uint64(r.IntN(8)), true
+		for day := range 8 {
+			for before := range 8 {
+				for minute := range 24 * 60 {
+					if day != rating.Holiday && before != rating.Holiday && day != (before+1)%7 {
+						continue
+					}
+					on := false
+					for i, b := range p.Bands {
+						is := b.Days.Has(day) && b.From <= minute && minute < b.To
+						if b.From >= b.To {
+							is = b.Days.Has(day) && b.From <= minute || b.Days.Has(before) && minute < b.To
+						}
+						on = on || bands>>i&1 != 0 && is
+					}
+					want = want && on
+				}
+			}
+		}
+		if got := p.Always(bands); got != want {
+			t.Fatalf("%v of %v: %v", bands, p.Bands, got)
+		}
+		if want {
+			always++
+		}
+	}
+	if always == 0 {
+		t.Error("none of them were always on")
+	}
+}
+
 // The longest prefix counts; networks count by country or by network.
 func TestZones(t *testing.T) {
 	prefix := func(digits string) rating.Prefix {
